@@ -1,0 +1,188 @@
+"""``ChatGLM2Model`` and ``ChatGLM2ForConditionalGeneration``: GLM-2, GLM-3 and GLM-4 as networks.
+
+Letters: B batch, S tokens, H hidden, V vocabulary, D head size, L cached tokens.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindformers.models.base_model import PreTrainedModel
+from mindformers.models.glm2.glm2_config import ChatGLM2Config
+from mindformers.models.glm2.glm2_modules import build_linear, residual_dtype
+from mindformers.models.glm2.glm2_transformer import ChatGLM2Transformer
+from mindformers.modules.embedding import VocabEmbedding
+from mindformers.modules.loss import IGNORED_LABEL, CrossEntropyLoss
+from mindformers.ops.attention import HIDDEN_SCORE, causal_mask
+from mindformers.ops.backend import compute_dtype, storage_dtype
+from mindformers.ops.cast import build_cast
+from mindformers.ops.rotary import RotaryAngles
+from mindformers.registry import MindFormerModuleType, MindFormerRegister
+
+
+class ChatGLM2Model(nn.Cell):
+    """Embedding, transformer and output layer."""
+
+    def __init__(self, config: ChatGLM2Config):
+        super().__init__()
+        compute, stream = compute_dtype(config.compute_dtype), residual_dtype(config)
+        self.block_size = config.block_size
+        self.embedding = VocabEmbedding(config.vocab_size, config.hidden_size,
+                                        param_dtype=storage_dtype(config.param_init_type), out_dtype=compute)
+        self.rotary_angles = RotaryAngles(config.seq_length, config.rotary_dim, config.kv_channels,
+                                          config.rope_base, compute)
+        self.encoder = ChatGLM2Transformer(config)
+        self.output_layer = build_linear(config, config.hidden_size, config.vocab_size)
+        self.to_stream = build_cast(compute, stream)
+        self.to_compute = build_cast(stream, compute)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Return the first residual stream, (B * S, H), for ``input_ids`` (B, S)."""
+        hidden = self.to_stream(self.embedding(input_ids))  # (B, S, H)
+        return hidden.reshape((-1, hidden.shape[-1]))
+
+    def construct(self, input_ids: Tensor, position_ids: Tensor | None = None,
+                  attention_mask: Tensor | None = None) -> Tensor:
+        """Return the hidden states after the final norm, (B * S, H), without a cache.
+
+        Args:
+            input_ids: (B, S) int32.
+            position_ids: (B or 1, S) int32; None: 0..S-1.
+            attention_mask: None (causal), or (B, S) with 1 for a real token and 0 for a pad, or
+                (B, S, S) with 1 where a key is hidden (upstream's convention).
+        """
+        steps = ops.arange(input_ids.shape[1]).astype(ms.int32).expand_dims(0)  # (1, S)
+        cos, sin = self.rotary_angles(steps if position_ids is None else position_ids)
+        mask = attention_bias(steps, attention_mask)
+        return self.encoder(self.embed(input_ids), cos, sin, mask)
+
+    def with_cache(self, input_ids: Tensor, position_ids: Tensor, slot_mapping: Tensor, block_tables: Tensor,
+                   batch_valid_length: Tensor) -> Tensor:
+        """Return the hidden states after the final norm, (B * S, H), writing to and reading the cache.
+
+        Args:
+            input_ids: (B, S) int32, the next S tokens of every row.
+            position_ids: (B, S) int32, their positions.
+            slot_mapping: (B * S,) int32, the slot each one's key and value go to.
+            block_tables: (B, W) int32, the blocks of every row in order.
+            batch_valid_length: (B,) int32, tokens of every row once these are written.
+        """
+        offsets = ops.arange(self.block_size).astype(ms.int32)
+        slots = block_tables.expand_dims(2) * self.block_size + offsets  # (B, W, block_size)
+        slots = slots.reshape((block_tables.shape[0], -1))  # (B, L)
+        cached = ops.arange(slots.shape[1]).astype(ms.int32).expand_dims(0)  # (1, L)
+        mask = causal_mask(position_ids, cached)  # (B, 1, S, L)
+        cos, sin = self.rotary_angles(position_ids)
+        cache = (mask, slot_mapping, slots, block_tables, batch_valid_length)
+        return self.encoder(self.embed(input_ids), cos, sin, mask, cache)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return logits (T, V) in the compute type for ``hidden`` (T, H)."""
+        return self.output_layer(self.to_compute(hidden))
+
+
+def attention_bias(steps: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Return the additive mask (1 or B, 1, S, S) of a pass without cache; see ``ChatGLM2Model.construct``."""
+    if attention_mask is None:
+        return causal_mask(steps, steps)
+    if attention_mask.ndim == 3:
+        return (attention_mask.astype(ms.float32) * HIDDEN_SCORE).expand_dims(1)
+    padding = (1.0 - attention_mask.astype(ms.float32)) * HIDDEN_SCORE  # (B, S)
+    return ops.minimum(causal_mask(steps, steps), padding.expand_dims(1).expand_dims(1))
+
+
+@MindFormerRegister.register(MindFormerModuleType.MODELS)
+class ChatGLM2ForConditionalGeneration(PreTrainedModel):
+    """A GLM that gives a loss for labels, logits without, and text through ``generate``.
+
+    Args:
+        config: Settings; ``config.checkpoint_name_or_path`` is loaded when given.
+    """
+
+    config_class = ChatGLM2Config
+
+    def __init__(self, config: ChatGLM2Config):
+        super().__init__(config)
+        self.transformer = ChatGLM2Model(config)
+        self.loss = CrossEntropyLoss()
+        self.cast = ops.Cast()
+        if config.checkpoint_name_or_path:
+            self.load_checkpoint(config.checkpoint_name_or_path)
+
+    def construct(self, input_ids=None, labels=None, input_position=None, position_ids=None, attention_mask=None,
+                  input_embeds=None, init_reset=None, batch_valid_length=None, prefix_key_values=None,
+                  block_tables=None, slot_mapping=None, batch_index=None, zactivate_len=None, input_mask=None):
+        """Run the network; the order of the inputs is upstream's.
+
+        Args:
+            input_ids: (B, S) int32.
+            labels: (B, S) int32, shifted by the data set; -100 does not count. None: no loss.
+            input_position: Not used.
+            position_ids: (B or 1, S) int32; None: 0..S-1.
+            attention_mask: As in ``ChatGLM2Model.construct``.
+            input_embeds: Not used.
+            init_reset: Not used.
+            batch_valid_length: (B,) int32, with ``block_tables`` and ``slot_mapping``: use the cache.
+            prefix_key_values: Not used.
+            block_tables: (B, W) int32.
+            slot_mapping: (B * S,) int32.
+            batch_index: Not used.
+            zactivate_len: Not used.
+            input_mask: (B, S), 1 where a label counts; None: where the label is not -100.
+
+        Returns:
+            With labels: the loss, shape (1,) float32 when training, else
+            ``(logits (B, S+1, V) float32, labels (B, S+1), input_mask (B, S+1))``, logits with a zero step
+            at the end, labels and mask with a zero column at the start, so that position t of one meets
+            position t of the others after the usual shift. With a cache: ``(logits (B * S, V) float32,)``.
+            Without either: ``(logits (B, S, V),)``.
+        """
+        if block_tables is not None:
+            hidden = self.transformer.with_cache(input_ids, position_ids, slot_mapping, block_tables,
+                                                 batch_valid_length)
+            return (self.cast(self.transformer.head(hidden), ms.float32),)
+        hidden = self.transformer(input_ids, position_ids, attention_mask)  # (B*S, H)
+        logits = self.transformer.head(hidden)  # (B*S, V)
+        shape = (input_ids.shape[0], input_ids.shape[1], -1)
+        if labels is None:
+            return (logits.reshape(shape),)
+        if input_mask is None:
+            input_mask = labels != IGNORED_LABEL
+        input_mask = self.cast(input_mask, ms.float32)
+        logits = self.cast(logits, ms.float32)
+        if self.training:
+            return self.loss(logits, labels.reshape((-1,)), input_mask.reshape((-1,)))
+        logits = logits.reshape(shape)
+        start = ops.zeros_like(labels[:, :1])  # (B, 1)
+        return (ops.cat((logits, ops.zeros_like(logits[:, :1])), 1), ops.cat((start, labels), 1),
+                ops.cat((self.cast(start, ms.float32), input_mask), 1))
+
+    def allocate_cache(self, num_blocks: int) -> None:
+        """Give every layer an empty key/value cache of ``num_blocks`` blocks of ``config.block_size`` tokens."""
+        for layer in self.transformer.encoder.layers:
+            layer.self_attention.allocate_cache(num_blocks)
+
+    def cached_logits(self, input_ids: Tensor, position_ids: Tensor, slot_mapping: Tensor, block_tables: Tensor,
+                      batch_valid_length: Tensor, last_rows: Tensor) -> Tensor:
+        """Return the logits (B, V) float32 of the tokens ``last_rows`` (B,) points at, using the cache.
+
+        Args:
+            input_ids: (B, S) int32.
+            position_ids: (B, S) int32.
+            slot_mapping: (B * S,) int32.
+            block_tables: (B, W) int32.
+            batch_valid_length: (B,) int32.
+            last_rows: (B,) int32, row of B * S to take for each sequence.
+        """
+        hidden = self.transformer.with_cache(input_ids, position_ids, slot_mapping, block_tables, batch_valid_length)
+        return self.cast(self.transformer.head(ops.gather(hidden, last_rows, 0)), ms.float32)
+
+    def full_logits(self, input_ids: Tensor, last_rows: Tensor) -> Tensor:
+        """Return the logits (B, V) float32 of the tokens ``last_rows`` (B,) points at, without a cache."""
+        return self.cast(self.transformer.head(ops.gather(self.transformer(input_ids), last_rows, 0)), ms.float32)
+
+    def add_flags_custom(self, is_first_iteration: bool) -> None:
+        """Tell attention forms that need to know (an NPU's) whether a prompt or one token comes next."""
+        for layer in self.transformer.encoder.layers:
+            layer.self_attention.cached_attention.add_flags(is_first_iteration=is_first_iteration)

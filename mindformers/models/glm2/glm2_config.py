@@ -1,0 +1,50 @@
+"""``ChatGLM2Config``: the settings of GLM-2, GLM-3 and GLM-4 networks and what follows from them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mindformers.config.model import Glm2ModelSection
+from mindformers.models.base_config import PretrainedConfig
+from mindformers.registry import MindFormerModuleType, MindFormerRegister
+
+ROPE_BASE = 10000.0  # modeling_chatglm.py: RotaryEmbedding
+
+
+@MindFormerRegister.register(MindFormerModuleType.CONFIG)
+class ChatGLM2Config(PretrainedConfig):
+    """Settings of a GLM network; fields and defaults are those of ``Glm2ModelSection``."""
+
+    model_type: ClassVar[str] = "glm2"
+    section = Glm2ModelSection
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads."""
+        return int(self.num_attention_heads)
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Key/value heads."""
+        return int(self.multi_query_group_num if self.multi_query_attention else self.num_attention_heads)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding and the head."""
+        return int(self.padded_vocab_size)
+
+    @property
+    def rotary_dim(self) -> int:
+        """Rotated channels of a head: half of them."""
+        return int(self.kv_channels) // 2
+
+    @property
+    def rope_base(self) -> float:
+        """Wavelength base of the rotary table."""
+        return ROPE_BASE * float(self.rope_ratio)
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """The ids that end an answer, always as a list."""
+        eos = self.eos_token_id
+        return list(eos) if isinstance(eos, list) else [eos]

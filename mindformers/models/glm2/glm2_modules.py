@@ -1,0 +1,59 @@
+"""The MLP of a GLM block.
+
+Letters: T tokens of all rows, H hidden, F ffn.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindformers.models.glm2.glm2_config import ChatGLM2Config
+from mindformers.modules.linear import Linear
+from mindformers.ops.activation import build_swiglu
+from mindformers.ops.backend import compute_dtype, storage_dtype
+
+
+def build_linear(config: ChatGLM2Config, in_channels: int, out_channels: int, has_bias: bool = False) -> Linear:
+    """Return a linear layer in the configuration's types."""
+    return Linear(in_channels, out_channels, has_bias=has_bias, param_dtype=storage_dtype(config.param_init_type),
+                  compute_dtype=compute_dtype(config.compute_dtype))
+
+
+def residual_dtype(config: ChatGLM2Config) -> ms.dtype.Type:
+    """Return the type of the residual stream."""
+    return ms.float32 if config.fp32_residual_connection else compute_dtype(config.residual_dtype)
+
+
+class ChatGLM2MLP(nn.Cell):
+    """SwiGLU MLP with gate and up in one weight (``mlp_concat``)."""
+
+    def __init__(self, config: ChatGLM2Config):
+        super().__init__()
+        self.dense_h_to_4h = build_linear(config, config.hidden_size, 2 * config.ffn_hidden_size)
+        self.activation = build_swiglu(config.ffn_hidden_size)
+        self.dense_4h_to_h = build_linear(config, config.ffn_hidden_size, config.hidden_size)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Return (T, H) for ``x`` (T, H)."""
+        gate_up = self.dense_h_to_4h(x)  # (T, 2F)
+        return self.dense_4h_to_h(self.activation(gate_up))
+
+
+class ChatGLM2SplitMLP(nn.Cell):
+    """SwiGLU MLP with gate (``dense_left``) and up (``dense_right``) apart."""
+
+    def __init__(self, config: ChatGLM2Config):
+        super().__init__()
+        self.dense_left = build_linear(config, config.hidden_size, config.ffn_hidden_size)
+        self.dense_right = build_linear(config, config.hidden_size, config.ffn_hidden_size)
+        self.dense_4h_to_h = build_linear(config, config.ffn_hidden_size, config.hidden_size)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Return (T, H) for ``x`` (T, H)."""
+        return self.dense_4h_to_h(ops.silu(self.dense_left(x)) * self.dense_right(x))
+
+
+def build_mlp(config: ChatGLM2Config) -> nn.Cell:
+    """Return the MLP in the weight layout the configuration asks for."""
+    return ChatGLM2MLP(config) if config.mlp_concat else ChatGLM2SplitMLP(config)

@@ -1,0 +1,25 @@
+"""Vocabulary embedding: ids to rows of a table."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Normal, initializer
+
+from mindformers.modules.linear import INIT_SIGMA
+from mindformers.ops.cast import build_cast
+
+
+class VocabEmbedding(nn.Cell):
+    """A table (V, H) under the name ``embedding_weight``."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, *, param_dtype: ms.dtype.Type, out_dtype: ms.dtype.Type):
+        super().__init__()
+        self.embedding_weight = Parameter(
+            initializer(Normal(INIT_SIGMA), (vocab_size, hidden_size), param_dtype), name="embedding_weight")
+        self.to_out = build_cast(param_dtype, out_dtype)
+
+    def construct(self, input_ids: Tensor) -> Tensor:
+        """Return (B, S, H) for ``input_ids`` (B, S) int32."""
+        # The cast comes first because a CPU gathers no bfloat16.
+        return ops.gather(self.to_out(self.embedding_weight), input_ids, 0)

@@ -1,0 +1,34 @@
+"""Which form of the operators is active on this device. Asked once, when a network is built."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import mindspore as ms
+
+from mindformers.logger import warn_once
+
+Backend = Literal["portable", "ascend"]
+
+_DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
+
+
+def active_backend() -> Backend:
+    """Return ``"ascend"`` on an NPU, else ``"portable"`` (forms composed of operators every device has)."""
+    return "ascend" if ms.get_context("device_target") == "Ascend" else "portable"
+
+
+def storage_dtype(name: str) -> ms.dtype.Type:
+    """Return the MindSpore type a configuration names (``float32``, ``bfloat16``, ``float16``)."""
+    return _DTYPES[name]
+
+
+def compute_dtype(name: str) -> ms.dtype.Type:
+    """Return the type arithmetic runs in: what was asked for on an NPU, always float32 on a CPU.
+
+    MindSpore's CPU backend refuses bfloat16 in nearly every operator and gains nothing from float16.
+    """
+    if active_backend() == "portable" and name != "float32":
+        warn_once("compute in %s was asked for; a CPU computes in float32", name)
+        return ms.float32
+    return _DTYPES[name]

@@ -1,0 +1,64 @@
+"""GLM-4 on MindSpore. Names resolve on first use; importing the package loads no MindSpore."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from mindformers.version import __version__
+
+_CONFIG = "mindformers.config.mindformer_config"
+_GLM2 = "mindformers.models.glm2"
+_NAMES = {
+    "MindFormerConfig": _CONFIG,
+    "MindFormerRegister": "mindformers.registry",
+    "MindFormerModuleType": "mindformers.registry",
+    "logger": "mindformers.logger",
+    "AutoConfig": "mindformers.models.auto",
+    "AutoModel": "mindformers.models.auto",
+    "AutoModelForCausalLM": "mindformers.models.auto",
+    "AutoTokenizer": "mindformers.models.auto",
+    "AutoProcessor": "mindformers.models.auto",
+    "PretrainedConfig": "mindformers.models.base_config",
+    "PreTrainedModel": "mindformers.models.base_model",
+    "ChatGLM2Config": f"{_GLM2}.glm2_config",
+    "ChatGLM2Model": f"{_GLM2}.glm2",
+    "ChatGLM2ForConditionalGeneration": f"{_GLM2}.glm2",
+    "ChatGLM4Tokenizer": f"{_GLM2}.glm4_tokenizer",
+    "GLMProcessor": f"{_GLM2}.glm_processor",
+    "count_parameters": f"{_GLM2}.glm2_weights",
+    "GenerationConfig": "mindformers.generation.config",
+    "LogitsProcessor": "mindformers.generation.logits",
+    "LogitsProcessorList": "mindformers.generation.logits",
+    "BaseStreamer": "mindformers.generation.streamer",
+    "TextStreamer": "mindformers.generation.streamer",
+    "TextIteratorStreamer": "mindformers.generation.streamer",
+    "pipeline": "mindformers.tasks.pipeline",
+    "TextGenerationPipeline": "mindformers.tasks.pipeline",
+    "Trainer": "mindformers.tasks.trainer",
+    "CausalLanguageModelDataset": "mindformers.dataset.causal_lm",
+    "AdamW": "mindformers.training.optimizer",
+    "MFTrainOneStepCell": "mindformers.training.train_step",
+    "MFLossMonitor": "mindformers.training.callbacks",
+    "CheckpointMonitor": "mindformers.training.callbacks",
+    "CrossEntropyLoss": "mindformers.modules.loss",
+    **dict.fromkeys(
+        ("ConstantWarmUpLR", "LinearWithWarmUpLR", "CosineWithWarmUpLR", "CosineWithRestartsAndWarmUpLR",
+         "PolynomialWithWarmUpLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "WarmUpStableDecayLR",
+         "ConstantWithCoolDownLR"), "mindformers.training.lr_schedule"),
+}
+
+__all__ = ["__version__", *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    module = _NAMES.get(name)
+    if module is None:
+        raise AttributeError(f"module 'mindformers' has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

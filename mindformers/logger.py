@@ -48,3 +48,6 @@ def setup_file_logging(output_dir: str | Path, rank: int = 0) -> Path:
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
     return folder
+
+# ``from mindformers import logger`` gives this module; it answers like the logger itself.
+debug, info, warning, error = logger.debug, logger.info, logger.warning, logger.error

@@ -1,148 +1,31 @@
-"""Step folders: a set of files that count only together, each with its size and sha256.
+"""Step folders: sets of files that count only together, committed by one rename.
 
-A step is written under a hidden name and becomes visible by one rename, so a process killed at any
-moment leaves the earlier steps as they were. What the files hold is the business of the writers.
+A step is written under a hidden name and becomes visible at once, so a process killed at any moment
+leaves the earlier steps as they were. What the files hold is the business of their writers.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mindformers.checkpoint import atomic
-from mindformers.errors import CheckpointError, did_you_mean
+from mindformers.checkpoint.step_format import (
+    MANIFEST_NAME,
+    Manifest,
+    check_files,
+    file_sha256,
+    read_manifest,
+)
+from mindformers.errors import CheckpointError
 from mindformers.logger import logger
 
-MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
 REPLACED_SUFFIX = ".replaced"  # the older of two steps of one name, until it is removed
 
 Writer = Callable[[Path], None]
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a committed step says of itself.
-
-    Attributes:
-        serial: Rank among the steps written under one root; later is higher.
-        files: Relative file name -> (bytes, sha256 in hex).
-        info: What the writer of the step stored (``step`` orders the steps).
-    """
-
-    serial: int
-    files: dict[str, tuple[int, str]]
-    info: dict[str, Any]
-
-    def to_json(self) -> str:
-        """Return the file's text; ``digest`` covers everything else in it."""
-        content = {
-            "version": FORMAT_VERSION,
-            "serial": self.serial,
-            "files": {name: list(entry) for name, entry in self.files.items()},
-            "info": self.info,
-        }
-        return json.dumps({**content, "digest": _digest(content)}, indent=1, ensure_ascii=False)
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex."""
-    with path.open("rb") as handle:
-        return (
-            hashlib.file_digest(handle, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else (_chunked_sha256(iter(lambda: handle.read(1 << 22), b"")))
-        )
-
-
-def _chunked_sha256(chunks: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read ``manifest.json`` of a step folder; the files themselves are not looked at.
-
-    Raises:
-        CheckpointError: If it is missing, damaged, or of a later version of the format.
-    """
-    path = folder / MANIFEST_NAME
-    try:
-        content = json.loads(path.read_bytes())
-        stored = content.pop("digest")
-        if content["version"] > FORMAT_VERSION:
-            raise CheckpointError(
-                f"format version {content['version']}",
-                where=str(path),
-                allowed=str(FORMAT_VERSION),
-                fix="read it with a newer release",
-            )
-        if stored != _digest(content):
-            raise ValueError("its digest does not match")
-        files = {name: (int(size), str(sha)) for name, (size, sha) in content["files"].items()}
-        return Manifest(int(content["serial"]), files, dict(content["info"]))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            "is not a committed step: it has no manifest.json", where=str(folder)
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f"damaged: {error}", where=str(path), fix="use an older step"
-        ) from error
-
-
-def check_files(
-    folder: Path, manifest: Manifest, names: Iterable[str] | None = None, verify: bool = True
-) -> None:
-    """Check that files of a step are what was written.
-
-    Args:
-        folder: The step folder.
-        manifest: Its manifest.
-        names: The files to look at; all of them when None.
-        verify: Compare the sha256 too; else only that the file is there with its size.
-
-    Raises:
-        CheckpointError: If a file is missing, has another size or another content.
-    """
-    for name in manifest.files if names is None else names:
-        if name not in manifest.files:
-            raise CheckpointError(
-                f"the manifest lists no file {name!r}",
-                where=str(folder),
-                fix=did_you_mean(name, manifest.files),
-            )
-        size, sha256 = manifest.files[name]
-        path = folder / name
-        try:
-            found = path.stat().st_size
-        except OSError as error:
-            raise CheckpointError(
-                f"missing ({error.strerror})", where=str(path), fix="use an older step"
-            ) from error
-        if found != size:
-            raise CheckpointError(
-                f"has {found} bytes, the manifest says {size}",
-                where=str(path),
-                fix="use an older step",
-            )
-        if verify and file_sha256(path) != sha256:
-            raise CheckpointError(
-                "sha256 mismatch: its content changed since it was saved",
-                where=str(path),
-                fix="use an older step or copy the file again",
-            )
 
 
 def read_step_folder(path: str | Path, verify: bool = True) -> dict[str, Any]:
@@ -167,7 +50,7 @@ def _order(folder: Path, manifest: Manifest) -> tuple[int, int]:
 
 
 def _scan(root: Path) -> list[tuple[tuple[int, int], Path]]:
-    """Return (sort key, folder) of every committed step, oldest first; damaged ones are named once."""
+    """Return (sort key, folder) of every committed step, oldest first; damaged ones are named."""
     found = []
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
         if folder.name.startswith(".") or not (folder / MANIFEST_NAME).is_file():
@@ -240,7 +123,7 @@ def write_step_folder(
     try:
         root.mkdir(parents=True, exist_ok=True)
         serial = 1 + max((key[1] for key, _ in _scan(root)), default=0)
-        with atomic.temp_name(target.with_suffix("")) as temp:
+        with atomic.temp_name(root / "step") as temp:
             _fill(temp, writers, serial, dict(info))
             _commit(temp, target)
     except OSError as error:
@@ -284,7 +167,7 @@ def _commit(temp: Path, target: Path) -> None:
 def _hide_and_remove(folder: Path) -> None:
     """Remove a step so that no moment shows half of it: hidden by a rename, then emptied."""
     if folder.exists():
-        with atomic.temp_name(folder.with_suffix("")) as hidden:
+        with atomic.temp_name(folder.parent / "step") as hidden:
             folder.rename(hidden)
 
 

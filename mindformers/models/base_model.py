@@ -1,13 +1,171 @@
-"""``PreTrainedModel``: what every network can do besides its forward pass."""
+"""``PreTrainedModel``: what every network can do besides its forward pass: load, save, generate, chat."""
 
 from __future__ import annotations
 
-from mindspore import nn
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
+from mindspore import Parameter, nn
+
+from mindformers.checkpoint.atomic import write_bytes
+from mindformers.errors import CheckpointError, ConfigError
+from mindformers.generation.config import GenerationConfig
+from mindformers.generation.engine import GenerateOutput, generate, prepare_prompts
+from mindformers.generation.runner import CachedRunner, RecomputeRunner
 from mindformers.models.base_config import PretrainedConfig
+
+CARRIED_FILES = ("tokenizer.model", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
 class PreTrainedModel(nn.Cell):
+    """Base of the networks users load.
+
+    A family gives ``config_class``, ``load_weights``, ``save_weights`` and the two logits methods the
+    generation runners call.
+    """
+
+    config_class: ClassVar[type[PretrainedConfig]]
+
     def __init__(self, config: PretrainedConfig):
         super().__init__()
         self.config = config
+        self.pretrained_dir: Path | None = None
+        self._runners: dict[bool, Any] = {}
+
+    # --- weights -------------------------------------------------------------------------------
+
+    def weight_parameters(self) -> dict[str, Parameter]:
+        """Return the weights by name: every parameter but the key/value caches."""
+        return {p.name: p for p in self.get_parameters() if not p.name.endswith(("key_cache", "value_cache"))}
+
+    def load_weights(self, source: Path) -> Any:
+        """Fill the weights from a file or folder; a family says how."""
+        raise CheckpointError(f"{type(self).__name__} has no weights on disk", where=str(source))
+
+    def save_weights(self, folder: Path, **options: Any) -> None:
+        """Write the weights into ``folder``; a family says how."""
+        raise CheckpointError(f"{type(self).__name__} cannot be saved", where=str(folder))
+
+    def load_checkpoint(self, source: str | Path | PretrainedConfig) -> Any:
+        """Load weights from a Hugging Face directory, a directory we saved, a step folder or one file.
+
+        Args:
+            source: The path, or (upstream's form) a configuration with ``checkpoint_name_or_path``.
+        """
+        path = source.checkpoint_name_or_path if isinstance(source, PretrainedConfig) else source
+        return self.load_weights(Path(path))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_dir: str | Path, **overrides: Any) -> PreTrainedModel:
+        """Build the network a directory describes and load its weights; see ``AutoModel``."""
+        from mindformers.models.auto import AutoModel
+
+        network = AutoModel.from_pretrained(pretrained_model_name_or_dir, **overrides)
+        if not isinstance(network, cls):
+            raise ConfigError(f"the directory holds a {type(network).__name__}",
+                              where=str(pretrained_model_name_or_dir), allowed=cls.__name__)
+        return network
+
+    def save_pretrained(self, save_directory: str | Path, *, tokenizer: Any = None, max_shard_size: str = "5GB") -> Path:
+        """Write everything needed to load this network again.
+
+        Args:
+            save_directory: Made if it is not there; holds ``config.json`` (every field),
+                ``model.safetensors`` or shards with an index, ``generation_config.json`` and, where
+                known, the tokenizer with its template.
+            tokenizer: Saved along; None: the files this network was loaded with are copied.
+            max_shard_size: Largest weight file.
+
+        Returns:
+            The directory.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.save_pretrained(folder)
+        self.save_weights(folder, max_shard_size=max_shard_size)
+        if self.pretrained_dir is not None and self.pretrained_dir.resolve() != folder.resolve():
+            for name in CARRIED_FILES:
+                if (self.pretrained_dir / name).is_file():
+                    write_bytes(folder / name, (self.pretrained_dir / name).read_bytes())
+        if not (folder / "generation_config.json").is_file():
+            self.generation_defaults().save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        return folder
+
+    # --- text ----------------------------------------------------------------------------------
+
+    def generation_defaults(self) -> GenerationConfig:
+        """Return the settings ``generate`` starts from: the directory's, else the configuration's."""
+        if self.pretrained_dir is not None and (self.pretrained_dir / "generation_config.json").is_file():
+            return GenerationConfig.from_pretrained(self.pretrained_dir)
+        return GenerationConfig.from_model_config(self.config)
+
+    def runner(self, use_cache: bool = True) -> CachedRunner | RecomputeRunner:
+        """Return the device side of generation; it is kept, so graphs are compiled once."""
+        if use_cache not in self._runners:
+            self._runners[use_cache] = CachedRunner(self) if use_cache else RecomputeRunner(self)
+        return self._runners[use_cache]
+
+    def generate(self, input_ids: Any, generation_config: GenerationConfig | None = None,
+                 logits_processor: Sequence[Any] | None = None, streamer: Any = None, seed: int | None = None,
+                 **kwargs: Any) -> list[np.ndarray] | GenerateOutput:
+        """Continue prompts.
+
+        Args:
+            input_ids: A list of ids, a list of such lists, or an array (S,) or (B, S) padded on either side.
+            generation_config: Settings; None: ``generation_defaults``.
+            logits_processor: Further processors, applied after the standard ones.
+            streamer: Gets the ids as they come: see ``TextStreamer`` and ``TextIteratorStreamer``.
+            seed: Seed of this call's draws, 0 <= seed < 2**64.
+            **kwargs: Fields of ``GenerationConfig``; and ``attention_mask`` (B, S), ``tokenizer`` (needed
+                for stop strings), ``use_past`` (False: no cache).
+
+        Returns:
+            One int32 array per row, prompt and answer, the end token included, no padding; or a
+            ``GenerateOutput`` with ``return_dict_in_generate``.
+
+        Raises:
+            GenerationError: If a prompt or a setting cannot be used.
+        """
+        mask, tokenizer = kwargs.pop("attention_mask", None), kwargs.pop("tokenizer", None)
+        use_cache = kwargs.pop("use_past", True)
+        settings = GenerationConfig.from_dict({**(generation_config or self.generation_defaults()).to_dict(), **kwargs})
+        if settings.allowed_vocab_size is None:
+            settings.update(allowed_vocab_size=getattr(self.config, "num_used_tokens", None))
+        prompts = prepare_prompts(input_ids, settings.pad_token_id, mask)
+        self.set_train(False)
+        output = generate(self.runner(use_cache), prompts, settings, streamer=streamer,
+                          logits_processors=logits_processor or (), tokenizer=tokenizer, seed=seed)
+        return output if settings.return_dict_in_generate else output.sequences
+
+    def chat(self, tokenizer: Any, query: str, history: Sequence[Mapping[str, Any]] | None = None, *,
+             instruction: str = "", role: str = "user", seed: int | None = None, streamer: Any = None,
+             **kwargs: Any) -> tuple[str, list[dict[str, Any]]]:
+        """Answer one turn of a conversation.
+
+        Args:
+            tokenizer: The tokenizer with the chat template.
+            query: What is said now.
+            history: Earlier messages; not changed.
+            instruction: A system message put before them when they have none.
+            role: Role of ``query``: ``user``, or ``observation`` for a tool's result.
+            seed: Seed of this call's draws.
+            streamer: Gets the answer as it comes.
+            **kwargs: Fields of ``GenerationConfig``.
+
+        Returns:
+            The answer and the history with this turn appended.
+        """
+        messages = [dict(message) for message in history or ()]
+        if instruction and not any(message["role"] == "system" for message in messages):
+            messages.insert(0, {"role": "system", "content": instruction})
+        messages.append({"role": role, "content": query})
+        prompt = tokenizer.encode_segments(tokenizer.render(messages, add_generation_prompt=True))
+        output = self.generate([prompt], seed=seed, streamer=streamer, tokenizer=tokenizer,
+                               allowed_vocab_size=len(tokenizer), **{**kwargs, "return_dict_in_generate": True})
+        assert isinstance(output, GenerateOutput)
+        answer = tokenizer.decode(output.sequences[0][len(prompt):], skip_special_tokens=True).removeprefix("\n")
+        return answer, [*messages, {"role": "assistant", "content": answer}]

@@ -1,0 +1,262 @@
+"""Opening weights wherever they lie: one file, a directory of shards with an index, a step folder.
+
+``open_weights`` hands out one mapping of tensors, whatever the files behind it; it never unpickles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from mindformers.checkpoint.ckpt_io import CkptFile
+from mindformers.checkpoint.step_format import MANIFEST_NAME, check_files, read_manifest
+from mindformers.checkpoint.tensor_file import StoredTensor, TensorFile
+from mindformers.checkpoint.tensor_io import SafeFile
+from mindformers.errors import CheckpointError, did_you_mean
+
+INDEX_NAMES = ("model.safetensors.index.json", "mindspore_model.safetensors.index.json")
+SINGLE_NAMES = ("model.safetensors", "mindspore_model.safetensors")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl")
+MAX_JSON_BYTES = 32 * 2**20
+
+
+class WeightSource:
+    """Open weights: one mapping of names over one or more files. Use it as a context manager.
+
+    Attributes:
+        path: What was opened.
+        folder: Where ``config.json`` and the tokenizer of these weights would lie.
+        tensors: Name -> where it lies, in file order.
+    """
+
+    def __init__(self, path: Path, files: list[TensorFile]):
+        self.path = path
+        self.folder = path if path.is_dir() else path.parent
+        self._files = files
+        self._owner: dict[str, TensorFile] = {}
+        self.tensors: dict[str, StoredTensor] = {}
+        for file in files:
+            for name, tensor in file.tensors.items():
+                if name in self._owner:
+                    raise CheckpointError(
+                        f"tensor {name!r} is in {self._owner[name].path.name} and {file.path.name}",
+                        where=str(path),
+                        fix="remove the file that does not belong to this model",
+                    )
+                self._owner[name] = file
+                self.tensors[name] = tensor
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> axes of every tensor."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    def where(self, name: str) -> str:
+        """Return ``file: tensor`` for error messages."""
+        return f"{self._owner[name].path}: {name}"
+
+    def read_into(self, name: str, start_row: int, out: np.ndarray) -> None:
+        """Fill a contiguous array with consecutive rows, bytes unchanged."""
+        self._owner[name].read_into(name, start_row, out)
+
+    def blocks(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Yield rows ``start`` to ``stop`` (all by default) in blocks."""
+        return self._owner[name].blocks(name, start, stop)
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a whole tensor."""
+        return self._owner[name].read(name)
+
+    def config(self) -> dict[str, Any] | None:
+        """Return the ``config.json`` beside the weights, or None when there is none."""
+        path = self.folder / "config.json"
+        return read_json(path) if path.is_file() else None
+
+    def close(self) -> None:
+        """Close every file."""
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> WeightSource:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: If the file cannot be read, is too large or holds no JSON object.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"larger than {MAX_JSON_BYTES} bytes", where=str(path))
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot be read as JSON: {error}", where=str(path)) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"holds a {type(content).__name__}", where=str(path), allowed="an object"
+        )
+    return content
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise for a file whose name says pickle; such a file can run any code when it is opened.
+
+    Raises:
+        CheckpointError: Always for ``.bin``, ``.pt``, ``.pth`` and ``.pkl``.
+    """
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        raise CheckpointError(
+            "is a pickle file; it is not opened, a pickle can run any code",
+            where=str(path),
+            allowed=".safetensors or MindSpore .ckpt",
+            fix="save the weights as safetensors where they were made "
+            "(save_pretrained(..., safe_serialization=True))",
+        )
+
+
+def open_file(path: Path) -> TensorFile:
+    """Open one file by its suffix.
+
+    Raises:
+        CheckpointError: If it is a pickle, has another suffix or is damaged.
+    """
+    refuse_pickle(path)
+    if path.suffix == ".safetensors":
+        return SafeFile(path)
+    if path.suffix == ".ckpt":
+        return CkptFile(path)
+    raise CheckpointError(
+        f"unknown kind of file {path.suffix!r}", where=str(path), allowed=".safetensors or .ckpt"
+    )
+
+
+def open_weights(path: str | Path, verify: bool = True) -> WeightSource:
+    """Open the weights at ``path``.
+
+    Args:
+        path: A ``.safetensors`` or ``.ckpt`` file; a directory with ``model.safetensors``, with shards
+            and their index, or with exactly one weight file; a step folder (a directory with a
+            manifest); a directory with ``rank_0`` as its only rank.
+        verify: For a step folder, compare the sha256 of the weight files first.
+
+    Raises:
+        CheckpointError: If nothing is there, the files are damaged, or it is unclear which to take.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError("does not exist", where=str(path), fix=_near_paths(path))
+    if path.is_file():
+        return WeightSource(path, [open_file(path)])
+    ranks = sorted(entry for entry in path.glob("rank_*") if entry.is_dir())
+    if ranks and not any(path.glob("*.safetensors")):
+        if len(ranks) > 1:
+            raise CheckpointError(
+                f"{len(ranks)} rank folders hold slices of a parallel run",
+                where=str(path),
+                allowed="whole weights, or the single folder rank_0",
+            )
+        return open_weights(ranks[0], verify)
+    names, index = _choose_files(path)
+    if (path / MANIFEST_NAME).is_file():
+        check_files(path, read_manifest(path), names, verify)
+    return _open_all(path, names, index)
+
+
+def _near_paths(path: Path) -> str:
+    folder = path.parent
+    return did_you_mean(path.name, (p.name for p in folder.iterdir())) if folder.is_dir() else ""
+
+
+def _choose_files(folder: Path) -> tuple[list[str], Mapping[str, str] | None]:
+    """Return the weight files of a directory, and tensor -> file where an index says so."""
+    for name in INDEX_NAMES:
+        if (folder / name).is_file():
+            return _read_index(folder, name)
+    for name in SINGLE_NAMES:
+        if (folder / name).is_file():
+            return [name], None
+    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".ckpt"))
+    found = [name for name in found if not name.startswith((".", "optimizer"))]
+    if len(found) == 1:
+        return found, None
+    if found:
+        raise CheckpointError(
+            f"{len(found)} weight files and no index: {', '.join(found[:4])}",
+            where=str(folder),
+            allowed=f"{SINGLE_NAMES[0]}, or shards with {INDEX_NAMES[0]}",
+            fix="name the file to load",
+        )
+    pickles = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in PICKLE_SUFFIXES]
+    for pickle in pickles:
+        refuse_pickle(pickle)
+    raise CheckpointError(
+        "holds no weights", where=str(folder), allowed=f"{SINGLE_NAMES[0]}, shards or a .ckpt"
+    )
+
+
+def _read_index(folder: Path, name: str) -> tuple[list[str], Mapping[str, str]]:
+    """Read ``*.index.json``; every file it names must be there and lie in the same folder."""
+    where = str(folder / name)
+    weight_map = read_json(folder / name).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("has no weight_map", where=where)
+    files = sorted({str(file) for file in weight_map.values()})
+    outside = [file for file in files if Path(file).name != file]
+    if outside:
+        raise CheckpointError(f"names a file elsewhere: {outside[0]!r}", where=where)
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        present = [p.name for p in folder.glob("*.safetensors")]
+        raise CheckpointError(
+            f"{len(missing)} of {len(files)} shards are missing: {', '.join(missing[:8])}",
+            where=where,
+            fix=did_you_mean(missing[0], present) or "download them again",
+        )
+    return files, weight_map
+
+
+def _open_all(folder: Path, names: Iterable[str], index: Mapping[str, str] | None) -> WeightSource:
+    files: list[TensorFile] = []
+    try:
+        for name in names:
+            files.append(open_file(folder / name))
+        if index is not None:
+            _check_index(folder, files, index)
+        return WeightSource(folder, files)
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+
+
+def _check_index(folder: Path, files: list[TensorFile], index: Mapping[str, str]) -> None:
+    """Compare the index with what the shards hold; every difference is listed in one error."""
+    held = {name: file.path.name for file in files for name in file.tensors}
+    lines = []
+    for name, file in index.items():
+        if held.get(name) != file:
+            hint = did_you_mean(name, held) if name not in held else f"it is in {held[name]}"
+            lines.append(f"  {name}: listed in {file}, absent there {f'({hint})' if hint else ''}")
+    lines += [f"  {name}: in {held[name]}, not listed" for name in held if name not in index]
+    if lines:
+        shown = "\n".join(line.rstrip() for line in lines[:20])
+        more = f"\n  ... and {len(lines) - 20} more" if len(lines) > 20 else ""
+        raise CheckpointError(
+            f"the index and the shards disagree on {len(lines)} tensors\n{shown}{more}",
+            where=str(folder),
+        )

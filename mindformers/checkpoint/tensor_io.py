@@ -1,0 +1,120 @@
+"""safetensors files: lazy reading, and writing that holds one block of rows in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from mindformers.checkpoint.atomic import atomic_file
+from mindformers.checkpoint.dtypes import BY_NAME, StoredType, plain_array
+from mindformers.checkpoint.safe_header import build_header, header_length, parse_header
+from mindformers.checkpoint.tensor_file import TensorFile
+from mindformers.errors import CheckpointError
+
+Blocks = np.ndarray | Iterable[np.ndarray]
+
+
+class SafeFile(TensorFile):
+    """An open safetensors file whose header has been checked.
+
+    Raises:
+        CheckpointError: If it cannot be read or its header is not true.
+    """
+
+    def _scan(self) -> None:
+        where = str(self.path)
+        length = header_length(self.read_bytes(0, 8), self.size, where)
+        text = self.read_bytes(8, length)
+        self.tensors, self.metadata = parse_header(text, self.size, where)
+
+
+@dataclass(frozen=True)
+class TensorToWrite:
+    """A tensor that is produced when its turn comes.
+
+    Attributes:
+        name: Its name in the file.
+        dtype: Its element type.
+        shape: Its axes.
+        produce: Returns the array, or its rows in consecutive blocks; already in ``dtype``.
+    """
+
+    name: str
+    dtype: StoredType
+    shape: tuple[int, ...]
+    produce: Callable[[], Blocks]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes it takes in a file."""
+        return math.prod(self.shape) * self.dtype.bytes
+
+
+def array_to_write(name: str, array: np.ndarray) -> TensorToWrite:
+    """Return an array that is at hand as a tensor to write."""
+    plain = plain_array(array)
+    return TensorToWrite(name, BY_NAME[plain.dtype.name], plain.shape, lambda: plain)
+
+
+def write_blocks(handle: BinaryIO, tensor: TensorToWrite, progress: Callable[[int], None]) -> None:
+    """Write a tensor's bytes.
+
+    Args:
+        handle: The open file.
+        tensor: What to write.
+        progress: Called with the bytes just written.
+
+    Raises:
+        CheckpointError: If the producer yields another type or size than was announced.
+    """
+    produced = tensor.produce()
+    written = 0
+    for block in [produced] if isinstance(produced, np.ndarray) else produced:
+        if block.dtype != tensor.dtype.numpy:
+            raise CheckpointError(
+                f"produced as {block.dtype.name}, announced as {tensor.dtype.name}",
+                where=tensor.name,
+            )
+        data = np.ascontiguousarray(block).reshape(-1).view(np.uint8)
+        handle.write(data.data)
+        written += data.nbytes
+        progress(data.nbytes)
+    if written != tensor.bytes:
+        raise CheckpointError(
+            f"produced {written} bytes, announced {tensor.bytes}", where=tensor.name
+        )
+
+
+def write_safetensors(
+    path: str | Path,
+    tensors: Iterable[TensorToWrite],
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Path:
+    """Write a safetensors file, whole or not at all, holding one block in memory.
+
+    Args:
+        path: The file.
+        tensors: What to write, in this order.
+        metadata: Text kept in the header; ``format: pt`` is what Hugging Face loaders ask for.
+        progress: Called with the number of bytes just written.
+
+    Returns:
+        The path.
+
+    Raises:
+        CheckpointError: If the system refuses the write, or a producer breaks its announcement.
+    """
+    queue = list(tensors)
+    header = build_header(((t.name, t.dtype, t.shape) for t in queue), metadata or {})
+    needed = len(header) + sum(tensor.bytes for tensor in queue)
+    with atomic_file(path, needed=needed) as temp, temp.open("wb") as handle:
+        handle.write(header)
+        for tensor in queue:
+            write_blocks(handle, tensor, progress)
+    return Path(path)

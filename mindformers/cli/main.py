@@ -1,0 +1,70 @@
+"""``mindformers COMMAND``: run, convert and chat under one name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mindformers.cli.guard import run_guarded
+from mindformers.errors import ConfigError, did_you_mean
+from mindformers.version import __version__
+
+COMMANDS = {
+    "run": "finetune or predict from a YAML file (the same as run_mindformer.py)",
+    "convert": "weights between Hugging Face and this library (the same as convert_weight.py)",
+    "chat": "talk to a model in the terminal",
+}
+
+
+def _usage() -> str:
+    lines = [f"  {name:<8} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: mindformers COMMAND [options]", "", *lines, "", "mindformers COMMAND --help says more"])
+
+
+def chat_command(argv: Sequence[str]) -> int:
+    """Run ``mindformers chat``."""
+    parser = argparse.ArgumentParser(prog="mindformers chat", description="Talk to a model in the terminal.")
+    parser.add_argument("model_dir", help="a Hugging Face directory or one saved by this library")
+    parser.add_argument("--system", default="", help="an instruction that stands before the conversation")
+    parser.add_argument("--device_target", default="CPU", choices=("CPU", "Ascend"))
+    parser.add_argument("--max_new_tokens", type=int, default=512, help="longest answer (tokens)")
+    parser.add_argument("--do_sample", action="store_true", help="draw tokens instead of taking the likeliest")
+    parser.add_argument("--temperature", type=float, help="with --do_sample; 0.8 is GLM-4's default")
+    parser.add_argument("--top_p", type=float, help="with --do_sample; 0.8 is GLM-4's default")
+    parser.add_argument("--seed", type=int, help="makes drawn answers repeatable")
+    options = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    from mindformers.tasks.chat import chat
+
+    chat(options.pop("model_dir"), **options)
+    return 0
+
+
+def dispatch(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` names."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [a for a in arguments if a != "--debug"] if arguments[:1] != ["run"] else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command == "chat":
+        return chat_command(rest)
+    if command == "run":
+        from mindformers.cli.run import main as run_main
+
+        return run_main(rest)
+    if command == "convert":
+        from mindformers.cli.convert import main as convert_main
+
+        return convert_main(rest)
+    raise ConfigError(f"no command is called {command!r}", allowed=", ".join(COMMANDS),
+                      fix=did_you_mean(command, COMMANDS))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``mindformers`` and ``python -m mindformers``; returns the exit code."""
+    return run_guarded(dispatch, argv)

@@ -1,0 +1,95 @@
+"""Token ids to text, one id at a time: only whole characters come out, never U+FFFD for half of one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Protocol
+
+from mindformers.errors import GenerationError
+
+_BROKEN = "\ufffd"
+
+
+class TextDecoder(Protocol):
+    """What turns ids into text piece by piece."""
+
+    def put(self, token_id: int) -> str:
+        """Take one id; return the characters it completes, possibly none."""
+
+    def flush(self) -> str:
+        """End the text: return what was held back and drop an unfinished character."""
+
+
+def open_decoder(
+    tokenizer: Any, skip_special_tokens: bool = False, decode_kwargs: dict[str, Any] | None = None
+) -> TextDecoder:
+    """Return a decoder of one answer.
+
+    Args:
+        tokenizer: One with ``stream_decoder()``, else one with ``decode(ids, ...)``.
+        skip_special_tokens: Leave control tokens out of the text.
+        decode_kwargs: Further arguments of ``tokenizer.decode``; when given, that is used.
+
+    Raises:
+        GenerationError: If the tokenizer has neither.
+    """
+    if hasattr(tokenizer, "stream_decoder") and not decode_kwargs:
+        hidden = special_ids(tokenizer) if skip_special_tokens else frozenset()
+        return _TokenizerDecoder(tokenizer.stream_decoder(), hidden)
+    if not hasattr(tokenizer, "decode"):
+        raise GenerationError(
+            f"a {type(tokenizer).__name__} cannot turn ids into text",
+            where="tokenizer",
+            allowed="an object with decode(ids) or stream_decoder()",
+        )
+    return _WindowDecoder(
+        tokenizer, {"skip_special_tokens": skip_special_tokens, **(decode_kwargs or {})}
+    )
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids of a tokenizer's control tokens; none when it does not name them."""
+    table = getattr(tokenizer, "special_tokens", None)
+    ids = table.values() if isinstance(table, dict) else getattr(tokenizer, "all_special_ids", ())
+    return frozenset(int(number) for number in ids)
+
+
+class _TokenizerDecoder:
+    """The tokenizer's own decoder, without the ids that are not to be shown."""
+
+    def __init__(self, decoder: TextDecoder, hidden: Collection[int]) -> None:
+        self._decoder, self._hidden = decoder, hidden
+
+    def put(self, token_id: int) -> str:
+        # A control token ends a character that was left unfinished before it.
+        return self.flush() if token_id in self._hidden else self._decoder.put(token_id)
+
+    def flush(self) -> str:
+        return self._decoder.flush().rstrip(_BROKEN)
+
+
+class _WindowDecoder:
+    """Any tokenizer's ``decode`` over a short window: the text that one more id adds to the last ones."""
+
+    def __init__(self, tokenizer: Any, decode_kwargs: dict[str, Any]) -> None:
+        self._tokenizer, self._kwargs = tokenizer, decode_kwargs
+        self._ids: list[int] = []
+        self._context = 0  # ids before this one are of no use any more
+        self._shown = 0  # ids before this one are in the text given out
+
+    def put(self, token_id: int) -> str:
+        self._ids.append(token_id)
+        before, after = self._decode(self._shown), self._decode(len(self._ids))
+        if after.endswith(_BROKEN) or len(after) <= len(before):
+            return ""
+        self._context, self._shown = self._shown, len(self._ids)
+        return after[len(before) :]
+
+    def flush(self) -> str:
+        before, after = self._decode(self._shown), self._decode(len(self._ids))
+        self._ids, self._context, self._shown = [], 0, 0
+        return after[len(before) :].rstrip(_BROKEN)
+
+    def _decode(self, end: int) -> str:
+        ids = self._ids[self._context : end]
+        return str(self._tokenizer.decode(ids, **self._kwargs)) if ids else ""

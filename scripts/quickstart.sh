@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# From nothing to a GLM-4 that answers: vocabulary, data, finetuning, conversion, answers. A few minutes on two cores.
+usage() {
+    cat <<'EOF'
+usage: bash scripts/quickstart.sh [--chat] [--output DIR]
+  --chat        talk to the model afterwards
+  --output DIR  where everything goes (default: output/quickstart); an earlier run there is replaced
+EOF
+}
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=output/quickstart
+chat=no
+while [ $# -gt 0 ]; do
+    case "$1" in
+        -h|--help) usage; exit 0 ;;
+        --chat) chat=yes ;;
+        --output) [ $# -ge 2 ] || { usage >&2; exit 2; }; out="$2"; shift ;;
+        *) echo "error: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
+    esac
+    shift
+done
+. scripts/_environment.sh
+use_environment viz
+begin=$(date +%s)
+step() { printf '\n== %s\n' "$*"; }
+run() { printf '$ %s\n' "$*"; "$@"; }
+tools=mindformers/tools/dataset_preprocess/glm4
+config=configs/glm4/finetune_glm4_tiny_cpu.yaml
+
+step "1/6 a vocabulary in GLM-4's format, trained from the data set"
+run python examples/tiny_chat/train_rank_file.py --data examples/tiny_chat/alpaca_tiny.json --vocab_size 2034 \
+    --output "$out/tokenizer.model" --overwrite
+step "2/6 the data set as GLM-4 conversations, then as MindRecord"
+run python $tools/alpaca_converter.py --data_path examples/tiny_chat/alpaca_tiny.json \
+    --output_path "$out/alpaca_tiny.jsonl" --overwrite
+run python $tools/glm4_preprocess.py --input_glob "$out/alpaca_tiny.jsonl" --vocab_file "$out/tokenizer.model" \
+    --output_file "$out/alpaca_tiny.mindrecord" --seq_length 64 --overwrite --preview 2
+step "3/6 finetuning a tiny GLM-4"
+rm -rf "$out/finetune"
+run python run_mindformer.py --config $config --run_mode finetune --train_dataset "$out/alpaca_tiny.mindrecord" \
+    --output_dir "$out/finetune"
+step "4/6 conversion to a Hugging Face directory, and back"
+run python convert_weight.py --model glm4 --reversed --config $config --input_path "$out/finetune/checkpoint" \
+    --output_path "$out/huggingface" --tokenizer "$out/tokenizer.model" --force
+run python convert_weight.py --model glm4 --input_path "$out/huggingface" --output_path "$out/glm4_tiny.safetensors" --force
+step "5/6 the finetuned model answers (from the Hugging Face directory)"
+run python run_mindformer.py --config configs/glm4/predict_glm4_tiny_cpu.yaml --run_mode predict \
+    --load_checkpoint "$out/huggingface" --processor.tokenizer.vocab_file "$out/tokenizer.model" \
+    --predict_data "What is the capital of France?" "你好！" "Who are you?" --save_file "$out/answers.txt"
+step "6/6 how many questions of the data set it answers as the data does"
+run python examples/tiny_chat/check_answers.py --model "$out/huggingface" --data examples/tiny_chat/alpaca_tiny.json
+
+printf '\ndone in %s s. Loss curve: %s/finetune/loss.png. Model: %s/huggingface\n' "$(($(date +%s) - begin))" "$out" "$out"
+if [ "$chat" = yes ]; then
+    exec python -m mindformers chat "$out/huggingface"
+fi
+echo "talk to it: bash scripts/chat.sh $out/huggingface"

@@ -1,0 +1,28 @@
+"""What every test shares: a quiet MindSpore on the CPU, set up on first use only."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ.setdefault("GLOG_v", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(params=[1, 0], ids=["pynative", "graph"])
+def mode(request: pytest.FixtureRequest) -> int:
+    """Run a test in PyNative and in graph mode; afterwards MindSpore is back in PyNative mode."""
+    from mindformers.parallel.runtime import start_runtime
+
+    start_runtime(device_target="CPU", mode=request.param, seed=1)
+    yield request.param
+    start_runtime(device_target="CPU", mode=1)
+
+
+@pytest.fixture
+def pynative() -> None:
+    """Set MindSpore to PyNative mode."""
+    from mindformers.parallel.runtime import start_runtime
+
+    start_runtime(device_target="CPU", mode=1, seed=1)

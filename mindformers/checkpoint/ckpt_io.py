@@ -2,8 +2,8 @@
 
 The format is a protobuf message, ``repeated Value value = 1`` with ``Value {string tag = 1;
 TensorProto tensor = 2}`` and ``TensorProto {repeated int64 dims = 1; string tensor_type = 2; bytes
-tensor_content = 3}``. A large tensor is several entries of one tag. MindSpore itself reads the whole
-file into memory; here only the heads of the entries are read, then the rows that are asked for.
+tensor_content = 3}``. A large tensor is several entries of one tag. MindSpore itself reads the
+whole file into memory; here only the entries' heads are read, then the rows that are asked for.
 Source: ``mindspore/train/serialization.py`` and its ``checkpoint.proto``.
 """
 

@@ -1,9 +1,9 @@
 """Between two layouts of the same weights: which rows of which stored tensor make up another one.
 
-A layout is a list of stored tensors. Each is one or more pieces, one below the other along the first
-axis; a piece has the same name in every layout. To convert is then: for every stored tensor of the
-target layout, take its pieces' rows from wherever the source layout keeps them. Fused, split and
-renamed weights need no code of their own.
+A layout is a list of stored tensors. Each is one or more pieces, one below the other along the
+first axis; a piece has the same name in every layout. To convert is then: for every stored tensor
+of the target layout, take its pieces' rows from wherever the source layout keeps them. Fused, split
+and renamed weights need no code of their own.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from mindformers.errors import did_you_mean
 
@@ -54,7 +55,7 @@ class Rows:
     stop: int
 
 
-ReadBlocks = Callable[[str, int, int], Iterable[np.ndarray]]
+ReadBlocks = Callable[[str, int, int], Iterable[NDArray[Any]]]
 
 
 def count_elements(layout: Iterable[Stored]) -> int:
@@ -87,7 +88,7 @@ def plan_tensor(target: Stored, places: Mapping[str, Rows]) -> list[Rows]:
     return plan
 
 
-def assemble(plan: Sequence[Rows], read_blocks: ReadBlocks) -> Iterator[np.ndarray]:
+def assemble(plan: Sequence[Rows], read_blocks: ReadBlocks) -> Iterator[NDArray[Any]]:
     """Yield the bytes of a planned tensor as consecutive blocks of rows.
 
     Args:

@@ -14,15 +14,21 @@ from typing import Any
 import numpy as np
 
 from mindformers.checkpoint.ckpt_io import CkptFile
+from mindformers.checkpoint.manifest import committed_steps, latest_step
 from mindformers.checkpoint.step_format import MANIFEST_NAME, check_files, read_manifest
 from mindformers.checkpoint.tensor_file import StoredTensor, TensorFile
 from mindformers.checkpoint.tensor_io import SafeFile
 from mindformers.errors import CheckpointError, did_you_mean
 
-INDEX_NAMES = ("model.safetensors.index.json", "mindspore_model.safetensors.index.json")
+INDEX_NAMES = (
+    "model.safetensors.index.json",
+    "mindspore_model.safetensors.index.json",
+    "mindspore_model.ckpt.index.json",
+)
 SINGLE_NAMES = ("model.safetensors", "mindspore_model.safetensors")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl")
 MAX_JSON_BYTES = 32 * 2**20
+MAX_LINES = 12  # of a list in an error
 
 
 class WeightSource:
@@ -37,7 +43,7 @@ class WeightSource:
     def __init__(self, path: Path, files: list[TensorFile]):
         self.path = path
         self.folder = path if path.is_dir() else path.parent
-        self._files = files
+        self.files = files
         self._owner: dict[str, TensorFile] = {}
         self.tensors: dict[str, StoredTensor] = {}
         for file in files:
@@ -79,7 +85,7 @@ class WeightSource:
 
     def close(self) -> None:
         """Close every file."""
-        for file in self._files:
+        for file in self.files:
             file.close()
 
     def __enter__(self) -> WeightSource:
@@ -149,9 +155,10 @@ def open_weights(path: str | Path, verify: bool = True) -> WeightSource:
     """Open the weights at ``path``.
 
     Args:
-        path: A ``.safetensors`` or ``.ckpt`` file; a directory with ``model.safetensors``, with shards
-            and their index, or with exactly one weight file; a step folder (a directory with a
-            manifest); a directory with ``rank_0`` as its only rank.
+        path: A ``.safetensors`` or ``.ckpt`` file; a directory with ``model.safetensors``, with
+            shards and their index, or with exactly one weight file; a step folder, or a directory
+            of step folders, whose highest valid one is taken; a directory with the one rank
+            ``rank_0``.
         verify: For a step folder, compare the sha256 of the weight files first.
 
     Raises:
@@ -163,6 +170,12 @@ def open_weights(path: str | Path, verify: bool = True) -> WeightSource:
     if path.is_file():
         return WeightSource(path, [open_file(path)])
     ranks = sorted(entry for entry in path.glob("rank_*") if entry.is_dir())
+    steps = committed_steps(path)
+    if steps:
+        step = latest_step(path, verify)
+        if step is None:
+            raise CheckpointError("none of the steps is valid", where=str(path))
+        return open_weights(step, verify=False)
     if ranks and not any(path.glob("*.safetensors")):
         if len(ranks) > 1:
             raise CheckpointError(
@@ -221,7 +234,7 @@ def _read_index(folder: Path, name: str) -> tuple[list[str], Mapping[str, str]]:
         raise CheckpointError(f"names a file elsewhere: {outside[0]!r}", where=where)
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
-        present = [p.name for p in folder.glob("*.safetensors")]
+        present = [p.name for p in folder.iterdir()]
         raise CheckpointError(
             f"{len(missing)} of {len(files)} shards are missing: {', '.join(missing[:8])}",
             where=where,
@@ -247,16 +260,18 @@ def _open_all(folder: Path, names: Iterable[str], index: Mapping[str, str] | Non
 def _check_index(folder: Path, files: list[TensorFile], index: Mapping[str, str]) -> None:
     """Compare the index with what the shards hold; every difference is listed in one error."""
     held = {name: file.path.name for file in files for name in file.tensors}
+    wrong = [name for name, file in index.items() if held.get(name) != file]
+    extra = [name for name in held if name not in index]
     lines = []
-    for name, file in index.items():
-        if held.get(name) != file:
-            hint = did_you_mean(name, held) if name not in held else f"it is in {held[name]}"
-            lines.append(f"  {name}: listed in {file}, absent there {f'({hint})' if hint else ''}")
-    lines += [f"  {name}: in {held[name]}, not listed" for name in held if name not in index]
+    for name in wrong[:MAX_LINES]:
+        hint = f"it is in {held[name]}" if name in held else did_you_mean(name, held)
+        lines.append(f"  {name}: listed in {index[name]}, absent there; {hint}".rstrip("; "))
+    lines += [f"  {name}: in {held[name]}, not listed" for name in extra[:MAX_LINES]]
     if lines:
-        shown = "\n".join(line.rstrip() for line in lines[:20])
-        more = f"\n  ... and {len(lines) - 20} more" if len(lines) > 20 else ""
+        left = len(wrong) + len(extra) - len(lines)
+        lines += [f"  ... and {left} more"] if left else []
         raise CheckpointError(
-            f"the index and the shards disagree on {len(lines)} tensors\n{shown}{more}",
+            f"the index and the shards disagree on {len(wrong) + len(extra)} tensors\n"
+            + "\n".join(lines),
             where=str(folder),
         )

@@ -1,4 +1,4 @@
-"""``GenerationConfig``: how an answer is chosen and when it ends, every value checked when it is set.
+"""``GenerationConfig``: how an answer is chosen and when it ends; values are checked when set.
 
 The names and defaults are those of MindSpore Transformers; ``stop_strings``, ``tool_call_token_id``
 and ``allowed_vocab_size`` are new. An unknown name is an error, not an attribute.
@@ -26,9 +26,9 @@ class GenerationConfig:
     """Settings of one call of ``generate``; attributes may be set, and are checked when they are.
 
     Args:
-        **kwargs: Any field of ``FIELDS`` (and ``max_decode_length``, which gives ``max_length`` when
-            that is absent). ``None`` leaves a field at its default. ``max_new_tokens`` wins over
-            ``max_length``, which counts the prompt too.
+        **kwargs: Any field of ``FIELDS`` (and ``max_decode_length``, which gives ``max_length``
+            when that is absent). ``None`` leaves a field at its default. ``max_new_tokens`` wins
+            over ``max_length``, which counts the prompt too.
 
     Raises:
         GenerationError: If a name is unknown (the nearest names are given) or a value is refused.
@@ -110,12 +110,6 @@ class GenerationConfig:
             )
 
     def _note_what_has_no_effect(self, given: dict[str, Any]) -> None:
-        if "max_length" in given and self.max_new_tokens is not None:
-            warn_once(
-                "max_length %d has no effect: max_new_tokens %d is set and wins",
-                self.max_length,
-                self.max_new_tokens,
-            )
         idle = [
             f"{name} {given[name]}"
             for name, neutral in (("temperature", (0, 1)), ("top_p", (0, 1)))
@@ -199,6 +193,16 @@ class GenerationConfig:
         names = [*FIELDS, LENGTH_ALIAS]
         return cls(**{name: getattr(model_config, name, None) for name in names})
 
+    def merged(self, **kwargs: Any) -> GenerationConfig:
+        """Return a copy with the fields among ``kwargs`` set; ``None`` changes nothing.
+
+        Raises:
+            GenerationError: As the constructor.
+        """
+        config = copy.deepcopy(self)
+        config._apply(kwargs)
+        return config
+
     def update(self, **kwargs: Any) -> dict[str, Any]:
         """Set the fields among ``kwargs``; return the others. ``None`` changes nothing."""
         unused = {n: v for n, v in kwargs.items() if n not in FIELDS and n != LENGTH_ALIAS}
@@ -239,10 +243,11 @@ class GenerationConfig:
 
 def _unknown(name: str) -> GenerationError:
     choices = [*FIELDS, LENGTH_ALIAS]
+    # "stop" is spelled more like "top_p", but stands for what begins with it.
+    longer = [choice for choice in choices if len(name) > 2 and choice.startswith(name)]
     near = did_you_mean(name, choices)
-    if not near and len(name) > 2:
-        longer = [choice for choice in choices if choice.startswith(name) or name in choice]
-        near = f"did you mean {' or '.join(map(repr, longer[:3]))}?" if longer else ""
+    if longer:
+        near = f"did you mean {' or '.join(map(repr, longer[:3]))}?"
     return GenerationError(
         f"unknown setting {name!r}",
         where="GenerationConfig",

@@ -1,4 +1,7 @@
-"""Token ids to text, one id at a time: only whole characters come out, never U+FFFD for half of one."""
+"""Token ids to text, one id at a time.
+
+Only whole characters come out: never U+FFFD for one whose bytes are still to come or never came.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,12 @@ def open_decoder(
         GenerationError: If the tokenizer has neither.
     """
     if hasattr(tokenizer, "stream_decoder") and not decode_kwargs:
-        hidden = special_ids(tokenizer) if skip_special_tokens else frozenset()
-        return _TokenizerDecoder(tokenizer.stream_decoder(), hidden)
+        return _TokenizerDecoder(
+            tokenizer.stream_decoder(), special_ids(tokenizer), skip_special_tokens
+        )
     if not hasattr(tokenizer, "decode"):
         raise GenerationError(
-            f"a {type(tokenizer).__name__} cannot turn ids into text",
+            f"an object of type {type(tokenizer).__name__} cannot turn ids into text",
             where="tokenizer",
             allowed="an object with decode(ids) or stream_decoder()",
         )
@@ -55,21 +59,23 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 
 
 class _TokenizerDecoder:
-    """The tokenizer's own decoder, without the ids that are not to be shown."""
+    """The tokenizer's own decoder, with control tokens shown or not."""
 
-    def __init__(self, decoder: TextDecoder, hidden: Collection[int]) -> None:
-        self._decoder, self._hidden = decoder, hidden
+    def __init__(self, decoder: TextDecoder, special: Collection[int], skip_special: bool) -> None:
+        self._decoder, self._special, self._skip_special = decoder, special, skip_special
 
     def put(self, token_id: int) -> str:
-        # A control token ends a character that was left unfinished before it.
-        return self.flush() if token_id in self._hidden else self._decoder.put(token_id)
+        if token_id not in self._special:
+            return self._decoder.put(token_id)
+        text = self.flush()  # a character left unfinished before a control token stays so
+        return text if self._skip_special else text + self._decoder.put(token_id)
 
     def flush(self) -> str:
         return self._decoder.flush().rstrip(_BROKEN)
 
 
 class _WindowDecoder:
-    """Any tokenizer's ``decode`` over a short window: the text that one more id adds to the last ones."""
+    """Any tokenizer's ``decode`` over a short window: the text one more id adds to the last."""
 
     def __init__(self, tokenizer: Any, decode_kwargs: dict[str, Any]) -> None:
         self._tokenizer, self._kwargs = tokenizer, decode_kwargs

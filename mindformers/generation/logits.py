@@ -1,6 +1,6 @@
 """What is done to a row of logits before a token is chosen: penalties, bans, temperature, cuts.
 
-Plain functions on one row (V,) float32, which they return changed (a copy, never the caller's array);
+Plain functions on one row (V,) float32; they leave it alone and return what to use in its place.
 ``LogitsPipeline`` applies them in order. A token that may not be chosen has the value -inf.
 """
 
@@ -21,7 +21,7 @@ _FIRST_TRY = 128  # tokens that usually hold top_p of the probability
 
 
 class LogitsProcessor:
-    """Base of a user's own rule: override ``process_np``. Any callable of the same form will do too."""
+    """Base of a user's own rule: override ``process_np``. A function of that form will do too."""
 
     def __call__(self, logits: Array, sequence_ids: Array) -> Array:
         """Apply the rule; see ``process_np``."""
@@ -97,7 +97,7 @@ def check_processors(processors: Any) -> list[Callable[[Array, Array], Array]]:
 
 
 def penalize_repetition(logits: Array, ids: Array, penalty: float) -> Array:
-    """Make the tokens of ``ids`` less likely: a positive logit is divided, a negative one multiplied.
+    """Make the tokens of ``ids`` less likely: divide a positive logit, multiply a negative one.
 
     Args:
         logits: (V,) float32.
@@ -127,7 +127,7 @@ def forbid_from(logits: Array, first: int) -> Array:
 
 
 def apply_temperature(logits: Array, temperature: float) -> Array:
-    """Divide by ``temperature`` (``MIN_TEMPERATURE`` or above): below 1 sharpens, above 1 flattens."""
+    """Divide by ``temperature``, ``MIN_TEMPERATURE`` or above: sharper below 1, flatter above."""
     return logits / np.float32(temperature)
 
 
@@ -269,8 +269,8 @@ class LogitsPipeline:
         if len(ids) < config.min_length or answer_length < (config.min_new_tokens or 0):
             logits = forbid_ids(logits, config.eos_token_id)
         if self._processors:
-            # A rule may write into what it is given; the model's own array stays as it was.
-            logits = self._processors(logits[np.newaxis].copy(), ids[np.newaxis])[0]
+            # A rule may write into what it is given; ours stays as it was.
+            logits = self._processors(logits[np.newaxis].copy(), ids[np.newaxis].copy())[0]
         if self._allowed < self._vocab_size:
             logits = forbid_from(logits, self._allowed)
         return normalize(logits) if config.renormalize_logits else logits

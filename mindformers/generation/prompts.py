@@ -21,11 +21,13 @@ def prepare_prompts(
     content by these rules:
 
     * rows of different length are not padded: nothing is removed;
-    * if every row that begins with pads begins with a run longer than one, or some row does not,
-      the rows are left-padded: leading runs are removed and ends are left alone;
-    * else trailing runs are removed, in the same way;
-    * a single pad id at the same end of every row is content (GLM-4 pads with the id that also ends
-      an answer): rows padded to the longest would leave one row without it.
+    * if any row begins with the pad id, the rows are left-padded: leading runs are removed, and an
+      end of pad ids is content;
+    * else the runs at the rows' ends are removed;
+    * but a run of exactly one pad id at that end of *every* row is content, not padding: GLM-4 pads
+      with the id that also ends an answer, and padding up to the longest row leaves that one bare.
+
+    A real end token followed by padding is removed with it: give the mask where that matters.
 
     Args:
         input_ids: 1-D or 2-D array, nested lists (also of different length), or a tensor.
@@ -66,7 +68,7 @@ def _as_rows(values: Any, name: str) -> list[Array]:
                 raise _not_ids(name, "ids and lists side by side")
             return [_as_row(item, name) for item in values]
     elif not hasattr(values, "__array__"):
-        raise _not_ids(name, f"a {type(values).__name__}")
+        raise _not_ids(name, repr(values)[:60])
     array = np.asarray(values)
     if array.ndim == 2:
         return [_as_row(row, name) for row in array]
@@ -103,7 +105,9 @@ def _masked(rows: list[Array], mask: list[Array]) -> list[Array]:
     shapes = [len(row) for row in rows], [len(row) for row in mask]
     if shapes[0] != shapes[1]:
         raise GenerationError(
-            f"row lengths {shapes[1]}", where="attention_mask", allowed=f"those of input_ids: {shapes[0]}"
+            f"row lengths {shapes[1]}",
+            where="attention_mask",
+            allowed=f"those of input_ids: {shapes[0]}",
         )
     for marks in mask:
         if not np.isin(marks, (0, 1)).all():
@@ -118,8 +122,10 @@ def _masked(rows: list[Array], mask: list[Array]) -> list[Array]:
 def _without_padding(rows: list[Array], pad: int) -> list[Array]:
     real = [np.flatnonzero(row != pad) for row in rows]
     leading = [int(places[0]) if len(places) else 0 for places in real]
-    trailing = [len(row) - 1 - int(p[-1]) if len(p) else 0 for row, p in zip(rows, real, strict=True)]
-    full = [len(places) > 0 for places in real]
+    trailing = [
+        len(row) - 1 - int(p[-1]) if len(p) else 0 for row, p in zip(rows, real, strict=True)
+    ]
+    full = [len(places) > 0 or not len(row) for row, places in zip(rows, real, strict=True)]
     if not all(full):
         raise GenerationError(
             f"holds only the pad id {pad}",
@@ -150,11 +156,9 @@ def check_prompts(prompts: Any, vocab_size: int, max_positions: int) -> list[lis
         Plain lists of int.
 
     Raises:
-        GenerationError: If there is none, one is empty or too long, or an id does not exist.
+        GenerationError: If a row is empty or too long, or an id does not exist.
     """
-    rows = prepare_prompts(prompts) if len(prompts) else []
-    if not rows:
-        raise GenerationError("no prompt was given", where="input_ids")
+    rows = prepare_prompts(prompts)
     for number, row in enumerate(rows):
         if len(row) >= max_positions:
             raise GenerationError(
@@ -176,7 +180,10 @@ def check_prompts(prompts: Any, vocab_size: int, max_positions: int) -> list[lis
 
 
 def answer_limits(
-    prompts: Sequence[Sequence[int]], max_new_tokens: int | None, max_length: int, max_positions: int
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int | None,
+    max_length: int,
+    max_positions: int,
 ) -> tuple[list[int], str]:
     """Return how long each row may become, and a sentence when the model's limit cut that short.
 
@@ -203,10 +210,12 @@ def answer_limits(
                 fix="give max_new_tokens, or a larger max_length",
             )
         if wanted > max_positions and not note:
-            asked = f"max_length {max_length}" if max_new_tokens is None else (
-                f"prompt {number} of {len(row)} tokens and max_new_tokens {max_new_tokens}"
+            asked = f"prompt {number} of {len(row)} tokens and max_new_tokens {max_new_tokens}"
+            if max_new_tokens is None:
+                asked = f"max_length {max_length}"
+            note = (
+                f"{asked}: more than the {max_positions} tokens the model holds, so the answer is "
+                f"cut to {max_positions - len(row)} tokens"
             )
-            note = f"{asked} exceed the {max_positions} tokens the model holds: the answer is cut to " \
-                   f"{max_positions - len(row)} tokens"
         limits.append(min(wanted, max_positions))
     return limits, note

@@ -15,6 +15,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindformers.generation.block_manager import BlockManager
+from mindformers.ops.backend import active_backend
 
 PREFILL_CHUNK = 512  # tokens; bounds the memory of one pass over a long prompt
 
@@ -95,15 +96,83 @@ class RecomputeRunner:
 class CachedRunner:
     """Keys and values of all running sequences in a paged cache.
 
+    The cache is made at the first prompt, as large as that batch could ever need and no larger than
+    ``config.num_blocks`` blocks, and made anew when a larger batch comes.
+
     Args:
         network: A network with ``allocate_cache``, ``cached_logits`` and ``add_flags_custom``.
         chunk: Tokens of a prompt that go through the network at once.
     """
 
     def __init__(self, network: nn.Cell, chunk: int = PREFILL_CHUNK):
-        self.network, self.chunk = network, chunk
-        self.vocab_size, self.max_length = network.config.vocab_size, network.config.seq_length
-        self.block_size, self.max_blocks = network.config.block_size, network.config.num_blocks
-        self.blocks: BlockManager | None = None
+        config = network.config
+        self.network, self.vocab_size, self.max_length = network, config.vocab_size, config.seq_length
+        # An NPU's prompt attention sees this pass only, so a prompt goes through in one piece there.
+        self.tells_passes_apart = active_backend() == "ascend"
+        self.chunk = self.max_length if self.tells_passes_apart else chunk
+        self.block_size, self.block_limit = config.block_size, config.num_blocks
+        self.blocks = BlockManager(2, self.block_size)
         self.forward: CachedForward | None = None
-        self.lengths = np.zeros(0, np.int64)
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Take the prompts and return the logits after each, (B, V) float32.
+
+        Raises:
+            GenerationError: If they do not fit into the cache.
+        """
+        self._make_room(len(prompts))
+        rows = list(range(len(prompts)))
+        lengths = np.array([len(prompt) for prompt in prompts])
+        self.blocks.allocate(rows, lengths.tolist())
+        ids = np.zeros((len(prompts), lengths.max()), np.int32)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = prompt
+        tables = self.blocks.block_tables(rows)
+        logits = np.empty((len(prompts), self.vocab_size), np.float32)
+        if self.tells_passes_apart:
+            self.network.add_flags_custom(is_first_iteration=True)
+        for start in range(0, ids.shape[1], self.chunk):
+            stop = min(start + self.chunk, ids.shape[1])
+            last = np.clip(lengths - 1 - start, 0, stop - start - 1)
+            positions = np.arange(start, stop)
+            found = self._run(ids[:, start:stop], positions, self.blocks.slot_mapping(rows, positions), tables,
+                              np.minimum(lengths, stop), last)
+            ends_here = (lengths > start) & (lengths <= stop)
+            logits[ends_here] = found[ends_here]
+        if self.tells_passes_apart:
+            self.network.add_flags_custom(is_first_iteration=False)
+        return logits
+
+    def decode(self, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Append ``tokens`` (A,) to the prompts ``rows`` (A,) and return the logits after each, (A, V).
+
+        Raises:
+            GenerationError: If the cache is full.
+        """
+        running = [int(row) for row in rows]
+        self.blocks.free(sorted(set(self.blocks.rows) - set(running)))
+        self.blocks.append(running)
+        lengths = self.blocks.lengths(running)
+        return self._run(np.asarray(tokens)[:, None], (lengths - 1)[:, None], self.blocks.last_slots(running)[:, None],
+                         self.blocks.block_tables(running), lengths, np.zeros(len(running), np.int64))
+
+    def release(self) -> None:
+        """Take every block back; the cache itself is kept for the next call."""
+        self.blocks.free_all()
+
+    def _make_room(self, batch: int) -> None:
+        wanted = min(self.block_limit, batch * self.blocks.blocks_for(self.max_length)) + 1  # block 0 is the dump
+        if self.forward is None or wanted > self.blocks.num_blocks:
+            self.blocks = BlockManager(wanted, self.block_size)
+            self.network.allocate_cache(wanted)
+            self.forward = CachedForward(self.network)
+
+    def _run(self, ids: np.ndarray, positions: np.ndarray, slots: np.ndarray, tables: np.ndarray,
+             lengths: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """Run the network on (B, S) ids; ``last`` (B,) is the column whose logits are wanted."""
+        assert self.forward is not None
+        batch, width = ids.shape
+        found = self.forward(to_tensor(ids), to_tensor(np.broadcast_to(positions, (batch, width))),
+                             to_tensor(slots.reshape(-1)), to_tensor(tables), to_tensor(lengths),
+                             to_tensor(np.arange(batch) * width + last))
+        return np.array(found.asnumpy())

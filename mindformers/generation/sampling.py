@@ -1,4 +1,4 @@
-"""Choosing a token from a row of scores: the likeliest, or a draw from a generator of the row's own."""
+"""Choosing a token from a row of scores: the likeliest, or a draw from the row's own generator."""
 
 from __future__ import annotations
 

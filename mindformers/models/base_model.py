@@ -12,7 +12,8 @@ from mindspore import Parameter, nn
 from mindformers.checkpoint.atomic import write_bytes
 from mindformers.errors import CheckpointError, ConfigError
 from mindformers.generation.config import GenerationConfig
-from mindformers.generation.engine import GenerateOutput, generate, prepare_prompts
+from mindformers.generation.engine import GenerateOutput, generate
+from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.runner import CachedRunner, RecomputeRunner
 from mindformers.models.base_config import PretrainedConfig
 

@@ -1,6 +1,7 @@
-"""Byte-pair encoding over a rank file: text to ranks, ranks to bytes. Knows nothing of special tokens.
+"""Byte-pair encoding over a rank file: text to ranks, ranks to bytes. Knows no special tokens.
 
-A rank file holds one ``base64(token bytes) SP rank`` per line, ranks 0..n-1, all 256 bytes among the tokens.
+A rank file holds one ``base64(token bytes) SP rank`` per line, ranks 0..n-1, all 256 bytes among
+the tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-import regex
+import regex  # type: ignore[import-untyped]
 import tiktoken
 
 from mindformers.errors import TokenizerError
@@ -34,7 +35,8 @@ def read_rank_file(path: Path) -> list[bytes]:
     """Read and check a rank file; return the token bytes, indexed by rank.
 
     Raises:
-        TokenizerError: If the file is missing, empty, too large, of another format, or a line of it is wrong.
+        TokenizerError: If the file is missing, empty, too large, of another format, or a line of it
+            is wrong.
     """
     data = _read(path)
     lines = data.splitlines()
@@ -95,7 +97,11 @@ def _foreign_format(data: bytes) -> str:
     if head.lstrip()[:1] in (b"{", b"[") or head.lstrip()[:1] == b"<":
         return "this is JSON or a web page, not a rank file"
     if b"\0" in head or any(byte > 126 for byte in head):
-        kind = "a SentencePiece model (GLM-2 and GLM-3 use those)" if b"<unk>" in head else "a binary file"
+        kind = (
+            "a SentencePiece model (GLM-2 and GLM-3 use those)"
+            if b"<unk>" in head
+            else "a binary file"
+        )
         return f"this is {kind}, not a rank file"
     return ""
 
@@ -105,7 +111,9 @@ def _line_error(path: Path, number: int, line: bytes) -> TokenizerError:
         found = "blank line"
     else:
         found = f"{line[:60].decode('ascii', 'backslashreplace')!r} is not 'base64 rank'"
-    return TokenizerError(found, where=f"{path}:{number}", fix="restore the file from the model's repository")
+    return TokenizerError(
+        found, where=f"{path}:{number}", fix="restore the file from the model's repository"
+    )
 
 
 def _by_rank(path: Path, known: dict[bytes, int]) -> list[bytes]:
@@ -156,12 +164,15 @@ class BytePairEncoder:
     @cached_property
     def rank_file(self) -> bytes:
         """The vocabulary as the bytes of a rank file."""
-        lines = (b"%s %d\n" % (b2a_base64(token, newline=False), i) for i, token in enumerate(self.tokens))
+        lines = (
+            b"%s %d\n" % (b2a_base64(token, newline=False), i)
+            for i, token in enumerate(self.tokens)
+        )
         return b"".join(lines)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of ``rank_file``: equal vocabularies have equal hashes, whatever their line ends were."""
+        """Hash of ``rank_file``: the same for the same vocabulary, whatever its line ends were."""
         return hashlib.sha256(self.rank_file).hexdigest()
 
     def rank_of(self, token: bytes) -> int | None:
@@ -178,7 +189,8 @@ class BytePairEncoder:
             _refuse_surrogates(text)
             return self._encode_piecewise(text)
         try:
-            # The backend replaces lone surrogates without a word; encoding first makes them an error.
+            # The backend replaces lone surrogates without a word; encoding first makes them an
+            # error.
             text.encode("utf-8")
         except UnicodeEncodeError:
             _refuse_surrogates(text)
@@ -191,7 +203,9 @@ class BytePairEncoder:
             _refuse_surrogates(text)
         if any(len(text) >= _LONG_RUN for text in texts):
             return [self.encode(text) for text in texts]
-        batch: list[list[int]] = self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)
+        batch: list[list[int]] = self._encoding.encode_ordinary_batch(
+            list(texts), num_threads=num_threads
+        )
         return batch
 
     def _encode_piecewise(self, text: str) -> list[int]:
@@ -209,8 +223,12 @@ class BytePairEncoder:
         try:
             decoded: bytes = self._encoding.decode_bytes(ranks)
         except (KeyError, OverflowError, TypeError) as error:
-            bad = next((r for r in ranks if not isinstance(r, int) or not 0 <= r < self.num_ranks), None)
-            raise TokenizerError(f"no token has rank {bad!r}", allowed=f"0 to {self.num_ranks - 1}") from error
+            bad = next(
+                (r for r in ranks if not isinstance(r, int) or not 0 <= r < self.num_ranks), None
+            )
+            raise TokenizerError(
+                f"no token has rank {bad!r}", allowed=f"0 to {self.num_ranks - 1}"
+            ) from error
         return decoded
 
 
@@ -218,8 +236,8 @@ def _refuse_surrogates(text: str) -> None:
     found = _SURROGATE.search(text)
     if found:
         raise TokenizerError(
-            f"the text holds a lone surrogate U+{ord(found.group()):04X} at character {found.start()}",
-            fix="it is half of a character: repair the text where it was read (errors='replace' writes U+FFFD)",
+            f"lone surrogate U+{ord(found.group()):04X} at character {found.start()} of the text",
+            fix="it is half of a character: repair the text where it was read",
         )
 
 

@@ -1,4 +1,4 @@
-"""Conversations as people write them (GLM or OpenAI form), checked and brought to the form the template reads."""
+"""Conversations as people write them, in GLM or OpenAI form, as the chat template reads them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from mindformers.errors import TokenizerError, did_you_mean
 from mindformers.tokenizer.json_text import to_json
 
 ROLES = ("system", "user", "assistant", "observation")
-ROLE_ALIASES = {"tool": "observation", "function": "observation"}  # OpenAI's names for a tool result
+ROLE_ALIASES = {
+    "tool": "observation",
+    "function": "observation",
+}  # OpenAI's names for a tool result
 BUILTIN_TOOLS = ("python", "simple_browser", "cogview")
 
 Message = dict[str, Any]
@@ -18,15 +21,19 @@ Message = dict[str, Any]
 def normalise_messages(messages: Any, *, keep_tool_form: bool = False) -> list[Message]:
     """Return checked copies of ``messages``, each with ``role`` and a string ``content``.
 
-    ``tool`` and ``function`` become ``observation``; a list of text parts becomes one string; each OpenAI tool
-    call of an assistant becomes a message of its own, its name as ``metadata`` and its arguments as content.
+    ``tool`` and ``function`` become ``observation``; a list of text parts becomes one string; each
+    OpenAI tool call of an assistant becomes a message of its own, its name as ``metadata`` and its
+    arguments as content.
 
     Args:
-        messages: A list of mappings with ``role``, ``content`` and optionally ``metadata``, ``tools``, ``tool_calls``.
-        keep_tool_form: Leave ``tool_calls`` and the role ``tool`` as they are, for a template that reads them.
+        messages: A list of mappings with ``role``, ``content`` and optionally ``metadata``,
+            ``tools``, ``tool_calls``.
+        keep_tool_form: Leave ``tool_calls`` and the role ``tool`` as they are, for a template that
+            reads them.
 
     Raises:
-        TokenizerError: If it is no such list, or a role, a content or a tool call is wrong; names the message.
+        TokenizerError: If it is no such list, or a role, a content or a tool call is wrong; names
+            the message.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
         raise TokenizerError(
@@ -51,19 +58,25 @@ def _normalise_one(message: Any, where: str, keep_tool_form: bool) -> list[Messa
     role = _role(message.get("role"), where, keep_tool_form)
     checked = {**message, "role": role, "content": _content(message.get("content"), where)}
     _check_metadata(checked, where)
-    if "tools" in checked:
+    if checked.get("tools") is None:
+        checked.pop("tools", None)
+    else:
         checked["tools"] = normalise_tools(checked["tools"], where=f"{where}.tools")
     if not checked.get("tool_calls") or keep_tool_form:
         return [checked]
     if role != "assistant":
-        raise TokenizerError(f"tool_calls in a message of role {role!r}", where=where, allowed="assistant")
+        raise TokenizerError(
+            f"tool_calls in a message of role {role!r}", where=where, allowed="assistant"
+        )
     calls = checked.pop("tool_calls")
     if not isinstance(calls, Sequence) or isinstance(calls, str):
         raise TokenizerError(
             f"tool_calls is a {type(calls).__name__}", where=where, allowed="a list of calls"
         )
     spoken = [checked] if checked["content"] else []
-    return spoken + [_from_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)]
+    return spoken + [
+        _from_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)
+    ]
 
 
 def check_role(role: Any, where: str = "") -> str:
@@ -95,11 +108,17 @@ def _content(content: Any, where: str) -> str:
         return content
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         raise TokenizerError(
-            f"content is a {type(content).__name__}", where=where, allowed="a string, null or a list of text parts"
+            f"content is a {type(content).__name__}",
+            where=where,
+            allowed="a string, null or a list of text parts",
         )
     texts = []
     for index, part in enumerate(content):
-        text = part.get("text") if isinstance(part, Mapping) and part.get("type", "text") == "text" else part
+        text = (
+            part.get("text")
+            if isinstance(part, Mapping) and part.get("type", "text") == "text"
+            else part
+        )
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
             raise TokenizerError(
@@ -115,7 +134,11 @@ def _check_metadata(message: Message, where: str) -> None:
     metadata = message.get("metadata")
     if metadata is None:
         message.pop("metadata", None)  # the template would print the word None
-    elif not isinstance(metadata, str) or len(metadata.splitlines()) > 1 or metadata.endswith(("\n", "\r")):
+    elif (
+        not isinstance(metadata, str)
+        or len(metadata.splitlines()) > 1
+        or metadata.endswith(("\n", "\r"))
+    ):
         raise TokenizerError(
             f"metadata is {metadata!r:.80}",
             where=where,
@@ -142,7 +165,9 @@ def _from_tool_call(call: Any, where: str) -> Message:
 
 def _tool_name(name: Any, where: str) -> str:
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise TokenizerError(f"the tool name is {name!r:.80}", where=where, allowed="a non-empty single line")
+        raise TokenizerError(
+            f"the tool name is {name!r:.80}", where=where, allowed="a non-empty single line"
+        )
     return name
 
 
@@ -150,16 +175,19 @@ def normalise_tools(tools: Any, *, where: str = "tools") -> list[dict[str, Any]]
     """Return a checked copy of a tool list in OpenAI's form.
 
     Args:
-        tools: A list of ``{"type": "function", "function": {...}}``, of bare function schemas with a ``name``, or of
-            ``{"type": "python" | "simple_browser" | "cogview"}``.
+        tools: A list of ``{"type": "function", "function": {...}}``, of bare function schemas with
+            a ``name``, or of ``{"type": "python" | "simple_browser" | "cogview"}``.
         where: What to call the list in an error.
 
     Raises:
-        TokenizerError: If an entry is something else, a name is missing or not one line, or stands twice.
+        TokenizerError: If an entry is something else, a name is missing or not one line, or stands
+            twice.
     """
     if not isinstance(tools, Sequence) or isinstance(tools, str | bytes):
         raise TokenizerError(
-            f"a tool list cannot be a {type(tools).__name__}", where=where, allowed="a list of tool schemas"
+            f"a tool list cannot be a {type(tools).__name__}",
+            where=where,
+            allowed="a list of tool schemas",
         )
     result, seen = [], set()
     for index, tool in enumerate(tools):
@@ -174,7 +202,9 @@ def normalise_tools(tools: Any, *, where: str = "tools") -> list[dict[str, Any]]
 
 def _normalise_tool(tool: Any, where: str) -> dict[str, Any]:
     if not isinstance(tool, Mapping):
-        raise TokenizerError(f"a tool cannot be a {type(tool).__name__}", where=where, allowed="a tool schema")
+        raise TokenizerError(
+            f"a tool cannot be a {type(tool).__name__}", where=where, allowed="a tool schema"
+        )
     if "function" not in tool and "name" in tool and tool.get("type", "function") == "function":
         tool = {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
     kind = tool.get("type", "function" if "function" in tool else None)

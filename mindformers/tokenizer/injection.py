@@ -1,4 +1,4 @@
-"""Keep text from becoming control tokens: mark what others wrote before a template mixes it with its own tokens."""
+"""Keep text from becoming control tokens: mark what others wrote before a template adds its own."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from mindformers.errors import TokenizerError
 
 MAX_DEPTH = 100
 
-# Characters Unicode will never assign; when a text holds all 32, private ones follow, and no text holds all of those.
+# Characters Unicode will never assign; when a text holds all 32, private ones follow, and no text
+# holds all of those.
 _SENTINELS = (*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xF1000))
 
 
 class TextMarker:
-    """Break every special token that a text holds, or could complete at its edges, with a sentinel character.
+    """Break every special token that a text holds, or could complete at its edges.
 
-    A token of the rendered prompt is then the template's own, because nobody else's survives. Case is ignored and
-    blanks at the edges are looked through, so a template may change case or trim. Deleting characters inside a text
-    is the one thing a template could do to undo a mark.
+    A token of the rendered prompt is then the template's own, because nobody else's survives. Case
+    is ignored and blanks at the edges are looked through, so a template may change case or trim.
+    Deleting characters inside a text is the one thing a template could do to undo a mark.
 
     Args:
         tokens: The texts of the special tokens.
@@ -37,19 +38,24 @@ class TextMarker:
         self._heads = _proper(lowered, lambda token, cut: token[:cut])
         self._tails = _proper(lowered, lambda token, cut: token[cut:])
         self._fragments = frozenset(
-            token[i:j] for token in lowered for i in range(len(token)) for j in range(i + 1, len(token) + 1)
+            token[i:j]
+            for token in lowered
+            for i in range(len(token))
+            for j in range(i + 1, len(token) + 1)
         )
         self._longest = max(map(len, lowered), default=0)
 
     def mark(self, text: str, sentinel: str) -> str:
-        """Return ``text`` with ``sentinel`` inside and beside whatever could be part of a special token."""
+        """Return ``text`` with ``sentinel`` in whatever could be part of a special token."""
         core = text.strip()
         if not core:
             return text
         lead = len(text) - len(text.lstrip())
         after = sentinel if core[-self._longest :].lower().endswith(self._heads) else ""
         start = core[: self._longest].lower()
-        before = sentinel if start.startswith(self._tails) or core.lower() in self._fragments else ""
+        before = (
+            sentinel if start.startswith(self._tails) or core.lower() in self._fragments else ""
+        )
         marked = self._inside.sub(lambda match: match.group() + sentinel, core)
         return text[:lead] + before + marked + after + text[lead + len(core) :]
 
@@ -66,7 +72,8 @@ def strings_in(value: Any, where: str = "", depth: int = 0) -> Iterator[str]:
     """Yield every string of a JSON-like value, keys included.
 
     Raises:
-        TokenizerError: If it is nested beyond ``MAX_DEPTH`` or holds something JSON has no form for.
+        TokenizerError: If it is nested beyond ``MAX_DEPTH`` or holds something JSON has no form
+            for.
     """
     if isinstance(value, str):
         yield value
@@ -82,7 +89,9 @@ def strings_in(value: Any, where: str = "", depth: int = 0) -> Iterator[str]:
             yield from strings_in(item, where, depth + 1)
     elif value is not None and not isinstance(value, bool | int | float):
         raise TokenizerError(
-            f"holds a {type(value).__name__}", where=where, allowed="strings, numbers, true, false, null, lists, objects"
+            f"holds a {type(value).__name__}",
+            where=where,
+            allowed="strings, numbers, true, false, null, lists, objects",
         )
 
 

@@ -21,8 +21,8 @@ def to_json(
 ) -> str:
     """Return ``value`` as JSON text: keys in their order, Chinese as it is, no HTML escapes.
 
-    The ``tojson`` filter of chat templates. Jinja's own sorts the keys and escapes ``<``, ``>``, ``&`` and all
-    that is not ASCII: the model would read a tool list it has never seen the like of.
+    The ``tojson`` filter of chat templates. Jinja's own sorts the keys and escapes ``<``, ``>``,
+    ``&`` and all that is not ASCII: the model would read a tool list it has never seen the like of.
 
     Raises:
         TokenizerError: If the indent is beyond reason or the value is not JSON.
@@ -32,7 +32,11 @@ def to_json(
         raise TokenizerError(f"tojson(indent={width})", allowed=f"at most {_MAX_INDENT}")
     try:
         return json.dumps(
-            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
         )
     except (TypeError, ValueError, RecursionError) as error:
         raise TokenizerError(f"cannot be written as JSON: {error}") from error
@@ -42,7 +46,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """Return the JSON object a file holds.
 
     Raises:
-        TokenizerError: If the file cannot be read, is too large, is no JSON (with the line), or no object.
+        TokenizerError: If the file cannot be read, is too large, is no JSON (with the line), or no
+            object.
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
@@ -57,5 +62,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise TokenizerError("is nested too deeply", where=str(path)) from error
     if not isinstance(content, dict):
-        raise TokenizerError(f"holds a JSON {type(content).__name__}", where=str(path), allowed="an object {...}")
+        raise TokenizerError(
+            f"holds a JSON {type(content).__name__}", where=str(path), allowed="an object {...}"
+        )
     return content

@@ -24,7 +24,8 @@ class AddedToken:
     Args:
         content: Its text.
         id: Its id, at or above the number of ranks.
-        special: False for a marker that belongs to the answer (``<think>``): decoding never skips it.
+        special: False for a marker that belongs to the answer (``<think>``): decoding never skips
+            it.
     """
 
     content: str
@@ -98,7 +99,8 @@ def build_special_tokens(
             )
         if token.id < num_ranks:
             raise TokenizerError(
-                f"tokenizer_config.json gives {token.content!r} the id {token.id}, which is an ordinary token",
+                f"{token.content!r} has the id {token.id}, which is an ordinary token's",
+                where="tokenizer_config.json",
                 allowed=f"ids from {num_ranks} on",
             )
         tokens[token.content] = token if known is None else known
@@ -112,7 +114,9 @@ def build_special_tokens(
 
 def _declared(decoder: Mapping[Any, Any]) -> Iterator[AddedToken]:
     for key, entry in decoder.items():
-        content = entry.get("content") if isinstance(entry, Mapping) else getattr(entry, "content", entry)
+        content = (
+            entry.get("content") if isinstance(entry, Mapping) else getattr(entry, "content", entry)
+        )
         if not isinstance(content, str) or not str(key).isdigit():
             raise TokenizerError(
                 f"added_tokens_decoder has {key!r}: {entry!r}",

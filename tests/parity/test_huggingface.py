@@ -8,6 +8,9 @@ import mindspore as ms
 import numpy as np
 import pytest
 
+from mindformers.generation.runner import CachedRunner
+from mindformers.models.glm2.glm2 import ChatGLM2ForConditionalGeneration
+from mindformers.parallel.runtime import start_runtime
 from tests.support.compare import MODEL_FP32, assert_close
 from tests.support.golden_model import (
     CASES,
@@ -18,7 +21,7 @@ from tests.support.golden_model import (
     padded_batch,
     training_batches,
 )
-from tests.support.networks import golden_network, ints
+from tests.support.networks import golden_config, golden_network, ints
 
 pytestmark = pytest.mark.parity
 GOLDEN = Path(__file__).parents[1] / "golden" / "parity"
@@ -47,9 +50,6 @@ def test_split_weights_give_the_same_logits(pynative: None) -> None:
 
 
 def golden_split_network(case: GoldenCase):
-    from mindformers.models.glm2.glm2 import ChatGLM2ForConditionalGeneration
-    from tests.support.networks import golden_config
-
     network = ChatGLM2ForConditionalGeneration(golden_config(case, qkv_concat=False, mlp_concat=False))
     weights = our_weights(huggingface_weights(case), case.layers)
     q, kv = case.heads * case.head_dim, case.groups * case.head_dim
@@ -79,12 +79,30 @@ def test_a_bfloat16_network_stays_near_the_float32_one(pynative: None) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("use_past", [True, False], ids=["cache", "recompute"])
-def test_64_greedy_tokens_of_unequal_prompts_equal_the_oracle(case: GoldenCase, use_past: bool, mode: int) -> None:
-    if not use_past and (mode == 0 or case is not CASES[1]):
-        pytest.skip("the slow form is checked on one network in PyNative mode")
+def test_64_greedy_tokens_of_unequal_prompts_equal_the_oracle(case: GoldenCase, pynative: None) -> None:
+    check_greedy(case, use_past=True)
+
+
+def test_64_greedy_tokens_equal_the_oracle_in_one_dynamic_graph() -> None:
+    start_runtime(device_target="CPU", mode=0)
+    check_greedy(CASES[2], use_past=True)
+    start_runtime(device_target="CPU", mode=1)
+
+
+def test_64_greedy_tokens_equal_the_oracle_without_a_cache(pynative: None) -> None:
+    check_greedy(CASES[1], use_past=False)
+
+
+def test_a_prompt_read_in_chunks_gives_the_same_tokens(pynative: None) -> None:
+    network = golden_network(CASES[2])
+    network._runners[True] = CachedRunner(network, chunk=5)
+    check_greedy(CASES[2], use_past=True, network=network)
+
+
+def check_greedy(case: GoldenCase, use_past: bool, network: ChatGLM2ForConditionalGeneration | None = None) -> None:
     ids, mask, _ = padded_batch(case)
-    output = golden_network(case).generate(ids, attention_mask=mask, max_new_tokens=64, use_past=use_past)
+    network = network or golden_network(case)
+    output = network.generate(ids, attention_mask=mask, max_new_tokens=64, use_past=use_past)
     for row, expected in enumerate(golden(case.name)["greedy"]):
         assert output[row][mask[row].sum():].tolist() == expected.tolist()
 

@@ -162,6 +162,8 @@ class ChatGLM2ForConditionalGeneration(PreTrainedModel):
         """Give every layer an empty key/value cache of ``num_blocks`` blocks of ``config.block_size`` tokens."""
         for layer in self.transformer.encoder.layers:
             layer.self_attention.allocate_cache(num_blocks)
+        # The new parameters need names of their own before they meet in one graph.
+        self.update_parameters_name()
 
     def cached_logits(self, input_ids: Tensor, position_ids: Tensor, slot_mapping: Tensor, block_tables: Tensor,
                       batch_valid_length: Tensor, last_rows: Tensor) -> Tensor:

@@ -1,0 +1,299 @@
+"""Train a small vocabulary in GLM-4's rank-file format from JSON data sets.
+
+The result is a ``tokenizer.model`` that ``ChatGLM4Tokenizer`` reads like the published one: ranks
+0 to 255 are the single bytes, then one token per merge, in the order the merges were made.
+
+    python examples/tiny_chat/train_rank_file.py --data examples/tiny_chat/alpaca_tiny.json \\
+        --vocab_size 1024 --output tokenizer.model
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import regex
+
+from mindformers.checkpoint.atomic import write_text
+from mindformers.errors import ConfigError, DataError, MindFormersError
+from mindformers.tokenizer.bpe import SPLIT_PATTERN, BytePairEncoder
+
+NUM_BYTES = 256
+ALLOWED_ROWS = "rows with 'instruction' and 'output' (alpaca), or with 'messages'"
+
+
+def read_texts(path: Path) -> list[str]:
+    """Return the texts of a data set that a tokenizer will meet, in file order.
+
+    Args:
+        path: A JSON array of alpaca rows (``instruction``, ``input``, ``output``: gives the user
+            text and the output) or of ``{"messages": [...]}`` (gives contents and metadata).
+
+    Raises:
+        DataError: If the file cannot be read, is not such JSON, or a row of it is wrong.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"the data cannot be read ({error.strerror})", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"byte {error.start} is not UTF-8", where=str(path), fix="save the file as UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        where = f"{path}:{error.lineno}:{error.colno}"
+        raise DataError(f"not valid JSON ({error.msg})", where=where) from error
+    except RecursionError as error:
+        raise DataError("the JSON is nested too deeply", where=str(path)) from error
+    if not isinstance(rows, list):
+        raise DataError(
+            f"{_json_kind(rows)} stands at the top", where=str(path), allowed="a JSON array of rows"
+        )
+    if not rows:
+        raise DataError("the array holds no rows", where=str(path))
+    return [
+        text
+        for number, row in enumerate(rows, 1)
+        for text in _row_texts(row, f"{path} row {number}")
+    ]
+
+
+def _row_texts(row: Any, where: str) -> list[str]:
+    if not isinstance(row, dict):
+        raise DataError(f"the row is {_json_kind(row)}", where=where, allowed="a JSON object")
+    if "messages" in row:
+        messages = row["messages"]
+        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+            raise DataError("'messages' is not an array of objects", where=where)
+        fields = [_field(m, key, where, "") for m in messages for key in ("metadata", "content")]
+        return [text for text in fields if text]
+    if "instruction" not in row:
+        raise DataError(
+            "the row has neither 'instruction' nor 'messages'", where=where, allowed=ALLOWED_ROWS
+        )
+    return [
+        _user_text(_field(row, "instruction", where), _field(row, "input", where, "")),
+        _field(row, "output", where),
+    ]
+
+
+def _user_text(instruction: str, user_input: str) -> str:
+    # The same words as the alpaca converter writes into the conversation.
+    return f"{instruction.removesuffix('.')}: {user_input}" if user_input else instruction
+
+
+def _field(row: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
+    value = row.get(key, default)
+    if value is None and key not in row:
+        raise DataError(f"the row has no {key!r}", where=where, allowed=ALLOWED_ROWS)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str):
+        raise DataError(f"{key!r} is {_json_kind(value)}", where=where, allowed="a string")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{key!r} holds half a character (a lone surrogate) at character {error.start}",
+            where=where,
+        ) from error
+    return value
+
+
+def _json_kind(value: Any) -> str:
+    kinds = {
+        dict: "an object",
+        list: "an array",
+        str: "a string",
+        bool: "a truth value",
+        type(None): "null",
+    }
+    return kinds.get(type(value), "a number")
+
+
+def count_pieces(texts: Iterable[str]) -> Counter[bytes]:
+    """Return how often each piece occurs when ``texts`` are split as GLM-4 splits them (UTF-8)."""
+    split = regex.compile(SPLIT_PATTERN)
+    pieces = Counter(piece for text in texts for piece in split.findall(text))
+    return Counter({piece.encode("utf-8"): count for piece, count in pieces.items()})
+
+
+class RankTrainer:
+    """Grows a vocabulary by the pair of neighbours that occurs most often.
+
+    After each merge every piece is split exactly as tiktoken splits it with the ranks so far, so
+    the counts that choose the next merge are those of the finished tokenizer, not an estimate.
+
+    Args:
+        pieces: Piece bytes and how often each occurs.
+    """
+
+    def __init__(self, pieces: Mapping[bytes, int]) -> None:
+        self.ranks = {bytes([value]): value for value in range(NUM_BYTES)}
+        self._pieces = sorted(pieces)
+        self._index = {piece: i for i, piece in enumerate(self._pieces)}
+        self._counts = [pieces[piece] for piece in self._pieces]
+        self._splits = [[bytes([value]) for value in piece] for piece in self._pieces]
+        # Two tokens are one merge when they join to the same bytes, wherever the border lies:
+        # a rank file keeps only the joined bytes.
+        self._joins: Counter[bytes] = Counter()
+        self._where: defaultdict[bytes, set[int]] = defaultdict(set)
+        for i in range(len(self._pieces)):
+            self._count_joins(i, 1)
+        self._heap = [(-count, joined) for joined, count in self._joins.items()]
+        heapq.heapify(self._heap)
+
+    def _count_joins(self, i: int, sign: int) -> set[bytes]:
+        split = self._splits[i]
+        joins = {a + b for a, b in zip(split, split[1:], strict=False)}
+        for a, b in zip(split, split[1:], strict=False):
+            self._joins[a + b] += sign * self._counts[i]
+        for joined in joins:
+            self._where[joined].add(i) if sign > 0 else self._where[joined].discard(i)
+        return joins
+
+    def merge_next(self) -> bytes | None:
+        """Add the most frequent join as the next rank; return its bytes, or None when none is left.
+
+        Equal counts: the smallest bytes win, so the result depends on the data alone.
+        """
+        while self._heap:
+            count, joined = heapq.heappop(self._heap)
+            if self._joins[joined] == -count:  # else an entry from before the count changed
+                self._add(joined)
+                return joined
+        return None
+
+    def _add(self, token: bytes) -> None:
+        self.ranks[token] = len(self.ranks)
+        touched = set(self._where[token])
+        if token in self._index:
+            touched.add(self._index[token])
+        changed: set[bytes] = set()
+        for i in touched:
+            changed |= self._count_joins(i, -1)
+            self._splits[i] = self._resplit(i)
+            changed |= self._count_joins(i, 1)
+        for joined in changed:
+            if self._joins[joined] > 0:
+                heapq.heappush(self._heap, (-self._joins[joined], joined))
+
+    def _resplit(self, i: int) -> list[bytes]:
+        # tiktoken looks a whole piece up first, then merges the lowest rank, leftmost first.
+        if self._pieces[i] in self.ranks:
+            return [self._pieces[i]]
+        split = self._splits[i]
+        unknown = len(self.ranks)
+        while True:
+            ranks = [self.ranks.get(a + b, unknown) for a, b in zip(split, split[1:], strict=False)]
+            best = min(ranks, default=unknown)
+            if best == unknown:
+                return split
+            at = ranks.index(best)
+            split = [*split[:at], split[at] + split[at + 1], *split[at + 2 :]]
+
+
+def train_ranks(pieces: Mapping[bytes, int], vocab_size: int) -> list[bytes]:
+    """Return token bytes indexed by rank: the 256 bytes, then the merges in order.
+
+    Args:
+        pieces: Piece bytes and how often each occurs (``count_pieces``).
+        vocab_size: Ranks wanted, at least 256; fewer come back when no merge is left.
+
+    Raises:
+        ConfigError: If ``vocab_size`` is less than 256.
+    """
+    if vocab_size < NUM_BYTES:
+        raise ConfigError(
+            f"vocab_size is {vocab_size}",
+            where="--vocab_size",
+            allowed="256 (the single bytes) or more",
+        )
+    trainer = RankTrainer(pieces)
+    while len(trainer.ranks) < vocab_size and trainer.merge_next() is not None:
+        pass
+    return list(trainer.ranks)
+
+
+def _check_output(output: Path, data: Sequence[Path], overwrite: bool) -> None:
+    if output.resolve() in {path.resolve() for path in data}:
+        raise ConfigError(
+            "the output would replace the data", where=str(output), fix="give another --output"
+        )
+    if output.exists() and not overwrite:
+        raise ConfigError(
+            "the output exists", where=str(output), fix="add --overwrite or give another --output"
+        )
+
+
+def _closing_table(tokens: list[bytes], texts: list[str], seconds: float) -> list[tuple[str, str]]:
+    encoder = BytePairEncoder(tokens)
+    num_bytes = sum(len(text.encode("utf-8")) for text in texts)
+    num_tokens = sum(len(encoder.encode(text)) for text in texts)
+    table = [
+        ("ranks", f"{len(tokens)} ({NUM_BYTES} bytes, {len(tokens) - NUM_BYTES} merges)"),
+        ("texts", f"{len(texts)} ({num_bytes} bytes)"),
+        ("tokens", f"{num_tokens}"),
+        ("bytes per token", f"{num_bytes / max(num_tokens, 1):.2f}"),
+        ("time", f"{seconds:.2f} s"),
+    ]
+    for text in [text for text in (texts[0], texts[-1]) if text]:
+        parts = [tokens[rank].decode("utf-8", "backslashreplace") for rank in encoder.encode(text)]
+        table.append(("example", "|".join(parts[:40]).replace("\n", "\\n")))
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Train a vocabulary in GLM-4's rank-file format.")
+    parser.add_argument(
+        "--data", required=True, nargs="+", type=Path, help="JSON files, alpaca or messages form"
+    )
+    parser.add_argument(
+        "--vocab_size", type=int, default=1024, help="ranks to make, 256 or more (default 1024)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("tokenizer.model"), help="the rank file to write"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    return parser
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Train and write the rank file that the flags ask for, and print the closing table.
+
+    Raises:
+        MindFormersError: If a flag or the data is wrong, or the output cannot be written.
+    """
+    options = _parser().parse_args(argv)
+    _check_output(options.output, options.data, options.overwrite)
+    texts = [text for path in options.data for text in read_texts(path)]
+    start = time.perf_counter()
+    tokens = train_ranks(count_pieces(texts), options.vocab_size)
+    table = _closing_table(tokens, texts, time.perf_counter() - start)
+    write_text(options.output, BytePairEncoder(tokens).rank_file.decode("ascii"))
+    if len(tokens) < options.vocab_size:
+        print(f"No merge is left: the data gives {len(tokens)} ranks, not {options.vocab_size}.")
+    for name, value in table:
+        print(f"{name:<16} {value}")
+    print(f"{'written':<16} {options.output}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; a user's mistake becomes one line on stderr and exit code 2."""
+    try:
+        return run(argv)
+    except MindFormersError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

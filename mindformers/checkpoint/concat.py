@@ -1,0 +1,129 @@
+"""Fusing split weights by name alone: files of one rank or of all, whatever share of rows they hold.
+
+Per-rank files give rank r ``[q_r | k_r | v_r]`` and ``[gate_r | up_r]``, the interleaving that a
+tensor-parallel run with fused weights reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mindformers.checkpoint.export import ExportOptions, output_path
+from mindformers.checkpoint.keymap import Piece, Stored, locate_pieces
+from mindformers.checkpoint.loading import WeightSource, open_weights
+from mindformers.checkpoint.saving import staged_folder, write_weights
+from mindformers.checkpoint.tensor_io import TensorToWrite
+from mindformers.checkpoint.transfer import tensors_in_layout
+from mindformers.errors import CheckpointError
+
+Fusions = Mapping[tuple[str, ...], str]  # ending of each part -> ending of the fused name
+
+
+def rank_folders(path: Path) -> list[Path]:
+    """Return the ``rank_X`` folders of a directory in the order of X; empty when there are none."""
+    found = [p for p in path.glob("rank_*") if p.is_dir() and re.fullmatch(r"rank_\d+", p.name)]
+    return sorted(found, key=lambda p: int(p.name[5:]))
+
+
+def fused_tensors(shapes: Mapping[str, tuple[int, ...]], fusions: Fusions) -> list[Stored]:
+    """Return the tensors of a file after fusing, in the order of their first parts.
+
+    Args:
+        shapes: Name -> axes of what the file holds.
+        fusions: The endings to fuse.
+
+    Raises:
+        CheckpointError: If only some parts of a fused tensor are there, or none at all.
+    """
+    by_ending = {part: parts for parts in fusions for part in parts}
+    result: dict[str, Stored] = {}
+    fused = 0
+    for name, shape in shapes.items():
+        ending = next((part for part in by_ending if name.endswith(part)), None)
+        if ending is None:
+            result[name] = Stored(name, (Piece(name, shape or (1,)),))
+            continue
+        parts = by_ending[ending]
+        stem = name[: -len(ending)]
+        members = [stem + part for part in parts]
+        missing = [member for member in members if member not in shapes]
+        if missing:
+            raise CheckpointError(f"{missing[0]} is missing beside {name}")
+        target = stem + fusions[parts]
+        if target not in result:
+            fused += 1
+            result[target] = Stored(target, tuple(Piece(m, shapes[m]) for m in members))
+    if not fused:
+        raise CheckpointError(
+            "nothing to fuse: no wq, wk, wv, dense_left or dense_right among its "
+            f"{len(shapes)} tensors",
+            fix="give weights converted with qkv_concat: False, mlp_concat: False",
+        )
+    return list(result.values())
+
+
+def _plan(source: WeightSource, fusions: Fusions) -> list[TensorToWrite]:
+    try:
+        target = fused_tensors(source.shapes, fusions)
+    except CheckpointError as error:
+        raise CheckpointError(error.found, where=str(source.path), fix=error.fix) from error
+    whole = [Stored(name, (Piece(name, s or (1,)),)) for name, s in source.shapes.items()]
+    tensors = tensors_in_layout(
+        target, locate_pieces(whole), source.blocks, dtype_of=lambda name: source.tensors[name].dtype
+    )
+    scalars = {name for name, shape in source.shapes.items() if not shape}
+    return [
+        TensorToWrite(t.name, t.dtype, (), t.produce) if t.name in scalars else t for t in tensors
+    ]
+
+
+def concat_files(
+    input_path: Path, output: str | Path, fusions: Fusions, options: ExportOptions
+) -> Path:
+    """Fuse the tensors of one file, or of every rank's file, and write them.
+
+    Args:
+        input_path: A file, a folder with one, or a folder of ``rank_X`` folders.
+        output: A file; for rank folders a folder, which gets ``rank_X/checkpoint_X.*``.
+        fusions: The endings to fuse.
+        options: How to write.
+
+    Raises:
+        CheckpointError: If there is nothing to fuse, parts are missing or the output may not be
+            written.
+    """
+    target = output_path(output, options)
+    ranks = rank_folders(input_path)
+    if not ranks:
+        with open_weights(input_path, options.verify) as source:
+            tensors = _plan(source, fusions)
+            options.start(sum(tensor.bytes for tensor in tensors))
+            _write_one(target, tensors, options)
+        return target
+    with staged_folder(target) as folder:
+        plans: Sequence[tuple[Path, WeightSource]] = [
+            (rank, open_weights(rank, options.verify)) for rank in ranks
+        ]
+        total = [_plan(source, fusions) for _, source in plans]
+        options.start(sum(tensor.bytes for tensors in total for tensor in tensors))
+        for (rank, source), tensors in zip(plans, total, strict=True):
+            with source:
+                suffix = f".{options.output_format}" if options.output_format else _suffix(source)
+                path = folder / rank.name / f"checkpoint_{rank.name[5:]}{suffix}"
+                write_weights(path, tensors, metadata={"format": "ms"}, progress=options.progress)
+    return target
+
+
+def _suffix(source: WeightSource) -> str:
+    return ".ckpt" if any(file.path.suffix == ".ckpt" for file in source.files) else ".safetensors"
+
+
+def _write_one(target: Path, tensors: list[TensorToWrite], options: ExportOptions) -> None:
+    if target.suffix in (".ckpt", ".safetensors"):
+        write_weights(target, tensors, metadata={"format": "ms"}, progress=options.progress)
+        return
+    with staged_folder(target) as folder:
+        path = folder / "model.ckpt" if options.output_format == "ckpt" else folder
+        write_weights(path, tensors, options.max_shard_size, {"format": "ms"}, options.progress)

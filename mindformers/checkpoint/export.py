@@ -1,0 +1,151 @@
+"""What converting and exporting have in common: the output's kind, its files, the checks before work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mindformers.checkpoint.atomic import write_bytes, write_text
+from mindformers.checkpoint.loading import read_json
+from mindformers.checkpoint.manifest import clean_leftovers
+from mindformers.checkpoint.saving import (
+    Progress,
+    check_output,
+    no_progress,
+    staged_folder,
+    write_weights,
+)
+from mindformers.checkpoint.tensor_io import TensorToWrite
+from mindformers.errors import CheckpointError, ConfigError
+from mindformers.logger import logger
+
+TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+GENERATION_FILE = "generation_config.json"
+_FORMATS = {"safetensors": ".safetensors", "ckpt": ".ckpt"}
+_PICKLES = (".bin", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How the result of a conversion is written.
+
+    Attributes:
+        output_format: ``safetensors`` or ``ckpt``; None: as the output path's suffix says.
+        force: Replace an output that exists.
+        max_shard_size: Largest file when the output is a folder.
+        verify: Compare the sha256 of a step folder's files before reading them.
+        start: Called with the bytes that will be written, before the first.
+        progress: Called with the number of bytes just written.
+    """
+
+    output_format: str | None = None
+    force: bool = False
+    max_shard_size: str | int = "5GB"
+    verify: bool = True
+    start: Progress = field(default=no_progress)
+    progress: Progress = field(default=no_progress)
+
+
+def may_be_in_weight_folder(name: str) -> bool:
+    """Tell whether a folder of weights can hold a file of this name, so that it may be replaced."""
+    if name in TOKENIZER_FILES or name in ("config.json", GENERATION_FILE):
+        return True
+    return name.endswith((".safetensors", ".safetensors.index.json", ".ckpt"))
+
+
+def output_path(path: str | Path, options: ExportOptions) -> Path:
+    """Return where the weights go: a folder, a ``.safetensors`` or a ``.ckpt`` file; check it is free.
+
+    Raises:
+        CheckpointError: If it exists and may not be replaced, or is to be a pickle.
+        ConfigError: If the format contradicts the suffix.
+    """
+    path = Path(path)
+    if path.suffix in _PICKLES:
+        raise CheckpointError(
+            "pickle files are not written",
+            where=str(path),
+            allowed="a folder, .safetensors or .ckpt",
+            fix="leave the suffix out to get a Hugging Face directory",
+        )
+    wanted = options.output_format
+    if wanted is not None and wanted not in _FORMATS:
+        raise ConfigError(f"output format {wanted!r}", allowed=" or ".join(_FORMATS))
+    if path.suffix in _FORMATS.values():
+        if wanted and _FORMATS[wanted] != path.suffix:
+            raise ConfigError(f"output format {wanted} for a path with suffix {path.suffix}")
+    check_output(path, options.force, may_be_in_weight_folder)
+    if path.parent.is_dir():
+        clean_leftovers(path.parent)
+    return path
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether an output path means a folder."""
+    return path.suffix not in _FORMATS.values()
+
+
+def carry_files(source: Path, folder: Path, generation: dict[str, Any]) -> list[str]:
+    """Copy the tokenizer, its template and the generation settings along; return the names.
+
+    Args:
+        source: Folder of the weights that were converted.
+        folder: Folder being written.
+        generation: What ``generation_config.json`` must say: the ids that end an answer, the pad id.
+            The source's file wins where it says so itself.
+    """
+    carried = []
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            write_bytes(folder / name, (source / name).read_bytes())
+            carried.append(name)
+    own = read_json(source / GENERATION_FILE) if (source / GENERATION_FILE).is_file() else {}
+    settings = {**generation, **{key: value for key, value in own.items() if value is not None}}
+    write_text(folder / GENERATION_FILE, json.dumps(settings, indent=2) + "\n")
+    if "tokenizer.model" not in carried and "tokenizer.json" not in carried:
+        logger.warning(
+            "no tokenizer beside %s: copy tokenizer.model and tokenizer_config.json to the output",
+            source,
+        )
+    return [*carried, GENERATION_FILE]
+
+
+def export(
+    path: Path,
+    tensors: Sequence[TensorToWrite],
+    options: ExportOptions,
+    metadata: dict[str, str],
+    add_files: Callable[[Path], object],
+) -> Path:
+    """Write the result of a conversion; an interruption leaves nothing.
+
+    Args:
+        path: From ``output_path``.
+        tensors: The weights.
+        options: How to write.
+        metadata: Text for the headers of safetensors files.
+        add_files: Writes what belongs beside the weights, when the output is a folder.
+
+    Returns:
+        The output path.
+    """
+    options.start(sum(tensor.bytes for tensor in tensors))
+    if not is_folder(path):
+        write_weights(path, tensors, metadata=metadata, progress=options.progress)
+        return path
+    with staged_folder(path) as folder:
+        target = folder / "model.ckpt" if options.output_format == "ckpt" else folder
+        write_weights(target, tensors, options.max_shard_size, metadata, options.progress)
+        add_files(folder)
+    return path

@@ -1,0 +1,26 @@
+"""Value types that several sections share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+
+def _null_is_empty(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # True equals 1, so a Literal of numbers would take it
+        raise ValueError(f"found {value}; allowed: a number or a name")
+    return value
+
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+# A path or a name that may be left empty; null means empty, so readers test one thing.
+OptionalText = Annotated[str, BeforeValidator(_null_is_empty)]
+NO_BOOL = BeforeValidator(_no_bool)

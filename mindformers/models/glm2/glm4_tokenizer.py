@@ -1,0 +1,110 @@
+"""The tokenizer of GLM-4: its special tokens, its prompt prefix and its message form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mindformers.registry import MindFormerModuleType, MindFormerRegister
+from mindformers.tokenizer.base import PreTrainedTokenizer
+from mindformers.tokenizer.conversation import check_role
+from mindformers.tokenizer.special_tokens import Segment
+
+# In id order, from the number of ranks on: 151329 to 151342 with the published vocabulary.
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "[MASK]",
+    "[gMASK]",
+    "[sMASK]",
+    "<sop>",
+    "<eop>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+    "<|begin_of_image|>",
+    "<|end_of_image|>",
+    "<|begin_of_video|>",
+    "<|end_of_video|>",
+)
+PREFIX_TOKENS = ("[gMASK]", "<sop>")
+
+
+@MindFormerRegister.register(MindFormerModuleType.TOKENIZER)
+class ChatGLM4Tokenizer(PreTrainedTokenizer):
+    """Tokenizer of GLM-4-9B, GLM-4-9B-Chat (also 1M) and GLM-4-9B-0414.
+
+    Encoding is byte level: every text comes back unchanged. The text of a special token in ordinary
+    text stays text; only a chat template and ``encode_special_tokens=True`` make control ids of it.
+
+    Args:
+        vocab_file: Path of ``tokenizer.model``: lines of ``base64(token bytes) rank``.
+        clean_up_tokenization_spaces: Whether ``decode`` removes blanks before English punctuation.
+        encode_special_tokens: Whether ``encode`` turns the text of a special token into its id
+            (trusted text only).
+        eos_token: Text of the token that ends a text.
+        pad_token: Text of the token that fills batches.
+        **kwargs: ``chat_template``, ``padding_side`` ('left' unless given), ``truncation_side``
+            ('right'), ``model_max_length``, ``additional_special_tokens``,
+            ``added_tokens_decoder``; names of other tokenizers are accepted without effect, others
+            warned about.
+
+    Raises:
+        TokenizerError: If the vocabulary or an argument cannot be used.
+    """
+
+    family_tokens: ClassVar[tuple[str, ...]] = SPECIAL_TOKENS
+
+    def __init__(
+        self,
+        vocab_file: str | Path,
+        clean_up_tokenization_spaces: bool = False,
+        encode_special_tokens: bool = False,
+        eos_token: str = "<|endoftext|>",
+        pad_token: str = "<|endoftext|>",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            vocab_file,
+            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+            encode_special_tokens=encode_special_tokens,
+            eos_token=eos_token,
+            pad_token=pad_token,
+            **kwargs,
+        )
+
+    def get_prefix_tokens(self) -> list[int]:
+        """Return the ids of ``[gMASK]<sop>``, with which every prompt begins."""
+        return [self.convert_special_tokens_to_ids(token) for token in PREFIX_TOKENS]
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """Return prefix + first, or prefix + first + second + the end token."""
+        ids = self.get_prefix_tokens() + list(token_ids_0)
+        if token_ids_1 is not None:
+            ids += [*token_ids_1, self.eos_token_id]
+        return ids
+
+    def build_single_message(
+        self, role: str, metadata: str | None, message: str, tokenize: bool = True
+    ) -> list[int] | str:
+        """Return one message as ids, or as text.
+
+        Args:
+            role: system, user, assistant or observation (also tool, function).
+            metadata: What stands on the role's line: the tool an assistant calls.
+            message: The content. Together with its line it is encoded as one string, as the chat
+                template does.
+            tokenize: False returns the text.
+
+        Raises:
+            TokenizerError: If there is no such role.
+        """
+        segments = [
+            Segment(f"<|{check_role(role)}|>", True),
+            Segment(f"{metadata or ''}\n{message}", False),
+        ]
+        if not tokenize:
+            return "".join(segment.text for segment in segments)
+        return self.encode_segments(segments)

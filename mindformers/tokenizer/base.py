@@ -1,0 +1,174 @@
+"""``PreTrainedTokenizer``: built from a rank file or a model folder; renders conversations too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from mindformers.errors import TokenizerError, did_you_mean
+from mindformers.tokenizer import pretrained_files
+from mindformers.tokenizer.batch import EncodeOptions, truncate_behind
+from mindformers.tokenizer.bpe import load_encoder
+from mindformers.tokenizer.chat import Segment, default_template
+from mindformers.tokenizer.chat import chat_template as find_template
+from mindformers.tokenizer.settings import TokenizerSettings
+from mindformers.tokenizer.special_tokens import build_special_tokens
+from mindformers.tokenizer.text_encoder import TextEncoder
+
+_OPTION_NAMES = frozenset(EncodeOptions.__dataclass_fields__)
+Self = TypeVar("Self", bound="PreTrainedTokenizer")
+
+
+class PreTrainedTokenizer(TextEncoder):
+    """A tokenizer of the GLM-4 form: a rank file, special tokens and a chat template.
+
+    Args:
+        vocab_file: Path of the rank file (``tokenizer.model``).
+        **settings: See ``TokenizerSettings``; names known from other tokenizers are accepted
+            without effect.
+
+    Raises:
+        TokenizerError: If the vocabulary or a setting cannot be used.
+    """
+
+    vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": pretrained_files.VOCAB_NAME}
+    family_tokens: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, vocab_file: str | Path, **settings: Any) -> None:
+        checked = TokenizerSettings.parse(settings)
+        encoder = load_encoder(vocab_file)
+        table = build_special_tokens(
+            encoder.num_ranks,
+            self.family_tokens,
+            checked.added_tokens_decoder,
+            checked.additional_special_tokens,
+        )
+        super().__init__(encoder, table, checked)
+        self.vocab_file = str(vocab_file)
+        self.chat_template = checked.chat_template
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """The tokens with a role of their own, by role."""
+        return {"eos_token": self.eos_token, "pad_token": self.pad_token}
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = False,
+        chat_template: str | None = None,
+        **variables: Any,
+    ) -> list[Segment]:
+        """Return a conversation as segments: the template's control tokens, and plain text.
+
+        Args:
+            messages: Mappings with ``role``, ``content`` and optionally ``metadata``, ``tools``,
+                ``tool_calls``.
+            tools: Tool schemas in OpenAI's form.
+            add_generation_prompt: End with the assistant's token.
+            chat_template: A template for this call.
+            **variables: Further values the template reads.
+
+        Raises:
+            TokenizerError: If the conversation is malformed, the template fails or does not read a
+                variable.
+        """
+        source = chat_template or self.chat_template or default_template()
+        template = find_template(source, self._special_tokens)
+        for name in variables:
+            if name not in template.variables:
+                choices = sorted(_OPTION_NAMES | template.variables)
+                raise TokenizerError(
+                    f"unknown argument {name!r}, and the chat template does not read it",
+                    fix=did_you_mean(name, choices),
+                )
+        return template.render(
+            messages, tools, add_generation_prompt, variables, self.special_tokens_map
+        )
+
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        return_dict: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Return the prompt of a conversation, or of each in a list of conversations.
+
+        Args:
+            conversation: A list of messages, or a list of such lists.
+            tools: Tool schemas in OpenAI's form.
+            chat_template: A template for this call.
+            add_generation_prompt: End with the assistant's token.
+            tokenize: False returns the text instead of ids.
+            return_dict: Return mask and positions too.
+            **options: See ``EncodeOptions``; others are passed to the template.
+
+        Raises:
+            TokenizerError: If the conversation, an option or the template cannot be used.
+        """
+        checked = EncodeOptions.parse({k: v for k, v in options.items() if k in _OPTION_NAMES})
+        variables = {k: v for k, v in options.items() if k not in _OPTION_NAMES}
+        is_batch = bool(conversation) and isinstance(conversation[0], list | tuple)
+        rendered = [
+            self.render(messages, tools, add_generation_prompt, chat_template, **variables)
+            for messages in (conversation if is_batch else [conversation])
+        ]
+        if not tokenize:
+            texts = ["".join(segment.text for segment in segments) for segments in rendered]
+            return texts if is_batch else texts[0]
+        rows = [self._truncate(self.encode_segments(segments), checked) for segments in rendered]
+        encoding = self._finish(rows, is_batch, checked)
+        return encoding if return_dict else encoding["input_ids"]
+
+    def _truncate(self, ids: list[int], options: EncodeOptions) -> list[int]:
+        limit = options.resolve_max_length(self.model_max_length)
+        if options.truncation == "do_not_truncate" or limit is None or len(ids) <= limit:
+            return ids
+        return truncate_behind(self.get_prefix_tokens(), ids, limit, self.truncation_side)
+
+    @classmethod
+    def from_pretrained(cls: type[Self], name_or_path: str | Path, **settings: Any) -> Self:
+        """Build the tokenizer of a model folder or of a rank file.
+
+        Raises:
+            TokenizerError: If the folder has no vocabulary, or a file of it cannot be used.
+        """
+        vocab_file, stored = pretrained_files.read_folder(Path(name_or_path), cls.__name__)
+        return cls(vocab_file, **{**stored, **settings})
+
+    def save_pretrained(self, save_directory: str | Path, **unused: Any) -> tuple[str, ...]:
+        """Write ``tokenizer.model`` and ``tokenizer_config.json``; return their paths.
+
+        Args:
+            save_directory: Folder, made when missing.
+            **unused: ``save_name``, ``file_format`` and ``save_json`` of upstream; the form is
+                always the one above.
+        """
+        for name in set(unused) - {"save_name", "file_format", "save_json"}:
+            raise TokenizerError(f"unknown argument {name!r}", where="save_pretrained")
+        content = pretrained_files.config_of(self, self.chat_template or default_template())
+        config = pretrained_files.write_config(Path(save_directory), content)
+        return (*self.save_vocabulary(save_directory), str(config))
+
+    def save_vocabulary(
+        self, save_directory: str | Path, filename_prefix: str | None = None
+    ) -> tuple[str]:
+        """Write the rank file into a folder, or as the file named; return its path.
+
+        Args:
+            save_directory: A folder, or the path of a file with a suffix.
+            filename_prefix: Put before the file's name, with a hyphen.
+        """
+        return (
+            str(
+                pretrained_files.write_vocabulary(
+                    Path(save_directory), filename_prefix, self._encoder
+                )
+            ),
+        )

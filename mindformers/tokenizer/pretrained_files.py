@@ -1,0 +1,126 @@
+"""The tokenizer's part of a model folder: which files there are, and how they are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mindformers.checkpoint.atomic import write_bytes, write_text
+from mindformers.errors import TokenizerError
+from mindformers.logger import warn_once
+from mindformers.tokenizer.batch import NO_LIMIT
+from mindformers.tokenizer.bpe import BytePairEncoder
+from mindformers.tokenizer.json_text import MAX_JSON_BYTES, read_json_object
+
+if TYPE_CHECKING:
+    from mindformers.tokenizer.base import PreTrainedTokenizer
+
+VOCAB_NAME = "tokenizer.model"
+CONFIG_NAME = "tokenizer_config.json"
+TEMPLATE_NAME = "chat_template.jinja"
+_GENERIC_CLASSES = ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
+
+
+def read_folder(path: Path, class_name: str) -> tuple[Path, dict[str, Any]]:
+    """Return the vocabulary file of a model folder and the settings stored beside it.
+
+    Args:
+        path: A folder, or a rank file (its folder's settings are read then too).
+        class_name: The tokenizer class that asks; another one in the folder is warned about.
+
+    Raises:
+        TokenizerError: If there is no vocabulary, or a file cannot be read.
+    """
+    folder, vocab_file = (path, path / VOCAB_NAME) if path.is_dir() else (path.parent, path)
+    if not vocab_file.is_file():
+        raise TokenizerError(
+            _what_is_missing(path), where=str(path), fix=f"give a folder that holds {VOCAB_NAME}"
+        )
+    settings: dict[str, Any] = {}
+    config = folder / CONFIG_NAME
+    if config.is_file():
+        settings = read_json_object(config)
+        stored = settings.get("tokenizer_class")
+        if stored not in (None, class_name, *_GENERIC_CLASSES):
+            warn_once("%s names the class %s; it is read as %s", config, stored, class_name)
+    template = folder / TEMPLATE_NAME
+    if template.is_file():
+        settings["chat_template"] = _read_text(template)
+    return vocab_file, settings
+
+
+def _what_is_missing(path: Path) -> str:
+    if not path.exists():
+        return "there is no such folder or file"
+    if (path / "tokenizer.json").exists():
+        return f"the folder has tokenizer.json but no {VOCAB_NAME}"
+    names = sorted(entry.name for entry in path.iterdir())[:8]
+    return f"the folder has no {VOCAB_NAME}, only {', '.join(names) or 'nothing'}"
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise TokenizerError("is too large for a template", where=str(path))
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"cannot be read ({error})", where=str(path)) from error
+
+
+def config_of(tokenizer: PreTrainedTokenizer, chat_template: str) -> dict[str, Any]:
+    """Return the content of tokenizer_config.json, under the keys Hugging Face reads."""
+    added = {
+        str(token.id): {
+            "content": token.content,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": token.special,
+        }
+        for token in sorted(tokenizer._special_tokens.by_id.values(), key=lambda token: token.id)
+    }
+    content: dict[str, Any] = {
+        "added_tokens_decoder": added,
+        "additional_special_tokens": tokenizer.all_special_tokens,
+        "chat_template": chat_template,
+        "clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces,
+        "do_lower_case": False,
+        "encode_special_tokens": tokenizer.encode_special_tokens,
+        "eos_token": tokenizer.eos_token,
+        "pad_token": tokenizer.pad_token,
+        "padding_side": tokenizer.padding_side,
+        "remove_space": False,
+        "tokenizer_class": type(tokenizer).__name__,
+        "truncation_side": tokenizer.truncation_side,
+    }
+    if tokenizer.model_max_length < NO_LIMIT:
+        content["model_max_length"] = tokenizer.model_max_length
+    return content
+
+
+def write_config(folder: Path, content: dict[str, Any]) -> Path:
+    """Write tokenizer_config.json into ``folder``; return its path."""
+    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    return write_text(_made(folder) / CONFIG_NAME, text)
+
+
+def write_vocabulary(target: Path, filename_prefix: str | None, encoder: BytePairEncoder) -> Path:
+    """Write the rank file into a folder, or as ``target`` if that has a suffix; return its path."""
+    folder, name = (
+        (target, VOCAB_NAME)
+        if target.is_dir() or not target.suffix
+        else (target.parent, target.name)
+    )
+    name = f"{filename_prefix}-{name}" if filename_prefix else name
+    return write_bytes(_made(folder) / name, encoder.rank_file)
+
+
+def _made(folder: Path) -> Path:
+    if folder.exists() and not folder.is_dir():
+        raise TokenizerError(
+            "is a file, not a folder", where=str(folder), fix="give a folder to save into"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,191 @@
+"""The training loop: epochs of steps, each reported to the callbacks."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+
+from mindformers.errors import ConfigError, DataError
+from mindformers.logger import logger
+from mindformers.training.callback import Callback, CallbackList
+from mindformers.training.diagnose import non_finite_error
+from mindformers.training.lr_schedule import build_schedule
+from mindformers.training.output_lock import OutputLock
+from mindformers.training.run import StepReport, TrainResult, TrainRun, TrainSettings
+from mindformers.training.state import (
+    TrainState,
+    merge_state,
+    random_state,
+    restore_random_state,
+)
+from mindformers.training.step_folder import load_step
+from mindformers.training.stop_signals import StopSignals
+from mindformers.training.train_step import MFTrainOneStepCell, StepResult
+
+_RECENT_STEPS = 20  # the time left is estimated from these
+
+
+def train(
+    step: MFTrainOneStepCell,
+    dataset: Any,
+    settings: TrainSettings,
+    *,
+    schedule: Callable[[int], float] | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume_from: Path | None = None,
+) -> TrainResult:
+    """Train until the last epoch, ``max_steps`` or a signal.
+
+    Args:
+        step: The training step, with the network and the optimizer.
+        dataset: Has ``batch_size``, ``fingerprint``, ``len()`` (batches of an epoch) and
+            ``batches(epoch, start)``, which yields ``input_ids`` and ``labels``, (B, S) int32.
+        settings: Epochs, accumulation, seed, output folder and limits.
+        schedule: Finished steps -> learning rate; None: the optimizer's own rate.
+        callbacks: Called in order.
+        resume_from: A committed step folder to go on from; None starts anew.
+
+    Returns:
+        Where the run ended; ``exit_code`` tells whether a signal ended it.
+
+    Raises:
+        ConfigError: If a setting is out of range.
+        DataError: If the data is too small, ends early, or is not that of the resumed run.
+        TrainingError: If the output folder is in use, or a loss or gradient is not finite.
+        CheckpointError: If the step to resume from cannot be used, or a save fails.
+    """
+    started = time.monotonic()
+    run = _prepare(step, dataset, settings, schedule)
+    every = CallbackList(callbacks)
+    loss = None
+    with OutputLock(settings.output_dir), StopSignals() as signals:
+        try:
+            _set_position(run, resume_from)
+            every.on_train_begin(run)
+            for report in _steps(run, signals):
+                loss = report.loss
+                every.on_step_end(run, report)
+                if report.step_in_epoch == report.steps_per_epoch:
+                    every.on_epoch_end(run)
+            run.stop_signal = signals.received
+            every.on_train_end(run)
+        except BaseException as error:
+            every.on_exception(run, error)
+            raise
+    seconds = time.monotonic() - started
+    return TrainResult(run.state.global_step, loss, seconds, run.stop_signal)
+
+
+def _prepare(
+    step: MFTrainOneStepCell,
+    dataset: Any,
+    settings: TrainSettings,
+    schedule: Callable[[int], float] | None,
+) -> TrainRun:
+    """Check the settings against the data and lay out the steps."""
+    for name in ("epochs", "accumulation"):
+        if getattr(settings, name) < 1:
+            raise ConfigError(f"is {getattr(settings, name)}", where=name, allowed="1 or more")
+    steps_per_epoch, left_over = divmod(len(dataset), settings.accumulation)
+    if steps_per_epoch == 0:
+        raise DataError(
+            f"{len(dataset)} batches of {dataset.batch_size} rows do not fill one step of "
+            f"{settings.accumulation}",
+            fix="give more data, or lower batch_size or gradient_accumulation_steps",
+        )
+    if left_over:
+        logger.warning("the last %d batches of each epoch do not fill a step", left_over)
+    total = settings.epochs * steps_per_epoch
+    if schedule is None:
+        rate = step.optimizer.learning_rate
+        schedule = rate if callable(rate) else build_schedule(None, total, rate)
+    state = TrainState(
+        seed=settings.seed,
+        batch_size=dataset.batch_size,
+        accumulation=settings.accumulation,
+        steps_per_epoch=steps_per_epoch,
+        data_fingerprint=str(dataset.fingerprint),
+        optimizer=type(step.optimizer).__name__,
+        schedule=repr(schedule),
+    )
+    last = total if settings.max_steps is None else min(total, settings.max_steps)
+    return TrainRun(step, dataset, schedule, settings, state, last)
+
+
+def _set_position(run: TrainRun, resume_from: Path | None) -> None:
+    """Seed a new run, or load the step to resume from."""
+    ms.set_seed(run.settings.seed)
+    if resume_from is None:
+        return
+    saved = load_step(resume_from, run.step.network, run.step.optimizer)
+    allow = run.settings.allow_data_change
+    run.state = merge_state(saved, run.state, allow_data_change=allow)
+    restore_random_state(run.state.rng_state)
+    logger.info("resumed from %s after step %d", resume_from, run.state.global_step)
+
+
+def _steps(run: TrainRun, signals: StopSignals) -> Iterator[StepReport]:
+    """Run the steps that are left and yield a report of each."""
+    recent: deque[float] = deque(maxlen=_RECENT_STEPS)
+    batches: Iterator[Any] = iter(())
+    epoch = -1
+    while run.state.global_step < run.total_steps and signals.received is None:
+        began = time.monotonic()
+        done, accumulation = run.state.global_step, run.settings.accumulation
+        now, step_in_epoch = divmod(done, run.state.steps_per_epoch)
+        if now != epoch:
+            epoch, batches = now, run.dataset.batches(now, step_in_epoch * accumulation)
+        micro_batches = list(islice(batches, accumulation))
+        if len(micro_batches) < accumulation:
+            raise DataError(f"the data ended early in epoch {epoch + 1}, step {step_in_epoch + 1}")
+        lr = run.schedule(done)
+        result = run.step(micro_batches, lr)
+        _check(run, result, micro_batches)
+        recent.append(time.monotonic() - began)
+        _advance(run, result, recent[-1])
+        yield _report(run, result, lr, recent)
+
+
+def _check(run: TrainRun, result: StepResult, micro_batches: list[Any]) -> None:
+    """Stop, or count a skipped step, when the loss or the norm is not finite."""
+    if not result.overflow:
+        run.skipped_in_a_row = 0
+        return
+    run.skipped_in_a_row += 1
+    epoch, index = divmod(run.state.global_step, run.state.steps_per_epoch)
+    first = index * run.samples_per_step
+    samples = f"samples {first} to {first + run.samples_per_step - 1} of epoch {epoch + 1}"
+    position = f"step {run.state.global_step + 1} ({samples})"
+    if run.skipped_in_a_row > run.settings.max_skipped_steps:
+        raise non_finite_error(run.step, micro_batches, result, position)
+    logger.warning(
+        "%s is skipped: loss %g, gradient norm %g", position, result.loss, result.grad_norm
+    )
+
+
+def _advance(run: TrainRun, result: StepResult, seconds: float) -> None:
+    state = run.state.advanced(result.num_tokens, result.num_trained_tokens, seconds)
+    run.state = replace(state, optimizer_step=run.step.optimizer.step, rng_state=random_state())
+
+
+def _report(run: TrainRun, result: StepResult, lr: float, recent: deque[float]) -> StepReport:
+    state = run.state
+    # The first step compiles the graph and says nothing about the others.
+    usual = list(recent)[1:] if 1 < len(recent) < _RECENT_STEPS else list(recent)
+    left = run.total_steps - state.global_step
+    return StepReport(
+        global_step=state.global_step, total_steps=run.total_steps,
+        epoch=state.epoch, epochs=run.settings.epochs,
+        step_in_epoch=state.step_in_epoch, steps_per_epoch=state.steps_per_epoch,
+        loss=result.loss, lr=lr, grad_norm=result.grad_norm, overflow=result.overflow,
+        loss_scale=run.step.loss_scale, num_samples=run.samples_per_step,
+        num_tokens=result.num_tokens, num_trained_tokens=result.num_trained_tokens,
+        seconds=recent[-1], eta_seconds=max(0.0, left * sum(usual) / len(usual)),
+    )  # fmt: skip

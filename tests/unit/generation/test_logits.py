@@ -1,0 +1,150 @@
+"""Processors on rows worked out by hand and against a plain full sort."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mindformers.errors import GenerationError
+from mindformers.generation import logits as rules
+from mindformers.generation.config import GenerationConfig
+from tests.support.generation import fresh_warnings
+
+INF = np.inf
+
+
+def row(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def test_repetition_penalty_divides_positive_and_multiplies_negative_logits_once():
+    result = rules.penalize_repetition(row(2, -2, 4, 0), np.array([0, 1, 1, 3]), 2.0)
+    np.testing.assert_array_equal(result, row(1, -4, 4, 0))
+
+
+def test_forbidden_ids_are_ruled_out_and_ids_outside_the_vocabulary_ignored():
+    np.testing.assert_array_equal(rules.forbid_ids(row(1, 2, 3), [1, 9]), row(1, -INF, 3))
+    np.testing.assert_array_equal(rules.forbid_from(row(1, 2, 3), 1), row(1, -INF, -INF))
+
+
+def test_temperature_divides():
+    np.testing.assert_allclose(rules.apply_temperature(row(1, -2, -INF), 0.5), row(2, -4, -INF))
+
+
+def test_normalize_gives_log_probabilities():
+    result = rules.normalize(row(np.log(2) + 700, np.log(6) + 700, -INF))
+    np.testing.assert_allclose(np.exp(result), [0.25, 0.75, 0], rtol=1e-4)
+
+
+def test_top_k_keeps_exactly_k_and_the_lower_id_of_equals():
+    np.testing.assert_array_equal(rules.keep_top_k(row(3, 5, 3, 3, 1), 3), row(3, 5, 3, -INF, -INF))
+    for off in (0, 5, 6):
+        np.testing.assert_array_equal(rules.keep_top_k(row(3, 5, 3, 3, 1), off), row(3, 5, 3, 3, 1))
+
+
+def test_top_p_keeps_the_token_that_crosses_the_threshold():
+    logits = np.log(row(0.1, 0.5, 0.15, 0.25))
+    kept = {p: np.flatnonzero(rules.keep_top_p(logits, p) > -INF).tolist() for p in
+            (0, 0.49, 0.51, 0.74, 0.76, 0.91, 1)}  # fmt: skip
+    assert kept == {0: [1], 0.49: [1], 0.51: [1, 3], 0.74: [1, 3], 0.76: [1, 2, 3],
+                    0.91: [0, 1, 2, 3], 1: [0, 1, 2, 3]}  # fmt: skip
+
+
+def test_top_p_counts_only_what_top_k_left():
+    logits = np.log(row(0.4, 0.3, 0.2, 0.1))
+    cut = rules.keep_top_p(rules.keep_top_k(logits, 2), 0.55)  # 0.4 of 0.7 is 0.571
+    assert np.flatnonzero(cut > -INF).tolist() == [0]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 2.0])
+@pytest.mark.parametrize("k", [1, 50, 3000])
+def test_the_coarse_search_keeps_what_a_full_sort_keeps(spread, k):
+    logits = (np.random.default_rng(k).normal(0, 1, 151_552) * spread).astype(np.float32)
+    order = np.argsort(-logits, kind="stable")
+    assert set(np.flatnonzero(rules.keep_top_k(logits, k) > -INF)) == set(order[:k])
+    weights = np.exp(logits[order].astype(np.float64))
+    mass = np.cumsum(weights) / weights.sum()
+    wanted = order[: np.searchsorted(mass, 0.3) + 1]
+    assert set(np.flatnonzero(rules.keep_top_p(logits, 0.3) > -INF)) == set(wanted)
+
+
+def pipeline(processors=(), allowed=None, **settings):
+    return rules.LogitsPipeline(GenerationConfig(**settings), 4, processors, allowed)
+
+
+def test_the_models_own_row_is_never_changed():
+    logits = row(1, 2, 3, 4)
+    steps = pipeline(
+        [lambda scores, ids: scores.__imul__(2)], allowed=3, do_sample=True, temperature=2.0,
+        top_k=2, top_p=0.9, repetition_penalty=2.0, min_new_tokens=3, eos_token_id=0,
+        renormalize_logits=True,
+    )  # fmt: skip
+    scores = steps(logits, np.array([1, 1], np.int32), 1)
+    np.testing.assert_array_equal(logits, row(1, 2, 3, 4))
+    assert np.isneginf(scores[[0, 3]]).all()  # min_new_tokens, and an id without a token
+
+
+def test_min_length_counts_the_prompt_and_min_new_tokens_does_not():
+    ids = np.array([1, 2, 3], np.int32)  # two of the prompt, one of the answer
+    for settings, banned in (
+        ({"min_length": 4}, True), ({"min_length": 3}, False),
+        ({"min_new_tokens": 2}, True), ({"min_new_tokens": 1}, False),
+    ):  # fmt: skip
+        scores = pipeline(eos_token_id=[0], **settings)(row(9, 1, 1, 1), ids, 2)
+        assert np.isneginf(scores[0]) == banned
+
+
+def test_a_users_rule_sees_one_row_and_the_real_ids_and_comes_before_the_ban():
+    seen = []
+
+    class Favour(rules.LogitsProcessor):
+        def process_np(self, logits, sequence_ids):
+            seen.append((logits.shape, sequence_ids.tolist()))
+            logits[:, 2:] = 100
+            return logits
+
+    scores = pipeline(rules.LogitsProcessorList([Favour()]), allowed=3)(
+        row(1, 2, 3, 4), np.array([3, 1], np.int32), 1
+    )
+    assert seen == [((1, 4), [[3, 1]])]
+    np.testing.assert_array_equal(scores, row(1, 2, 100, -INF))
+
+
+def test_the_base_rule_changes_nothing_and_a_single_function_is_taken():
+    ids = np.array([0], np.int32)
+    np.testing.assert_array_equal(pipeline(rules.LogitsProcessor())(row(1, 2, 3, 4), ids, 1),
+                                  row(1, 2, 3, 4))  # fmt: skip
+    np.testing.assert_array_equal(pipeline(lambda s, _: s + 1)(row(1, 2, 3, 4), ids, 1),
+                                  row(2, 3, 4, 5))  # fmt: skip
+    assert rules.check_processors(None) == []
+
+
+@pytest.mark.parametrize(
+    ("processor", "message"),
+    [
+        (
+            rules.LogitsProcessor,
+            r"LogitsProcessor is a class; pass an instance: LogitsProcessor\(\)",
+        ),
+        ([3], "3 cannot be called"),
+    ],
+)
+def test_what_is_no_rule_is_refused(processor, message):
+    with pytest.raises(GenerationError, match=message):
+        pipeline(processor)
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [(None, "returned None"), (np.zeros(4, np.float32), r"returned shape \(4,\).*\(1, 4\)")],
+)
+def test_a_rule_that_returns_something_else_is_named(result, message):
+    with pytest.raises(GenerationError, match=f"logits processor function: {message}"):
+        pipeline(lambda scores, ids: result)(row(1, 2, 3, 4), np.array([0], np.int32), 1)
+
+
+def test_a_top_k_above_the_vocabulary_is_noted(caplog, monkeypatch):
+    fresh_warnings(monkeypatch)
+    scores = pipeline(do_sample=True, top_k=9)(row(1, 2, 3, 4), np.array([0], np.int32), 1)
+    assert np.isfinite(scores).all()
+    assert "top_k 9 is above the vocabulary of 4 ids" in caplog.text

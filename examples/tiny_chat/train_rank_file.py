@@ -1,9 +1,9 @@
-"""Train a small vocabulary in GLM-4's rank-file format from JSON data sets.
+r"""Train a small vocabulary in GLM-4's rank-file format from JSON data sets.
 
 The result is a ``tokenizer.model`` that ``ChatGLM4Tokenizer`` reads like the published one: ranks
 0 to 255 are the single bytes, then one token per merge, in the order the merges were made.
 
-    python examples/tiny_chat/train_rank_file.py --data examples/tiny_chat/alpaca_tiny.json \\
+    python examples/tiny_chat/train_rank_file.py --data examples/tiny_chat/alpaca_tiny.json \
         --vocab_size 1024 --output tokenizer.model
 """
 
@@ -11,111 +11,43 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import json
+import io
+import itertools
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import regex
 
 from mindformers.checkpoint.atomic import write_text
+from mindformers.dataset.formats import read_conversations
 from mindformers.errors import ConfigError, DataError, MindFormersError
 from mindformers.tokenizer.bpe import SPLIT_PATTERN, BytePairEncoder
 
 NUM_BYTES = 256
-ALLOWED_ROWS = "rows with 'instruction' and 'output' (alpaca), or with 'messages'"
 
 
 def read_texts(path: Path) -> list[str]:
     """Return the texts of a data set that a tokenizer will meet, in file order.
 
     Args:
-        path: A JSON array of alpaca rows (``instruction``, ``input``, ``output``: gives the user
-            text and the output) or of ``{"messages": [...]}`` (gives contents and metadata).
+        path: JSON or JSON Lines with alpaca rows (gives the user's text and the output) or with
+            ``{"messages": [...]}`` (gives contents and the names of called tools).
 
     Raises:
-        DataError: If the file cannot be read, is not such JSON, or a row of it is wrong.
+        DataError: If the file cannot be read, holds no rows, or one of its rows is wrong.
     """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"the data cannot be read ({error.strerror})", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"byte {error.start} is not UTF-8", where=str(path), fix="save the file as UTF-8"
-        ) from error
-    except json.JSONDecodeError as error:
-        where = f"{path}:{error.lineno}:{error.colno}"
-        raise DataError(f"not valid JSON ({error.msg})", where=where) from error
-    except RecursionError as error:
-        raise DataError("the JSON is nested too deeply", where=str(path)) from error
-    if not isinstance(rows, list):
-        raise DataError(
-            f"{_json_kind(rows)} stands at the top", where=str(path), allowed="a JSON array of rows"
-        )
-    if not rows:
-        raise DataError("the array holds no rows", where=str(path))
-    return [
-        text
-        for number, row in enumerate(rows, 1)
-        for text in _row_texts(row, f"{path} row {number}")
-    ]
-
-
-def _row_texts(row: Any, where: str) -> list[str]:
-    if not isinstance(row, dict):
-        raise DataError(f"the row is {_json_kind(row)}", where=where, allowed="a JSON object")
-    if "messages" in row:
-        messages = row["messages"]
-        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-            raise DataError("'messages' is not an array of objects", where=where)
-        fields = [_field(m, key, where, "") for m in messages for key in ("metadata", "content")]
-        return [text for text in fields if text]
-    if "instruction" not in row:
-        raise DataError(
-            "the row has neither 'instruction' nor 'messages'", where=where, allowed=ALLOWED_ROWS
-        )
-    return [
-        _user_text(_field(row, "instruction", where), _field(row, "input", where, "")),
-        _field(row, "output", where),
-    ]
-
-
-def _user_text(instruction: str, user_input: str) -> str:
-    # The same words as the alpaca converter writes into the conversation.
-    return f"{instruction.removesuffix('.')}: {user_input}" if user_input else instruction
-
-
-def _field(row: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
-    value = row.get(key, default)
-    if value is None and key not in row:
-        raise DataError(f"the row has no {key!r}", where=where, allowed=ALLOWED_ROWS)
-    if value is None and default is not None:
-        return default
-    if not isinstance(value, str):
-        raise DataError(f"{key!r} is {_json_kind(value)}", where=where, allowed="a string")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{key!r} holds half a character (a lone surrogate) at character {error.start}",
-            where=where,
-        ) from error
-    return value
-
-
-def _json_kind(value: Any) -> str:
-    kinds = {
-        dict: "an object",
-        list: "an array",
-        str: "a string",
-        bool: "a truth value",
-        type(None): "null",
-    }
-    return kinds.get(type(value), "a number")
+    texts: list[str] = []
+    for row in read_conversations(path, order="any"):
+        if isinstance(row, DataError):
+            raise row
+        for message in row.messages:
+            texts += [text for text in (message.metadata, message.content) if text]
+    if not texts:
+        raise DataError("the file holds no rows", where=str(path))
+    return texts
 
 
 def count_pieces(texts: Iterable[str]) -> Counter[bytes]:
@@ -152,8 +84,8 @@ class RankTrainer:
 
     def _count_joins(self, i: int, sign: int) -> set[bytes]:
         split = self._splits[i]
-        joins = {a + b for a, b in zip(split, split[1:], strict=False)}
-        for a, b in zip(split, split[1:], strict=False):
+        joins = {a + b for a, b in itertools.pairwise(split)}
+        for a, b in itertools.pairwise(split):
             self._joins[a + b] += sign * self._counts[i]
         for joined in joins:
             self._where[joined].add(i) if sign > 0 else self._where[joined].discard(i)
@@ -192,7 +124,7 @@ class RankTrainer:
         split = self._splits[i]
         unknown = len(self.ranks)
         while True:
-            ranks = [self.ranks.get(a + b, unknown) for a, b in zip(split, split[1:], strict=False)]
+            ranks = [self.ranks.get(a + b, unknown) for a, b in itertools.pairwise(split)]
             best = min(ranks, default=unknown)
             if best == unknown:
                 return split
@@ -241,10 +173,10 @@ def _closing_table(tokens: list[bytes], texts: list[str], seconds: float) -> lis
         ("ranks", f"{len(tokens)} ({NUM_BYTES} bytes, {len(tokens) - NUM_BYTES} merges)"),
         ("texts", f"{len(texts)} ({num_bytes} bytes)"),
         ("tokens", f"{num_tokens}"),
-        ("bytes per token", f"{num_bytes / max(num_tokens, 1):.2f}"),
+        ("bytes per token", f"{num_bytes / num_tokens:.2f}"),
         ("time", f"{seconds:.2f} s"),
     ]
-    for text in [text for text in (texts[0], texts[-1]) if text]:
+    for text in (texts[0], texts[-1]):
         parts = [tokens[rank].decode("utf-8", "backslashreplace") for rank in encoder.encode(text)]
         table.append(("example", "|".join(parts[:40]).replace("\n", "\\n")))
     return table
@@ -288,6 +220,10 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; a user's mistake becomes one line on stderr and exit code 2."""
+    # A terminal that cannot show a character gets its escape instead of a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return run(argv)
     except MindFormersError as error:

@@ -1,4 +1,4 @@
-"""Fusing split weights by name alone: files of one rank or of all, whatever share of rows they hold.
+"""Fusing split weights by name alone: whole files, or those of ranks with their share of rows.
 
 Per-rank files give rank r ``[q_r | k_r | v_r]`` and ``[gate_r | up_r]``, the interleaving that a
 tensor-parallel run with fused weights reads.
@@ -7,12 +7,13 @@ tensor-parallel run with fused weights reads.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mindformers.checkpoint.export import ExportOptions, output_path
+from mindformers.checkpoint.export import ExportOptions, check_output_path
 from mindformers.checkpoint.keymap import Piece, Stored, locate_pieces
 from mindformers.checkpoint.loading import WeightSource, open_weights
+from mindformers.checkpoint.naming import Layout
 from mindformers.checkpoint.saving import staged_folder, write_weights
 from mindformers.checkpoint.tensor_io import TensorToWrite
 from mindformers.checkpoint.transfer import tensors_in_layout
@@ -71,7 +72,10 @@ def _plan(source: WeightSource, fusions: Fusions) -> list[TensorToWrite]:
         raise CheckpointError(error.found, where=str(source.path), fix=error.fix) from error
     whole = [Stored(name, (Piece(name, s or (1,)),)) for name, s in source.shapes.items()]
     tensors = tensors_in_layout(
-        target, locate_pieces(whole), source.blocks, dtype_of=lambda name: source.tensors[name].dtype
+        target,
+        locate_pieces(whole),
+        source.blocks,
+        dtype_of=lambda name: source.tensors[name].dtype,
     )
     scalars = {name for name, shape in source.shapes.items() if not shape}
     return [
@@ -80,7 +84,11 @@ def _plan(source: WeightSource, fusions: Fusions) -> list[TensorToWrite]:
 
 
 def concat_files(
-    input_path: Path, output: str | Path, fusions: Fusions, options: ExportOptions
+    input_path: Path,
+    output: str | Path,
+    fusions: Fusions,
+    options: ExportOptions,
+    known: Callable[[Iterable[str], str], Layout],
 ) -> Path:
     """Fuse the tensors of one file, or of every rank's file, and write them.
 
@@ -89,13 +97,17 @@ def concat_files(
         output: A file; for rank folders a folder, which gets ``rank_X/checkpoint_X.*``.
         fusions: The endings to fuse.
         options: How to write.
+        known: Finds out which layout names are in; only our own can be fused.
 
     Raises:
         CheckpointError: If there is nothing to fuse, parts are missing or the output may not be
             written.
     """
-    target = output_path(output, options)
     ranks = rank_folders(input_path)
+    for path in ranks or [input_path]:
+        with open_weights(path, verify=False) as source:
+            _require_ours(known(source.tensors, str(path)), path)
+    target = check_output_path(output, options)
     if not ranks:
         with open_weights(input_path, options.verify) as source:
             tensors = _plan(source, fusions)
@@ -114,6 +126,16 @@ def concat_files(
                 path = folder / rank.name / f"checkpoint_{rank.name[5:]}{suffix}"
                 write_weights(path, tensors, metadata={"format": "ms"}, progress=options.progress)
     return target
+
+
+def _require_ours(layout: Layout, path: Path) -> None:
+    if layout.style != "mindformers":
+        raise CheckpointError(
+            f"has Hugging Face names ({layout.style} layout)",
+            where=str(path),
+            allowed="weights of MindFormers with wq, wk, wv",
+            fix="convert it first without --concat, with qkv_concat: False, mlp_concat: False",
+        )
 
 
 def _suffix(source: WeightSource) -> str:

@@ -1,4 +1,4 @@
-"""What converting and exporting have in common: the output's kind, its files, the checks before work."""
+"""What converting and exporting have in common: checks before work, the output and its files."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def may_be_in_weight_folder(name: str) -> bool:
     return name.endswith((".safetensors", ".safetensors.index.json", ".ckpt"))
 
 
-def output_path(path: str | Path, options: ExportOptions) -> Path:
-    """Return where the weights go: a folder, a ``.safetensors`` or a ``.ckpt`` file; check it is free.
+def check_output_path(path: str | Path, options: ExportOptions) -> Path:
+    """Return where the weights go: a folder, a ``.safetensors`` or a ``.ckpt``; check it is free.
 
     Raises:
         CheckpointError: If it exists and may not be replaced, or is to be a pickle.
@@ -82,9 +82,8 @@ def output_path(path: str | Path, options: ExportOptions) -> Path:
     wanted = options.output_format
     if wanted is not None and wanted not in _FORMATS:
         raise ConfigError(f"output format {wanted!r}", allowed=" or ".join(_FORMATS))
-    if path.suffix in _FORMATS.values():
-        if wanted and _FORMATS[wanted] != path.suffix:
-            raise ConfigError(f"output format {wanted} for a path with suffix {path.suffix}")
+    if wanted and path.suffix in set(_FORMATS.values()) - {_FORMATS[wanted]}:
+        raise ConfigError(f"output format {wanted} for a path with suffix {path.suffix}")
     check_output(path, options.force, may_be_in_weight_folder)
     if path.parent.is_dir():
         clean_leftovers(path.parent)
@@ -102,8 +101,8 @@ def carry_files(source: Path, folder: Path, generation: dict[str, Any]) -> list[
     Args:
         source: Folder of the weights that were converted.
         folder: Folder being written.
-        generation: What ``generation_config.json`` must say: the ids that end an answer, the pad id.
-            The source's file wins where it says so itself.
+        generation: What ``generation_config.json`` must say: the ids that end an answer, the pad
+            id. The source's file wins where it says so itself.
     """
     carried = []
     for name in TOKENIZER_FILES:
@@ -131,7 +130,7 @@ def export(
     """Write the result of a conversion; an interruption leaves nothing.
 
     Args:
-        path: From ``output_path``.
+        path: From ``check_output_path``.
         tensors: The weights.
         options: How to write.
         metadata: Text for the headers of safetensors files.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mindformers.checkpoint.keymap import Piece, Stored
+from mindformers.checkpoint.keymap import Piece, Rows, Stored
 from mindformers.errors import CheckpointError
 
 
@@ -93,6 +93,16 @@ class NameTable:
         inner = {prefix + row.names[column] for row in self.inner if form in (None, row.form)}
         return inner | ({row.names[column] for row in self.outer} if form is None else set())
 
+    def fusions(self, style: str) -> dict[tuple[str, ...], str]:
+        """Return which tensors of a layer may be fused: names of the parts -> name of the whole."""
+        column = self.styles.index(style)
+        alone = {row.pieces[0]: row.names[column] for row in self.inner if len(row.pieces) == 1}
+        return {
+            tuple(alone[piece] for piece in row.pieces): row.names[column]
+            for row in self.inner
+            if len(row.pieces) > 1
+        }
+
     def detect(self, names: Iterable[str], where: str = "") -> Layout:
         """Return the layout that tensors with these names are in.
 
@@ -117,3 +127,18 @@ class NameTable:
             present = [form for form in choices if found & self.names_of(style, form)]
             forms.append((present or choices)[0])
         return Layout(style, tuple(forms))
+
+
+@dataclass(frozen=True)
+class MappedSource:
+    """Weights that were found to be a whole network of a configuration.
+
+    Attributes:
+        layout: The layout they are in.
+        places: Piece name -> rows of a stored tensor.
+        dropped: Names beside the weights: caches, optimizer slots, scalars.
+    """
+
+    layout: Layout
+    places: dict[str, Rows]
+    dropped: tuple[str, ...]

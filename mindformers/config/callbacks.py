@@ -15,86 +15,97 @@ _FILLED_IN = "filled in by the run"
 class LossMonitorSection(Section):
     """The loss line of every step."""
 
-    type: Literal["MFLossMonitor"] = Field("MFLossMonitor", description="The callback.")
-    per_print_times: Count = Field(1, description="Steps between two lines.")
+    type: Literal["MFLossMonitor"] = Field(default="MFLossMonitor", description="The callback.")
+    per_print_times: Count = Field(default=1, description="Steps between two lines.")
     check_for_nan_in_loss_and_grad: bool = Field(
-        False, description="Has no effect: a loss that is not finite always stops the run."
+        default=False, description="Has no effect: a loss that is not finite always stops the run."
     )
-    calculate_per_token_loss: bool = Field(False, description="Read for compatibility; no effect.")
-    print_separate_loss: bool = Field(False, description="Has no effect: GLM-4 has one loss.")
+    calculate_per_token_loss: bool = Field(
+        default=False, description="Read for compatibility; no effect."
+    )
+    print_separate_loss: bool = Field(
+        default=False, description="Has no effect: GLM-4 has one loss."
+    )
     learning_rate: Annotated[Any, only(None, feature=_FILLED_IN)] = Field(
-        None, description="Filled in by the run."
+        default=None, description="Filled in by the run."
     )
-    micro_batch_num: Count = Field(1, description="Filled in by the run.")
-    micro_batch_interleave_num: Count = Field(1, description="Filled in by the run.")
-    gradient_accumulation_steps: Count = Field(1, description="Filled in by the run.")
-    origin_epochs: Count | None = Field(None, description="Filled in by the run.")
-    dataset_size: Count | None = Field(None, description="Filled in by the run.")
-    initial_epoch: int = Field(0, ge=0, description="Filled in by the run.")
-    initial_step: int = Field(0, ge=0, description="Filled in by the run.")
-    global_batch_size: int = Field(0, ge=0, description="Filled in by the run.")
+    micro_batch_num: Count = Field(default=1, description="Filled in by the run.")
+    micro_batch_interleave_num: Count = Field(default=1, description="Filled in by the run.")
+    gradient_accumulation_steps: Count = Field(default=1, description="Filled in by the run.")
+    origin_epochs: Count | None = Field(default=None, description="Filled in by the run.")
+    dataset_size: Count | None = Field(default=None, description="Filled in by the run.")
+    initial_epoch: int = Field(default=0, ge=0, description="Filled in by the run.")
+    initial_step: int = Field(default=0, ge=0, description="Filled in by the run.")
+    global_batch_size: int = Field(default=0, ge=0, description="Filled in by the run.")
 
 
 class CheckpointMonitorSection(Section):
     """Checkpoints while training."""
 
-    type: Literal["CheckpointMonitor"] = Field("CheckpointMonitor", description="The callback.")
-    prefix: str = Field("CKP", description="First part of the file names.")
-    directory: OptionalText = Field("", description="Folder; empty: output_dir.")
+    type: Literal["CheckpointMonitor"] = Field(
+        default="CheckpointMonitor", description="The callback."
+    )
+    prefix: str = Field(default="CKP", description="First part of the file names.")
+    directory: OptionalText = Field(default="", description="Folder; empty: output_dir.")
     checkpoint_format: Literal["ckpt", "safetensors"] = Field(
-        "ckpt", description="Format of the weights on disk."
+        default="ckpt", description="Format of the weights on disk."
     )
-    save_checkpoint_steps: Count = Field(1, description="Steps between two checkpoints.")
+    save_checkpoint_steps: Count = Field(default=1, description="Steps between two checkpoints.")
     save_checkpoint_seconds: Annotated[int, only(0, feature="checkpoints by time")] = Field(
-        0, description="Seconds between two; not implemented, use save_checkpoint_steps."
+        default=0, description="Seconds between two; not implemented, use save_checkpoint_steps."
     )
-    keep_checkpoint_max: Count = Field(5, description="Checkpoints kept; older ones are removed.")
+    keep_checkpoint_max: Count = Field(
+        default=5, description="Checkpoints kept; older ones are removed."
+    )
     keep_checkpoint_per_n_minutes: Annotated[int, only(0, feature="checkpoints by time")] = Field(
-        0, description="Keep one per time; not implemented."
+        default=0, description="Keep one per time; not implemented."
     )
     save_optimizer: Annotated[bool, only(True, feature="a checkpoint without the optimizer")] = (
-        Field(True, description="Save what resuming needs.")
+        Field(default=True, description="Save what resuming needs.")
     )
-    integrated_save: bool = Field(True, description="No effect in one process.")
-    remove_redundancy: bool = Field(False, description="No effect in one process.")
+    integrated_save: bool = Field(default=True, description="No effect in one process.")
+    remove_redundancy: bool = Field(default=False, description="No effect in one process.")
     save_network_params: Annotated[bool, only(False, feature="a second copy of the weights")] = (
-        Field(False, description="A second copy of the weights; not implemented, use the checkpoint.")
+        Field(
+            default=False,
+            description="A second copy of the weights; not implemented, use the checkpoint.",
+        )
     )
     save_trainable_params: Annotated[bool, only(False, feature="saving only trained weights")] = (
-        Field(False, description="Only trained weights; not implemented.")
+        Field(default=False, description="Only trained weights; not implemented.")
     )
     async_save: Annotated[bool, only(False, feature="saving in the background")] = Field(
-        False, description="Save in the background; not implemented."
+        default=False, description="Save in the background; not implemented."
     )
     exception_save: Annotated[bool, only(False, feature="saving after an error")] = Field(
-        False, description="Save after an error; not implemented."
+        default=False, description="Save after an error; not implemented."
     )
     saved_network: Annotated[Any, only(None, feature=_FILLED_IN)] = Field(
-        None, description="Filled in by the run."
+        default=None, description="Filled in by the run."
     )
     append_info: Annotated[list[str] | None, only(None, feature="more entries in a checkpoint")] = (
-        Field(None, description="More entries; not implemented.")
+        Field(default=None, description="More entries; not implemented.")
     )
     config: Annotated[Any, only(None, feature=_FILLED_IN)] = Field(
-        None, description="Filled in by the run."
+        default=None, description="Filled in by the run."
     )
     enc_key: Annotated[str | None, only(None, feature="encrypted checkpoints")] = Field(
-        None, description="Key of encrypted checkpoints; not implemented."
+        default=None, description="Key of encrypted checkpoints; not implemented."
     )
-    enc_mode: str = Field("AES-GCM", description="No effect without enc_key.")
-    global_batch_size: Count | None = Field(None, description="Filled in by the run.")
-    embedding_size: Count = Field(4096, description="No effect without the health monitor.")
+    enc_mode: str = Field(default="AES-GCM", description="No effect without enc_key.")
+    global_batch_size: Count | None = Field(default=None, description="Filled in by the run.")
+    embedding_size: Count = Field(default=4096, description="No effect without the health monitor.")
     embedding_local_norm_threshold: Rate = Field(
-        1.0, description="No effect without the health monitor."
+        default=1.0, description="No effect without the health monitor."
     )
     use_checkpoint_health_monitor: Annotated[
         bool, only(False, feature="the checkpoint health monitor")
-    ] = Field(False, description="Judge checkpoints; not implemented.")
+    ] = Field(default=False, description="Judge checkpoints; not implemented.")
     health_ckpts_record_dir: OptionalText = Field(
-        "./output", description="No effect without the health monitor."
+        default="./output", description="No effect without the health monitor."
     )
     use_legacy_format: Annotated[bool, only(True, feature="the iteration_N folder format")] = Field(
-        True, description="False: upstream's newer folders; not implemented."
+        default=True, description="False: upstream's newer folders; not implemented."
     )
 
     @field_validator("prefix")

@@ -15,12 +15,16 @@ _COLUMNS = ["input_ids", "labels"]
 class DataLoaderSection(Section):
     """``data_loader``: the files."""
 
-    type: Literal["MindDataset"] = Field("MindDataset", description="Format of the files: MindRecord.")
-    dataset_dir: OptionalText | list[str] = Field(
-        "", description="A MindRecord file, a folder of them, or a list of files."
+    type: Literal["MindDataset"] = Field(
+        default="MindDataset", description="Format of the files: MindRecord."
     )
-    shuffle: bool = Field(False, description="A new order in every epoch, drawn from the seed.")
-    num_samples: Count | None = Field(None, description="Rows to use; null: all.")
+    dataset_dir: OptionalText | list[str] = Field(
+        default="", description="A MindRecord file, a folder of them, or a list of files."
+    )
+    shuffle: bool = Field(
+        default=False, description="A new order in every epoch, drawn from the seed."
+    )
+    num_samples: Count | None = Field(default=None, description="Rows to use; null: all.")
 
 
 class DatasetSection(Section):
@@ -30,44 +34,54 @@ class DatasetSection(Section):
         default_factory=DataLoaderSection, description="The files."
     )
     input_columns: Annotated[list[str], only(_COLUMNS, feature="another set of columns")] = Field(
-        _COLUMNS, description="Columns of the files."
+        default=_COLUMNS, description="Columns of the files."
     )
     output_columns: Annotated[
         list[str] | None, only(None, _COLUMNS, feature="another set of columns")
-    ] = Field(None, description="Columns of a batch; the input columns.")
+    ] = Field(default=None, description="Columns of a batch; the input columns.")
     batch_size: Count | None = Field(
-        None, description="Rows of one micro batch; null: runner_config.batch_size."
+        default=None, description="Rows of one micro batch; null: runner_config.batch_size."
     )
-    drop_remainder: bool = Field(True, description="Leave out the last batch when it is not full.")
+    drop_remainder: bool = Field(
+        default=True, description="Leave out the last batch when it is not full."
+    )
     repeat: Annotated[int, only(1, feature="repeating the data")] = Field(
-        1, description="Passes in one epoch; use runner_config.epochs for more."
+        default=1, description="Passes in one epoch; use runner_config.epochs for more."
     )
-    seed: int | None = Field(None, ge=0, description="Seed of the order; null: the run's seed.")
+    seed: int | None = Field(
+        default=None, ge=0, description="Seed of the order; null: the run's seed."
+    )
     num_parallel_workers: Count = Field(
-        8, description="Read for compatibility; rows need no work while they are read."
+        default=8, description="Read for compatibility; rows need no work while they are read."
     )
-    python_multiprocessing: bool = Field(False, description="Read for compatibility; no effect.")
-    numa_enable: bool = Field(False, description="Read for compatibility; no effect.")
-    prefetch_size: Count = Field(1, description="Read for compatibility; no effect.")
+    python_multiprocessing: bool = Field(
+        default=False, description="Read for compatibility; no effect."
+    )
+    numa_enable: bool = Field(default=False, description="Read for compatibility; no effect.")
+    prefetch_size: Count = Field(default=1, description="Read for compatibility; no effect.")
     auto_tune: Annotated[bool, only(False, feature="tuning the data pipeline")] = Field(
-        False, description="Tune the pipeline; not implemented."
+        default=False, description="Tune the pipeline; not implemented."
     )
     filepath_prefix: OptionalText = Field(
-        "./autotune", description="No effect while auto_tune is False."
+        default="./autotune", description="No effect while auto_tune is False."
     )
-    autotune_per_step: Count = Field(10, description="No effect while auto_tune is False (steps).")
+    autotune_per_step: Count = Field(
+        default=10, description="No effect while auto_tune is False (steps)."
+    )
     profile: Annotated[bool, only(False, feature="profiling")] = Field(
-        False, description="Profile the pipeline; not implemented."
+        default=False, description="Profile the pipeline; not implemented."
     )
     eod_reset: Annotated[bool, only(False, feature="masks between packed documents")] = Field(
-        False, description="Mask packed documents from one another; not implemented."
+        default=False, description="Mask packed documents from one another; not implemented."
     )
-    eod_token_id: int | None = Field(None, ge=0, description="No effect while eod_reset is False.")
+    eod_token_id: int | None = Field(
+        default=None, ge=0, description="No effect while eod_reset is False."
+    )
     dynamic_batch: Annotated[bool, only(False, feature="padding to the longest row")] = Field(
-        False, description="Pad to the longest row; not implemented, rows have one length."
+        default=False, description="Pad to the longest row; not implemented, rows have one length."
     )
     token_monitor: Annotated[bool, only(False, feature="the token monitor")] = Field(
-        False, description="Count tokens; not implemented."
+        default=False, description="Count tokens; not implemented."
     )
 
 
@@ -75,8 +89,8 @@ class DatasetTaskSection(Section):
     """``train_dataset_task`` and ``eval_dataset_task``: what the rows are for."""
 
     type: Literal["CausalLanguageModelDataset"] = Field(
-        "CausalLanguageModelDataset", description="Rows of input_ids and labels."
+        default="CausalLanguageModelDataset", description="Rows of input_ids and labels."
     )
     dataset_config: DatasetSection | None = Field(
-        None, description="The dataset section again: write an alias, '*train_dataset'."
+        default=None, description="The dataset section again: write an alias, '*train_dataset'."
     )

@@ -13,42 +13,44 @@ from mindformers.config.section import Section, only
 class TokenizerSection(Section):
     """``processor.tokenizer``: text to token ids and back."""
 
-    type: Literal["ChatGLM4Tokenizer"] = Field("ChatGLM4Tokenizer", description="The tokenizer.")
-    vocab_file: OptionalText = Field("", description="Path of tokenizer.model.")
-    eos_token: str = Field("<|endoftext|>", description="Token that ends a text.")
-    pad_token: str = Field("<|endoftext|>", description="Token that fills up short rows.")
+    type: Literal["ChatGLM4Tokenizer"] = Field(
+        default="ChatGLM4Tokenizer", description="The tokenizer."
+    )
+    vocab_file: OptionalText = Field(default="", description="Path of tokenizer.model.")
+    eos_token: str = Field(default="<|endoftext|>", description="Token that ends a text.")
+    pad_token: str = Field(default="<|endoftext|>", description="Token that fills up short rows.")
     chat_template: str | None = Field(
-        None, description="Jinja template of a conversation; null: GLM-4's own."
+        default=None, description="Jinja template of a conversation; null: GLM-4's own."
     )
     clean_up_tokenization_spaces: bool = Field(
-        False, description="Remove spaces before punctuation when decoding."
+        default=False, description="Remove spaces before punctuation when decoding."
     )
     encode_special_tokens: bool = Field(
-        False, description="Read for compatibility; text never becomes a control token."
+        default=False, description="Read for compatibility; text never becomes a control token."
     )
     padding_side: Literal["left", "right"] = Field(
-        "left", description="Where short rows are filled up; left when predicting."
+        default="left", description="Where short rows are filled up; left when predicting."
     )
     truncation_side: Literal["left", "right"] = Field(
-        "left", description="Where long rows are cut."
+        default="left", description="Where long rows are cut."
     )
     model_max_length: Count | None = Field(
-        None, description="Longest text (tokens); null: the model's seq_length."
+        default=None, description="Longest text (tokens); null: the model's seq_length."
     )
     trust_remote_code: Annotated[bool, only(False, feature="running code of a model folder")] = (
-        Field(False, description="Run code of a model folder; refused.")
+        Field(default=False, description="Run code of a model folder; refused.")
     )
 
 
 class ProcessorSection(Section):
     """``processor``: prompts to rows of token ids."""
 
-    type: Literal["GLMProcessor"] = Field("GLMProcessor", description="The processor.")
+    type: Literal["GLMProcessor"] = Field(default="GLMProcessor", description="The processor.")
     return_tensors: Literal["ms", "np"] = Field(
-        "ms", description="ms: MindSpore tensors, np: NumPy arrays."
+        default="ms", description="ms: MindSpore tensors, np: NumPy arrays."
     )
-    max_length: Count = Field(128, description="Length rows are filled up to (tokens).")
+    max_length: Count = Field(default=128, description="Length rows are filled up to (tokens).")
     padding: bool | Literal["max_length", "longest", "do_not_pad"] = Field(
-        "max_length", description="How far rows are filled up."
+        default="max_length", description="How far rows are filled up."
     )
-    tokenizer: TokenizerSection | None = Field(None, description="The tokenizer.")
+    tokenizer: TokenizerSection | None = Field(default=None, description="The tokenizer.")

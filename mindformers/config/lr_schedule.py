@@ -34,23 +34,24 @@ TotalSteps = Annotated[int | None, AfterValidator(_all_steps)]
 
 class _WarmUpSection(Section):
     learning_rate: Rate | None = Field(
-        None, description="Highest rate; null: optimizer.learning_rate."
+        default=None, description="Highest rate; null: optimizer.learning_rate."
     )
     total_steps: TotalSteps = Field(
-        -1, description="Length of the schedule (steps); -1 or null: the whole run."
+        default=-1, description="Length of the schedule (steps); -1 or null: the whole run."
     )
-    warmup_steps: Steps | None = Field(None, description="Length of the rise (steps).")
+    warmup_steps: Steps | None = Field(default=None, description="Length of the rise (steps).")
     warmup_ratio: Fraction | None = Field(
-        None, description="Length of the rise as a part of total_steps; wins over warmup_steps."
+        default=None,
+        description="Length of the rise as a part of total_steps; wins over warmup_steps.",
     )
-    warmup_lr_init: Rate = Field(0.0, description="Rate the rise begins at.")
+    warmup_lr_init: Rate = Field(default=0.0, description="Rate the rise begins at.")
 
 
 class ConstantWarmUpSection(_WarmUpSection):
     """A rise, then one rate."""
 
     type: Annotated[Literal["ConstantWarmUpLR", "constant_with_warmup"], _CanonicalName] = Field(
-        "ConstantWarmUpLR", description="The schedule."
+        default="ConstantWarmUpLR", description="The schedule."
     )
 
 
@@ -58,7 +59,7 @@ class LinearWithWarmUpSection(_WarmUpSection):
     """A rise, then a straight line to 0."""
 
     type: Annotated[Literal["LinearWithWarmUpLR", "linear"], _CanonicalName] = Field(
-        "LinearWithWarmUpLR", description="The schedule."
+        default="LinearWithWarmUpLR", description="The schedule."
     )
 
 
@@ -66,15 +67,17 @@ class CosineWithWarmUpSection(_WarmUpSection):
     """A rise, then a cosine to lr_end."""
 
     type: Annotated[Literal["CosineWithWarmUpLR", "cosine"], _CanonicalName] = Field(
-        "CosineWithWarmUpLR", description="The schedule."
+        default="CosineWithWarmUpLR", description="The schedule."
     )
-    num_cycles: PositiveRate = Field(0.5, description="Waves of the cosine; 0.5 only falls.")
-    lr_end: Rate = Field(0.0, description="Rate at the end.")
+    num_cycles: PositiveRate = Field(
+        default=0.5, description="Waves of the cosine; 0.5 only falls."
+    )
+    lr_end: Rate = Field(default=0.0, description="Rate at the end.")
     decay_steps: Count | None = Field(
-        None, description="Step the fall ends at, warm-up included; null: total_steps."
+        default=None, description="Step the fall ends at, warm-up included; null: total_steps."
     )
     decay_ratio: Fraction | None = Field(
-        None, description="The same as a part of total_steps; wins over decay_steps."
+        default=None, description="The same as a part of total_steps; wins over decay_steps."
     )
 
 
@@ -83,32 +86,32 @@ class CosineWithRestartsSection(_WarmUpSection):
 
     type: Annotated[
         Literal["CosineWithRestartsAndWarmUpLR", "cosine_with_restarts"], _CanonicalName
-    ] = Field("CosineWithRestartsAndWarmUpLR", description="The schedule.")
-    num_cycles: PositiveRate = Field(1.0, description="Falls, each from learning_rate.")
-    lr_end: Rate = Field(0.0, description="Rate at the end.")
-    decay_steps: Count | None = Field(None, description="Length of the falls (steps).")
+    ] = Field(default="CosineWithRestartsAndWarmUpLR", description="The schedule.")
+    num_cycles: PositiveRate = Field(default=1.0, description="Falls, each from learning_rate.")
+    lr_end: Rate = Field(default=0.0, description="Rate at the end.")
+    decay_steps: Count | None = Field(default=None, description="Length of the falls (steps).")
 
 
 class PolynomialWithWarmUpSection(_WarmUpSection):
     """A rise, then a polynomial to lr_end."""
 
     type: Annotated[Literal["PolynomialWithWarmUpLR", "polynomial"], _CanonicalName] = Field(
-        "PolynomialWithWarmUpLR", description="The schedule."
+        default="PolynomialWithWarmUpLR", description="The schedule."
     )
-    lr_end: Rate = Field(1e-7, description="Rate at the end; below learning_rate.")
-    power: PositiveRate = Field(1.0, description="Exponent of the fall; 1.0 is a line.")
-    decay_steps: Count | None = Field(None, description="Length of the fall (steps).")
+    lr_end: Rate = Field(default=1e-7, description="Rate at the end; below learning_rate.")
+    power: PositiveRate = Field(default=1.0, description="Exponent of the fall; 1.0 is a line.")
+    decay_steps: Count | None = Field(default=None, description="Length of the fall (steps).")
 
 
 class CosineAnnealingSection(Section):
     """A cosine down and up again, for ever."""
 
     type: Annotated[Literal["CosineAnnealingLR", "cosine_annealing"], _CanonicalName] = Field(
-        "CosineAnnealingLR", description="The schedule."
+        default="CosineAnnealingLR", description="The schedule."
     )
     base_lr: PositiveRate = Field(description="Highest rate.")
     t_max: Count = Field(description="Length of a fall (steps).")
-    eta_min: Rate = Field(0.0, description="Lowest rate.")
+    eta_min: Rate = Field(default=0.0, description="Lowest rate.")
 
 
 class CosineAnnealingWarmRestartsSection(Section):
@@ -116,23 +119,23 @@ class CosineAnnealingWarmRestartsSection(Section):
 
     type: Annotated[
         Literal["CosineAnnealingWarmRestarts", "cosine_annealing_warm_restarts"], _CanonicalName
-    ] = Field("CosineAnnealingWarmRestarts", description="The schedule.")
+    ] = Field(default="CosineAnnealingWarmRestarts", description="The schedule.")
     base_lr: PositiveRate = Field(description="Highest rate.")
     t_0: Count = Field(description="Length of the first fall (steps).")
-    t_mult: Count = Field(1, description="Factor on the length of each next fall.")
-    eta_min: Rate = Field(0.0, description="Lowest rate.")
+    t_mult: Count = Field(default=1, description="Factor on the length of each next fall.")
+    eta_min: Rate = Field(default=0.0, description="Lowest rate.")
 
 
 class WarmUpStableDecaySection(_WarmUpSection):
     """A rise, a plateau, a fall to lr_end."""
 
     type: Literal["WarmUpStableDecayLR"] = Field(
-        "WarmUpStableDecayLR", description="The schedule."
+        default="WarmUpStableDecayLR", description="The schedule."
     )
-    lr_end: Rate = Field(1e-7, description="Rate at the end.")
-    decay_start_steps: Steps | None = Field(None, description="Step the fall begins at.")
+    lr_end: Rate = Field(default=1e-7, description="Rate at the end.")
+    decay_start_steps: Steps | None = Field(default=None, description="Step the fall begins at.")
     decay_start_ratio: Fraction | None = Field(
-        None, description="The same as a part of total_steps; wins over decay_start_steps."
+        default=None, description="The same as a part of total_steps; wins over decay_start_steps."
     )
 
 
@@ -140,17 +143,21 @@ class ConstantWithCoolDownSection(_WarmUpSection):
     """A rise, a plateau, a cosine to lr_end1, then a line to lr_end2."""
 
     type: Literal["ConstantWithCoolDownLR"] = Field(
-        "ConstantWithCoolDownLR", description="The schedule."
+        default="ConstantWithCoolDownLR", description="The schedule."
     )
-    keep_steps: Steps = Field(0, description="Length of the plateau (steps).")
-    decay_steps: Count | None = Field(None, description="Length of the cosine (steps).")
+    keep_steps: Steps = Field(default=0, description="Length of the plateau (steps).")
+    decay_steps: Count | None = Field(default=None, description="Length of the cosine (steps).")
     decay_ratio: Fraction | None = Field(
-        None, description="The same as a part of total_steps; wins over decay_steps."
+        default=None, description="The same as a part of total_steps; wins over decay_steps."
     )
-    num_cycles: PositiveRate = Field(0.5, description="Waves of the cosine; 0.5 only falls.")
-    lr_end1: Rate = Field(0.0, description="Rate at the end of the cosine.")
-    final_steps: Steps = Field(0, description="Length of the line (steps).")
-    lr_end2: Rate | None = Field(None, description="Rate at the end of the line; null: lr_end1.")
+    num_cycles: PositiveRate = Field(
+        default=0.5, description="Waves of the cosine; 0.5 only falls."
+    )
+    lr_end1: Rate = Field(default=0.0, description="Rate at the end of the cosine.")
+    final_steps: Steps = Field(default=0, description="Length of the line (steps).")
+    lr_end2: Rate | None = Field(
+        default=None, description="Rate at the end of the line; null: lr_end1."
+    )
 
 
 DEFAULT_TYPE = "CosineWithWarmUpLR"
@@ -158,7 +165,9 @@ DEFAULT_TYPE = "CosineWithWarmUpLR"
 
 def schedule_type(value: Any) -> str:
     """Return the full name of the schedule a section asks for."""
-    name = value.get("type", DEFAULT_TYPE) if isinstance(value, dict) else getattr(value, "type", "")
+    name = (
+        value.get("type", DEFAULT_TYPE) if isinstance(value, dict) else getattr(value, "type", "")
+    )
     return ALIASES.get(name, name) if isinstance(name, str) else repr(name)
 
 

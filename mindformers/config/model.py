@@ -29,161 +29,183 @@ class Glm2ModelSection(Section):
     """``model.model_config``: settings of GLM-2, GLM-3 and GLM-4 networks."""
 
     type: Literal["ChatGLM2Config"] = Field(
-        "ChatGLM2Config", description="The family whose settings follow."
+        default="ChatGLM2Config", description="The family whose settings follow."
     )
-    batch_size: Count = Field(1, description="Rows of a prediction batch; a hint, any batch runs.")
-    num_layers: Count = Field(28, description="Transformer blocks; 40 in GLM-4-9B.")
+    batch_size: Count = Field(
+        default=1, description="Rows of a prediction batch; a hint, any batch runs."
+    )
+    num_layers: Count = Field(default=28, description="Transformer blocks; 40 in GLM-4-9B.")
     padded_vocab_size: Count = Field(
-        65024, description="Rows of embedding and head (ids); 151552 in GLM-4."
+        default=65024, description="Rows of embedding and head (ids); 151552 in GLM-4."
     )
-    hidden_size: Count = Field(4096, description="Width of the residual stream (channels).")
-    ffn_hidden_size: Count = Field(13696, description="Width inside the MLP (channels).")
-    kv_channels: int = Field(128, ge=4, multiple_of=4, description="Channels of one head.")
-    num_attention_heads: Count = Field(32, description="Query heads.")
-    seq_length: Count = Field(2048, description="Longest sequence (tokens).")
+    hidden_size: Count = Field(default=4096, description="Width of the residual stream (channels).")
+    ffn_hidden_size: Count = Field(default=13696, description="Width inside the MLP (channels).")
+    kv_channels: int = Field(default=128, ge=4, multiple_of=4, description="Channels of one head.")
+    num_attention_heads: Count = Field(default=32, description="Query heads.")
+    seq_length: Count = Field(default=2048, description="Longest sequence (tokens).")
     hidden_dropout: Annotated[float, only(0.0, feature="dropout")] = Field(
-        0.0, description="Dropout rate; not implemented above 0."
+        default=0.0, description="Dropout rate; not implemented above 0."
     )
     attention_dropout: Annotated[float, only(0.0, feature="dropout")] = Field(
-        0.0, description="Dropout rate; not implemented above 0."
+        default=0.0, description="Dropout rate; not implemented above 0."
     )
     layernorm_epsilon: PositiveRate = Field(
-        1e-5, description="Added to the mean square; 1.5625e-07 in GLM-4."
+        default=1e-5, description="Added to the mean square; 1.5625e-07 in GLM-4."
     )
     rope_ratio: PositiveRate = Field(
-        1, description="Rotary base = 10000 x this; 500 in glm-4-9b-chat."
+        default=1, description="Rotary base = 10000 x this; 500 in glm-4-9b-chat."
     )
     rmsnorm: Annotated[bool, only(True, feature="LayerNorm instead of RMSNorm")] = Field(
-        True, description="RMSNorm; LayerNorm is not implemented."
+        default=True, description="RMSNorm; LayerNorm is not implemented."
     )
     apply_residual_connection_post_layernorm: Annotated[
         bool, only(False, feature="a residual taken after the norm")
-    ] = Field(False, description="Residual taken after the norm; not implemented.")
+    ] = Field(default=False, description="Residual taken after the norm; not implemented.")
     post_layer_norm: Annotated[bool, only(True, feature="leaving out the final norm")] = Field(
-        True, description="Norm before the head; leaving it out is not implemented."
+        default=True, description="Norm before the head; leaving it out is not implemented."
     )
     add_bias_linear: Annotated[bool, only(False, feature="a bias on the other linear layers")] = (
-        Field(False, description="Bias on the other linear layers; not implemented.")
+        Field(default=False, description="Bias on the other linear layers; not implemented.")
     )
-    add_qkv_bias: bool = Field(True, description="Bias on the query, key and value projections.")
-    bias_dropout_fusion: bool = Field(True, description="Read for compatibility; has no effect.")
+    add_qkv_bias: bool = Field(
+        default=True, description="Bias on the query, key and value projections."
+    )
+    bias_dropout_fusion: bool = Field(
+        default=True, description="Read for compatibility; has no effect."
+    )
     multi_query_attention: bool = Field(
-        True, description="False: as many key/value heads as query heads."
+        default=True, description="False: as many key/value heads as query heads."
     )
     multi_query_group_num: Count = Field(
-        2, description="Key/value heads; divides num_attention_heads."
+        default=2, description="Key/value heads; divides num_attention_heads."
     )
     apply_query_key_layer_scaling: bool = Field(
-        True, description="Has no effect: scores are always scaled by 1/sqrt(kv_channels)."
+        default=True, description="Has no effect: scores are always scaled by 1/sqrt(kv_channels)."
     )
     attention_softmax_in_fp32: bool = Field(
-        True, description="Has no effect: softmax is always float32."
+        default=True, description="Has no effect: softmax is always float32."
     )
     fp32_residual_connection: bool = Field(
-        False, description="True: the residual stream is float32."
+        default=False, description="True: the residual stream is float32."
     )
     quantization_bit: Annotated[int, only(0, feature="quantized weights")] = Field(
-        0, description="Bits of quantized weights; not implemented."
+        default=0, description="Bits of quantized weights; not implemented."
     )
     pre_seq_len: Annotated[int | None, only(None, feature="P-tuning v2")] = Field(
-        None, description="Length of a trained prefix (tokens); not implemented."
+        default=None, description="Length of a trained prefix (tokens); not implemented."
     )
     prefix_projection: Annotated[bool, only(False, feature="P-tuning v2")] = Field(
-        False, description="Projection of a trained prefix; not implemented."
+        default=False, description="Projection of a trained prefix; not implemented."
     )
     pet_config: Annotated[
         dict[str, Any] | None, only(None, feature="parameter-efficient finetuning")
-    ] = Field(None, description="LoRA and its kin; not implemented.")
-    param_init_type: Dtype = Field("float16", description="Type the weights are stored in.")
+    ] = Field(default=None, description="LoRA and its kin; not implemented.")
+    param_init_type: Dtype = Field(default="float16", description="Type the weights are stored in.")
     compute_dtype: Dtype = Field(
-        "float16", description="Type of matrix products (a CPU computes float32)."
+        default="float16", description="Type of matrix products (a CPU computes float32)."
     )
     layernorm_compute_type: Dtype = Field(
-        "float32", description="Type of the norms' weights and arithmetic."
+        default="float32", description="Type of the norms' weights and arithmetic."
     )
-    residual_dtype: Dtype = Field("float32", description="Type of the residual stream.")
+    residual_dtype: Dtype = Field(default="float32", description="Type of the residual stream.")
     rotary_dtype: Dtype | None = Field(
-        None, description="Type of the rotary table; null: compute_dtype."
+        default=None, description="Type of the rotary table; null: compute_dtype."
     )
-    use_past: bool = Field(False, description="Predict with a key/value cache.")
+    use_past: bool = Field(default=False, description="Predict with a key/value cache.")
     use_flash_attention: bool = Field(
-        False, description="Ascend: the fused attention operator; seq_length is a multiple of 16."
+        default=False,
+        description="Ascend: the fused attention operator; seq_length is a multiple of 16.",
     )
     enable_high_performance: Annotated[
         bool, only(False, feature="the head-interleaved tensor-parallel layout")
-    ] = Field(False, description="Head-interleaved layout of the weights; not implemented.")
-    block_size: Count = Field(16, description="Tokens in one block of the key/value cache.")
-    num_blocks: Count = Field(128, description="Blocks of the key/value cache per layer.")
+    ] = Field(default=False, description="Head-interleaved layout of the weights; not implemented.")
+    block_size: Count = Field(default=16, description="Tokens in one block of the key/value cache.")
+    num_blocks: Count = Field(default=128, description="Blocks of the key/value cache per layer.")
     is_dynamic: bool = Field(
-        False, description="Dynamic shapes in graph mode; always on when predicting."
+        default=False, description="Dynamic shapes in graph mode; always on when predicting."
     )
-    eos_token_id: TokenId | list[TokenId] = Field(2, description="Ids that end an answer.")
-    pad_token_id: TokenId = Field(0, description="Id that fills up short rows.")
-    gmask_token_id: TokenId | None = Field(None, description="Stored; the tokenizer owns its ids.")
-    bos_token_id: TokenId | None = Field(None, description="Stored; the tokenizer owns its ids.")
+    eos_token_id: TokenId | list[TokenId] = Field(default=2, description="Ids that end an answer.")
+    pad_token_id: TokenId = Field(default=0, description="Id that fills up short rows.")
+    gmask_token_id: TokenId | None = Field(
+        default=None, description="Stored; the tokenizer owns its ids."
+    )
+    bos_token_id: TokenId | None = Field(
+        default=None, description="Stored; the tokenizer owns its ids."
+    )
     repetition_penalty: PositiveRate = Field(
-        1.0,
+        default=1.0,
         description="Default of generate(): divides the logit of an id that occurred; 1.0 is off.",
     )
     max_decode_length: Count | None = Field(
-        None, description="Default length of prompt and answer (tokens)."
+        default=None, description="Default length of prompt and answer (tokens)."
     )
     max_length: Count | None = Field(
-        None, description="Default length of prompt and answer (tokens); wins over the one above."
+        default=None,
+        description="Default length of prompt and answer (tokens); wins over the one above.",
     )
     max_new_tokens: Count | None = Field(
-        None, description="Default length of the answer (tokens); wins over both above."
+        default=None, description="Default length of the answer (tokens); wins over both above."
     )
     min_length: int | None = Field(
-        None, ge=0, description="Default of generate(): shortest prompt and answer (tokens)."
+        default=None,
+        ge=0,
+        description="Default of generate(): shortest prompt and answer (tokens).",
     )
     min_new_tokens: int | None = Field(
-        None, ge=0, description="Default of generate(): shortest answer (tokens)."
+        default=None, ge=0, description="Default of generate(): shortest answer (tokens)."
     )
     temperature: Rate | None = Field(
-        None, description="Default of generate(): divides the logits when drawing."
+        default=None, description="Default of generate(): divides the logits when drawing."
     )
     top_k: int | None = Field(
-        None, ge=0, description="Default of generate(): draw among the k likeliest ids; 0: all."
+        default=None,
+        ge=0,
+        description="Default of generate(): draw among the k likeliest ids; 0: all.",
     )
     top_p: Fraction | None = Field(
-        None, description="Default of generate(): draw among ids of this much probability."
+        default=None, description="Default of generate(): draw among ids of this much probability."
     )
     do_sample: bool | None = Field(
-        None, description="Default of generate(): draw instead of taking the likeliest."
+        default=None, description="Default of generate(): draw instead of taking the likeliest."
     )
     checkpoint_name_or_path: str | None = Field(
-        None, description="Weights loaded when the network is built; empty: none."
+        default=None, description="Weights loaded when the network is built; empty: none."
     )
     parallel_config: dict[str, Any] | None = Field(
-        None, description="Filled in from the run's parallel_config."
+        default=None, description="Filled in from the run's parallel_config."
     )
-    offset: int | list[int] = Field(0, description="Layers added to each pipeline stage.")
+    offset: int | list[int] = Field(default=0, description="Layers added to each pipeline stage.")
     pp_interleave_num: Annotated[int, only(1, feature="interleaved pipeline stages")] = Field(
-        1, description="Interleaved pipeline stages; not implemented."
+        default=1, description="Interleaved pipeline stages; not implemented."
     )
     mlp_concat: bool = Field(
-        True, description="One dense_h_to_4h weight; false: dense_left and dense_right."
+        default=True, description="One dense_h_to_4h weight; false: dense_left and dense_right."
     )
-    qkv_concat: bool = Field(True, description="One query_key_value weight; false: wq, wk and wv.")
+    qkv_concat: bool = Field(
+        default=True, description="One query_key_value weight; false: wq, wk and wv."
+    )
     use_rearrange_rope: Annotated[bool, only(False, feature="the half-split rotary layout")] = (
-        Field(False, description="Half-split rotary layout of the weights; not implemented.")
+        Field(
+            default=False, description="Half-split rotary layout of the weights; not implemented."
+        )
     )
     mask_generate: Annotated[str | None, only(None, feature="generated masks")] = Field(
-        None, description="Masks made inside the network; not implemented."
+        default=None, description="Masks made inside the network; not implemented."
     )
     fine_grain_interleave: Annotated[int, only(1, feature="fine-grain interleaving")] = Field(
-        1, description="Parts of a batch computed in turns; not implemented."
+        default=1, description="Parts of a batch computed in turns; not implemented."
     )
     use_ring_attention: Annotated[bool, only(False, feature="ring attention")] = Field(
-        False, description="Attention over several devices; not implemented."
+        default=False, description="Attention over several devices; not implemented."
     )
     post_self_attn_layernorm: bool = Field(
-        False, description="Norm on the attention output (GLM-4-0414)."
+        default=False, description="Norm on the attention output (GLM-4-0414)."
     )
-    post_mlp_layernorm: bool = Field(False, description="Norm on the MLP output (GLM-4-0414).")
+    post_mlp_layernorm: bool = Field(
+        default=False, description="Norm on the MLP output (GLM-4-0414)."
+    )
     auto_map: dict[str, Any] | None = Field(
-        None, description="Read for compatibility; no code is loaded."
+        default=None, description="Read for compatibility; no code is loaded."
     )
 
     @field_validator(*_DTYPE_FIELDS, mode="before")
@@ -214,7 +236,7 @@ class ArchSection(Section):
     """``model.arch``: the network."""
 
     type: Literal["ChatGLM2ForConditionalGeneration"] = Field(
-        "ChatGLM2ForConditionalGeneration", description="Class of the network."
+        default="ChatGLM2ForConditionalGeneration", description="Class of the network."
     )
 
 

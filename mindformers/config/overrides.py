@@ -15,7 +15,7 @@ from mindformers.config.loader import Document, merge
 from mindformers.config.yaml_text import KeyPath, parse_yaml, resolve_scalar
 from mindformers.errors import ConfigError, did_you_mean
 
-# The dataset task holds a copy of the dataset section (a YAML alias): what changes one changes both.
+# The task holds a copy of the dataset section (a YAML alias): what changes one changes both.
 _COPIES = {"train_dataset": "train_dataset_task", "eval_dataset": "eval_dataset_task"}
 _NUMBER = re.compile(r"-\.?[0-9]")
 
@@ -38,8 +38,8 @@ class Patch:
 def parse_value(text: str) -> Any:
     """Return the value a command line argument stands for.
 
-    ``True``, ``null``, ``None``, ``3``, ``1e-6``, ``[1, 2]``, ``{"a": 1}`` and quoted text mean what
-    they mean in YAML; everything else, the empty argument included, is text.
+    ``True``, ``null``, ``None``, ``3``, ``1e-6``, ``[1, 2]``, ``{"a": 1}`` and quoted text mean
+    what they mean in YAML; everything else, the empty argument included, is text.
     """
     if not text:
         return ""
@@ -68,11 +68,15 @@ def split_path(dotted: str, origin: str) -> KeyPath:
     """
     parts = dotted.split(".")
     if not all(parts):
-        raise ConfigError(f"{dotted!r} is no key path", where=origin, allowed="keys joined by single dots")
+        raise ConfigError(
+            f"{dotted!r} is no key path", where=origin, allowed="keys joined by single dots"
+        )
     return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
-def patches_from_arguments(arguments: Sequence[str], known_flags: Iterable[str] = ()) -> list[Patch]:
+def patches_from_arguments(
+    arguments: Sequence[str], known_flags: Iterable[str] = ()
+) -> list[Patch]:
     """Read ``--a.b.c value`` and ``--a.b.c=value``.
 
     Args:
@@ -87,13 +91,21 @@ def patches_from_arguments(arguments: Sequence[str], known_flags: Iterable[str] 
     while rest:
         flag, has_value, text = rest.pop(0).partition("=")
         if not flag.startswith("--") or flag == "--":
-            raise ConfigError(f"unexpected argument {flag!r}", where="command line", allowed="--key value",
-                              fix=did_you_mean(f"--{flag.lstrip('-')}", known_flags))
+            raise ConfigError(
+                f"unexpected argument {flag!r}",
+                where="command line",
+                allowed="--key value",
+                fix=did_you_mean(f"--{flag.lstrip('-')}", known_flags),
+            )
         origin = f"command line: {flag}"
         if not has_value:
             if not rest or (rest[0].startswith("-") and not _NUMBER.match(rest[0])):
-                raise ConfigError("the value is missing", where=origin, allowed=f"{flag} value",
-                                  fix=did_you_mean(flag, known_flags))
+                raise ConfigError(
+                    "the value is missing",
+                    where=origin,
+                    allowed=f"{flag} value",
+                    fix=did_you_mean(flag, known_flags),
+                )
             text = rest.pop(0)
         patches.append(Patch(split_path(flag[2:], origin), parse_value(text), origin))
     return patches
@@ -110,7 +122,9 @@ def patches_from_options(options: Sequence[str]) -> list[Patch]:
         key, has_value, text = item.partition("=")
         origin = f"command line: --options {key}"
         if not has_value:
-            raise ConfigError(f"found {item!r}", where="command line: --options", allowed="key=value")
+            raise ConfigError(
+                f"found {item!r}", where="command line: --options", allowed="key=value"
+            )
         patches.append(Patch(split_path(key, origin), parse_option_value(text), origin))
     return patches
 
@@ -126,8 +140,14 @@ def apply_patches(document: Document, patches: Iterable[Patch]) -> Document:
         _apply(patched, patch)
         task = _COPIES.get(str(patch.path[0]))
         copied = patched.data.get(task) if task else None
-        if len(patch.path) > 1 and isinstance(copied, dict) and isinstance(copied.get("dataset_config"), dict):
-            _apply(patched, Patch((task, "dataset_config", *patch.path[1:]), patch.value, patch.origin))
+        if (
+            len(patch.path) > 1
+            and isinstance(copied, dict)
+            and isinstance(copied.get("dataset_config"), dict)
+        ):
+            _apply(
+                patched, Patch((task, "dataset_config", *patch.path[1:]), patch.value, patch.origin)
+            )
     return patched
 
 
@@ -159,7 +179,7 @@ def _mark(document: Document, path: KeyPath, value: dict[str, Any], origin: str)
 
 def _child(holder: Any, key: str | int, patch: Patch) -> Any:
     _check_step(holder, key, patch)
-    if isinstance(holder, dict) and holder.get(key) is None:  # type: ignore[call-overload]
+    if isinstance(holder, dict) and holder.get(key) is None:
         holder[key] = {}
     return holder[key]
 
@@ -168,12 +188,21 @@ def _check_step(holder: Any, key: str | int, patch: Patch) -> None:
     path = ".".join(map(str, patch.path))
     if isinstance(holder, dict):
         if isinstance(key, int):
-            raise ConfigError(f"{path}: {key} numbers a list item, but a section stands there",
-                              where=patch.origin, allowed=", ".join(holder) or "a key")
+            raise ConfigError(
+                f"{path}: {key} numbers a list item, but a section stands there",
+                where=patch.origin,
+                allowed=", ".join(holder) or "a key",
+            )
     elif isinstance(holder, list):
         if not isinstance(key, int) or key >= len(holder):
-            raise ConfigError(f"{path}: {key!r} is no item of a list of {len(holder)}", where=patch.origin,
-                              allowed=f"0 to {len(holder) - 1}" if holder else "an empty list has no items")
+            raise ConfigError(
+                f"{path}: {key!r} is no item of a list of {len(holder)}",
+                where=patch.origin,
+                allowed=f"0 to {len(holder) - 1}" if holder else "an empty list has no items",
+            )
     else:
-        raise ConfigError(f"{path}: a plain value ({holder!r:.40}) stands before {key!r}",
-                          where=patch.origin, allowed="a section there")
+        raise ConfigError(
+            f"{path}: a plain value ({holder!r:.40}) stands before {key!r}",
+            where=patch.origin,
+            allowed="a section there",
+        )

@@ -2,38 +2,233 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from mindformers.config.callbacks import CallbackSection
-from mindformers.config.data import DatasetSection, DatasetTaskSection
-from mindformers.config.fields import Count, Fraction, OptionalText, Rate
-from mindformers.config.inference import ProcessorSection
-from mindformers.config.lr_schedule import LrScheduleSection
-from mindformers.config.model import Glm2ModelSection
-from mindformers.config.section import Section, only
-from mindformers.config.runtime import (
-    ContextSection, MoeSection, MonitorSection, ParallelConfigSection, ParallelSection, RecomputeSection, SwapSection,
+from mindformers.config.callbacks import (
+    CallbackSection,
+    CheckpointMonitorSection,
+    LossMonitorSection,
 )
-from mindformers.config.training import MetricSection, OptimizerSection, RunnerConfigSection, RunnerWrapperSection, TrainerSection
+from mindformers.config.data import DatasetSection, DatasetTaskSection
+from mindformers.config.fields import Count, OptionalText
+from mindformers.config.inference import ProcessorSection
+from mindformers.config.loader import Document, load_yaml
+from mindformers.config.lr_schedule import LrScheduleSection
+from mindformers.config.model import ModelSection
+from mindformers.config.neutral_keys import NeutralKeys
+from mindformers.config.overrides import Patch, apply_patches
+from mindformers.config.report import Problem, problems_of, report
+from mindformers.config.rules import broken_rules
+from mindformers.config.runtime import (
+    ContextSection,
+    MoeSection,
+    MonitorSection,
+    ParallelConfigSection,
+    ParallelSection,
+    RecomputeSection,
+    SwapSection,
+)
+from mindformers.config.training import (
+    MetricSection,
+    OptimizerSection,
+    RunnerConfigSection,
+    RunnerWrapperSection,
+    TrainerSection,
+)
+from mindformers.config.yaml_text import KeyPath
+
+_WITHOUT_RULES = {"rules": False}
+_ALWAYS_THERE = (
+    "trainer", "context", "runner_config", "runner_wrapper", "optimizer", "parallel",
+    "parallel_config", "recompute_config", "callbacks",
+)  # fmt: skip
 
 
-class ArchSection(Section):
-    type: Literal["ChatGLM2ForConditionalGeneration"] = Field("ChatGLM2ForConditionalGeneration", description="The network class.")
+class RunConfig(NeutralKeys):
+    """The whole file. Every key may be left out; what a run needs is checked when it starts."""
+
+    seed: int = Field(default=1, ge=0, lt=2**32, description="Seed of weights, order and sampling.")
+    run_mode: Literal["train", "finetune", "eval", "predict", "predict_with_train_model"] | None = (
+        Field(default=None, description="What to do; the command line may say it instead.")
+    )
+    output_dir: str = Field(
+        default="./output", min_length=1, description="Folder for all a run writes."
+    )
+    load_checkpoint: OptionalText = Field(
+        default="", description="Weights to start from: a file or a folder; empty: none."
+    )
+    resume_training: bool | str = Field(
+        default=False, description="Go on from load_checkpoint; text names one checkpoint in it."
+    )
+
+    trainer: TrainerSection = Field(
+        default_factory=TrainerSection, description="The recipe of the run."
+    )
+    model: ModelSection | None = Field(default=None, description="The network.")
+    processor: ProcessorSection | None = Field(default=None, description="Prompts to token ids.")
+    train_dataset: DatasetSection | None = Field(default=None, description="Training data.")
+    train_dataset_task: DatasetTaskSection | None = Field(
+        default=None, description="Kind of the data."
+    )
+    eval_dataset: DatasetSection | None = Field(default=None, description="Evaluation data.")
+    eval_dataset_task: DatasetTaskSection | None = Field(
+        default=None, description="Kind of the data."
+    )
+    runner_config: RunnerConfigSection = Field(
+        default_factory=RunnerConfigSection, description="Length and batch."
+    )
+    runner_wrapper: RunnerWrapperSection = Field(
+        default_factory=lambda: RunnerWrapperSection(use_clip_grad=True),
+        description="The training step; without this section gradients are clipped at 1.0.",
+    )
+    lr_schedule: LrScheduleSection | None = Field(
+        default=None, description="Learning rate by step; null: optimizer.learning_rate throughout."
+    )
+    optimizer: OptimizerSection = Field(
+        default_factory=OptimizerSection, description="The optimizer."
+    )
+    callbacks: list[CallbackSection] = Field(
+        default=[], description="What happens between steps; a loss line is always printed."
+    )
+    metric: MetricSection | None = Field(default=None, description="What an evaluation reports.")
+
+    input_data: OptionalText | list[str] = Field(
+        default="",
+        description="Prompts to answer: a text, a file of one prompt per line, or a list.",
+    )
+    predict_batch_size: Count | None = Field(
+        default=None, description="Prompts answered at once; null: all of them."
+    )
+    save_file: OptionalText = Field(
+        default="", description="File of the answers; empty: text_generation_result.txt."
+    )
+
+    context: ContextSection = Field(default_factory=ContextSection, description="The device.")
+    use_parallel: bool = Field(default=False, description="Run as one of several processes.")
+    parallel: ParallelSection = Field(
+        default_factory=ParallelSection, description="How processes share a run."
+    )
+    parallel_config: ParallelConfigSection = Field(
+        default_factory=ParallelConfigSection, description="Degrees of parallelism."
+    )
+    recompute_config: RecomputeSection = Field(
+        default_factory=RecomputeSection, description="Activations computed again."
+    )
+    swap_config: SwapSection | None = Field(default=None, description="Activations in host memory.")
+    moe_config: MoeSection | None = Field(default=None, description="Mixture of experts.")
+    monitor_config: MonitorSection | None = Field(
+        default=None, description="Figures of the network."
+    )
+
+    @field_validator(*_ALWAYS_THERE, mode="before")
+    @classmethod
+    def _null_is_default(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take a section that is named but empty for one that is left out."""
+        if value is not None:
+            return value
+        return cls.model_fields[str(info.field_name)].get_default(call_default_factory=True)
+
+    @model_validator(mode="after")
+    def _keep_rules(self, info: ValidationInfo) -> RunConfig:
+        problems = [] if info.context == _WITHOUT_RULES else broken_rules(self)
+        if problems:
+            text = "; ".join(f"{'.'.join(map(str, each.path))}: {each.found}" for each in problems)
+            raise PydanticCustomError("rules", "{text}", {"text": text, "problems": problems})
+        return self
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows of one training step, over all micro batches and processes."""
+        copies = self.parallel_config.data_parallel if self.use_parallel else 1
+        runner = self.runner_config
+        return runner.batch_size * runner.gradient_accumulation_steps * copies
+
+    @property
+    def weights_path(self) -> str:
+        """Where the weights come from: load_checkpoint, else the model's own path; may be empty."""
+        own = self.model.network.checkpoint_name_or_path if self.model else None
+        return self.load_checkpoint or own or ""
+
+    @property
+    def loss_monitor(self) -> LossMonitorSection:
+        """The loss line's settings; the defaults when callbacks does not list it."""
+        listed = [each for each in self.callbacks if isinstance(each, LossMonitorSection)]
+        return listed[0] if listed else LossMonitorSection()
+
+    @property
+    def checkpoint_monitor(self) -> CheckpointMonitorSection | None:
+        """The settings of the checkpoints, or None when callbacks asks for none."""
+        listed = [each for each in self.callbacks if isinstance(each, CheckpointMonitorSection)]
+        return listed[0] if listed else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every setting under its YAML key, defaults included."""
+        return self.model_dump(by_alias=True)
 
 
-class ModelSection(Section):
-    network: Glm2ModelSection = Field(default_factory=Glm2ModelSection, alias="model_config", description="Settings of the network.")
-    arch: ArchSection = Field(default_factory=ArchSection, description="The network class.")
-    
+def load_run_config(path: str | Path, patches: Iterable[Patch] = ()) -> RunConfig:
+    """Read a YAML file, apply the patches, and bind the result.
 
-class RunConfig(Section):
-    model: ModelSection | None = None
-    lr_schedule: LrScheduleSection | None = None
-    callbacks: list[CallbackSection] = []
-    eval_metric: MetricSection | list[MetricSection] | None = None
-    recompute_config: RecomputeSection = RecomputeSection()
-    parallel: ParallelSection = ParallelSection()
+    Args:
+        path: The file; its ``base_config`` is followed.
+        patches: Changes from the command line, in order.
+
+    Raises:
+        ConfigError: One report of everything that is wrong.
+    """
+    return bind_run_config(apply_patches(load_yaml(path), patches))
+
+
+def bind_run_config(document: Document) -> RunConfig:
+    """Return the typed, checked form of a document.
+
+    Raises:
+        ConfigError: One report of every problem: unknown keys, wrong values, broken rules.
+    """
+    data = _with_training_set(document.data)
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        problems = problems_of(error, RunConfig, data)
+    wrong = [problem.path for problem in problems]
+    raise report([*problems, *_broken_rules_of_the_rest(data, wrong)], document)
+
+
+def _with_training_set(data: dict[str, Any]) -> dict[str, Any]:
+    """Take the data set from the task when the section itself is left out."""
+    completed = dict(data)
+    for name in ("train_dataset", "eval_dataset"):
+        task = data.get(f"{name}_task")
+        if data.get(name) is None and isinstance(task, dict) and task.get("dataset_config"):
+            completed[name] = copy.deepcopy(task["dataset_config"])
+    return completed
+
+
+def _broken_rules_of_the_rest(data: dict[str, Any], wrong: list[KeyPath]) -> list[Problem]:
+    """Check the rules on what is right, so that one report holds those problems too."""
+    rest = copy.deepcopy(data)
+    for path in wrong:
+        _remove(rest, path)
+    try:
+        config = RunConfig.model_validate(rest, context=_WITHOUT_RULES)
+    except ValidationError:
+        return []
+    return broken_rules(config, unclear=wrong)
+
+
+def _remove(data: dict[str, Any], path: KeyPath) -> None:
+    """Remove the value at a path; a list goes as a whole, a missing key takes its section along."""
+    holder: Any = data
+    for position, key in enumerate(path):
+        child = holder.get(key)
+        following = path[position + 1] if position + 1 < len(path) else None
+        if not isinstance(child, dict) or following not in child:
+            holder.pop(key, None)
+            return
+        holder = child

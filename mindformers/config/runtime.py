@@ -16,7 +16,7 @@ class JitConfigSection(Section):
     """``context.jit_config``: how graphs are compiled."""
 
     jit_level: Literal["O0", "O1", "O2"] = Field(
-        "O0", description="Level of graph optimization; a CPU compiles at O0."
+        default="O0", description="Level of graph optimization; a CPU compiles at O0."
     )
 
 
@@ -27,28 +27,41 @@ class AscendConfigSection(Section):
         "force_fp16", "force_fp32", "must_keep_origin_dtype", "allow_fp32_to_fp16",
         "allow_fp32_to_bf16", "allow_mix_precision", "allow_mix_precision_fp16",
         "allow_mix_precision_bf16",
-    ] = Field("must_keep_origin_dtype", description="Ascend: types an operator may be computed in.")  # fmt: skip
+    ] = Field(
+        default="must_keep_origin_dtype", description="Ascend: types operators compute in.")  # fmt: skip
 
 
 class ContextSection(Section):
     """``context``: device and execution mode."""
 
-    mode: Annotated[Literal[0, 1], NO_BOOL] = Field(0, description="0 compiles graphs, 1 runs operator by operator.")
-    device_target: Literal["Ascend", "CPU"] = Field("Ascend", description="Device of the run.")
-    device_id: int = Field(0, ge=0, description="Number of the NPU; a CPU has none.")
-    max_device_memory: str = Field(
-        "58GB", pattern=r"^\d+(\.\d+)?GB$", description="Ascend: memory the run may take (GB)."
+    mode: Annotated[Literal[0, 1], NO_BOOL] = Field(
+        default=0, description="0 compiles graphs, 1 runs operator by operator."
     )
-    max_call_depth: Count = Field(10000, description="Deepest nesting of calls in a graph.")
-    save_graphs: bool = Field(False, description="Write the compiled graphs to save_graphs_path.")
-    save_graphs_path: str = Field("./graph", description="Folder of the compiled graphs.")
-    jit_config: JitConfigSection | None = Field(None, description="How graphs are compiled.")
-    ascend_config: AscendConfigSection | None = Field(None, description="Options of the NPU.")
+    device_target: Literal["Ascend", "CPU"] = Field(
+        default="Ascend", description="Device of the run."
+    )
+    device_id: int = Field(default=0, ge=0, description="Number of the NPU; a CPU has none.")
+    max_device_memory: str = Field(
+        default="58GB",
+        pattern=r"^\d+(\.\d+)?GB$",
+        description="Ascend: memory the run may take (GB).",
+    )
+    max_call_depth: Count = Field(default=10000, description="Deepest nesting of calls in a graph.")
+    save_graphs: bool = Field(
+        default=False, description="Write the compiled graphs to save_graphs_path."
+    )
+    save_graphs_path: str = Field(default="./graph", description="Folder of the compiled graphs.")
+    jit_config: JitConfigSection | None = Field(
+        default=None, description="How graphs are compiled."
+    )
+    ascend_config: AscendConfigSection | None = Field(
+        default=None, description="Options of the NPU."
+    )
     memory_optimize_level: Literal["O0", "O1"] = Field(
-        "O0", description="Ascend: O1 trades compile time for memory."
+        default="O0", description="Ascend: O1 trades compile time for memory."
     )
     enable_graph_kernel: Annotated[bool, only(False, feature="graph kernel fusion")] = Field(
-        False, description="Graph kernel fusion; not implemented."
+        default=False, description="Graph kernel fusion; not implemented."
     )
 
 
@@ -56,56 +69,78 @@ class StrategyCheckpointSection(Section):
     """``parallel.strategy_ckpt_config``: where upstream writes the layout of the weights."""
 
     save_file: str = Field(
-        "./ckpt_strategy.ckpt", description="Read for compatibility; a checkpoint needs no such file."
+        default="./ckpt_strategy.ckpt",
+        description="Read for compatibility; a checkpoint needs no such file.",
     )
-    only_trainable_params: bool = Field(True, description="Read for compatibility; no effect.")
+    only_trainable_params: bool = Field(
+        default=True, description="Read for compatibility; no effect."
+    )
 
 
 class ParallelSection(Section):
     """``parallel``: how several processes share a run."""
 
-    parallel_mode: Annotated[
-        Literal[0, 1, 2, 3, "STAND_ALONE", "MANUAL_PARALLEL"], NO_BOOL
-    ] = Field(
-        1, description=f"{_ONE_PROCESS}: 0 data, 1 semi-automatic, 2 automatic, 3 hybrid parallel."
+    parallel_mode: Annotated[Literal[0, 1, 2, 3, "STAND_ALONE", "MANUAL_PARALLEL"], NO_BOOL] = (
+        Field(
+            default=1,
+            description=f"{_ONE_PROCESS}: 0 data, 1 semi-automatic, 2 automatic, 3 hybrid.",
+        )
     )
-    gradients_mean: bool = Field(False, description=f"{_ONE_PROCESS}: mean instead of sum.")
-    loss_repeated_mean: bool = Field(False, description=f"{_ONE_PROCESS}.")
-    enable_alltoall: bool = Field(False, description=f"{_ONE_PROCESS}.")
-    full_batch: bool = Field(True, description=f"{_ONE_PROCESS}: each one reads the whole batch.")
+    gradients_mean: bool = Field(default=False, description=f"{_ONE_PROCESS}: mean instead of sum.")
+    loss_repeated_mean: bool = Field(default=False, description=f"{_ONE_PROCESS}.")
+    enable_alltoall: bool = Field(default=False, description=f"{_ONE_PROCESS}.")
+    full_batch: bool = Field(
+        default=True, description=f"{_ONE_PROCESS}: each one reads the whole batch."
+    )
     search_mode: Literal["sharding_propagation", "recursive_programming", "dynamic_programming"] = (
-        Field("sharding_propagation", description=f"{_ONE_PROCESS}.")
+        Field(default="sharding_propagation", description=f"{_ONE_PROCESS}.")
     )
     enable_parallel_optimizer: bool = Field(
-        False, description=f"{_ONE_PROCESS}: shard the optimizer's state."
+        default=False, description=f"{_ONE_PROCESS}: shard the optimizer's state."
     )
     strategy_ckpt_save_file: str = Field(
-        "./ckpt_strategy.ckpt", description="Read for compatibility; no effect."
+        default="./ckpt_strategy.ckpt", description="Read for compatibility; no effect."
     )
     strategy_ckpt_config: StrategyCheckpointSection | None = Field(
-        None, description="Read for compatibility; no effect."
+        default=None, description="Read for compatibility; no effect."
     )
 
 
 class ParallelConfigSection(Section):
     """``parallel_config``: degrees of parallelism; read when use_parallel is True."""
 
-    data_parallel: Count = Field(1, description="Copies of the model, each with its own rows.")
-    model_parallel: Count = Field(1, description="Processes that share every matrix.")
-    context_parallel: Count = Field(1, description="Processes that share a sequence.")
-    expert_parallel: Count = Field(1, description="Processes that share the experts; GLM-4 has none.")
-    pipeline_stage: Count = Field(1, description="Groups of layers that run one after another.")
-    micro_batch_num: Count = Field(1, description="Parts of a batch in the pipeline.")
-    seq_split_num: Count = Field(1, description="Parts of a sequence in the pipeline.")
-    use_seq_parallel: bool = Field(False, description="Share norms and residuals along the tokens.")
-    optimizer_shard: bool | None = Field(None, description="Read for compatibility; no effect.")
-    gradient_aggregation_group: Count = Field(4, description="Gradients sent in one message.")
-    vocab_emb_dp: bool = Field(True, description="True: each process holds the whole embedding.")
-    context_parallel_algo: Literal["colossalai_cp", "ulysses_cp", "hybrid_cp"] = Field(
-        "colossalai_cp", description="How processes share a sequence."
+    data_parallel: Count = Field(
+        default=1, description="Copies of the model, each with its own rows."
     )
-    ulysses_degree_in_cp: Count = Field(1, description="Part of context_parallel done by heads.")
-    mem_coeff: Rate = Field(0.1, description="Read for compatibility; no effect.")
+    model_parallel: Count = Field(default=1, description="Processes that share every matrix.")
+    context_parallel: Count = Field(default=1, description="Processes that share a sequence.")
+    expert_parallel: Count = Field(
+        default=1, description="Processes that share the experts; GLM-4 has none."
+    )
+    pipeline_stage: Count = Field(
+        default=1, description="Groups of layers that run one after another."
+    )
+    micro_batch_num: Count = Field(default=1, description="Parts of a batch in the pipeline.")
+    seq_split_num: Count = Field(default=1, description="Parts of a sequence in the pipeline.")
+    use_seq_parallel: bool = Field(
+        default=False, description="Share norms and residuals along the tokens."
+    )
+    optimizer_shard: bool | None = Field(
+        default=None, description="Read for compatibility; no effect."
+    )
+    gradient_aggregation_group: Count = Field(
+        default=4, description="Gradients sent in one message."
+    )
+    vocab_emb_dp: bool = Field(
+        default=True, description="True: each process holds the whole embedding."
+    )
+    context_parallel_algo: Literal["colossalai_cp", "ulysses_cp", "hybrid_cp"] = Field(
+        default="colossalai_cp", description="How processes share a sequence."
+    )
+    ulysses_degree_in_cp: Count = Field(
+        default=1, description="Part of context_parallel done by heads."
+    )
+    mem_coeff: Rate = Field(default=0.1, description="Read for compatibility; no effect.")
 
     @property
     def num_processes(self) -> int:
@@ -119,35 +154,36 @@ class RecomputeSection(Section):
     """``recompute_config``: activations computed again instead of kept."""
 
     recompute: bool | list[int] = Field(
-        False, description="True: all layers; a list: how many layers of each pipeline stage."
+        default=False,
+        description="True: all layers; a list: how many layers of each pipeline stage.",
     )
     select_recompute: bool | list[int] = Field(
-        False, description="Compute only the cheap operators of a layer again."
+        default=False, description="Compute only the cheap operators of a layer again."
     )
-    parallel_optimizer_comm_recompute: bool = Field(False, description=f"{_ONE_PROCESS}.")
-    select_comm_recompute: bool | list[int] = Field(False, description=f"{_ONE_PROCESS}.")
-    mp_comm_recompute: bool = Field(True, description=f"{_ONE_PROCESS}.")
-    recompute_slice_activation: bool = Field(False, description=f"{_ONE_PROCESS}.")
+    parallel_optimizer_comm_recompute: bool = Field(default=False, description=f"{_ONE_PROCESS}.")
+    select_comm_recompute: bool | list[int] = Field(default=False, description=f"{_ONE_PROCESS}.")
+    mp_comm_recompute: bool = Field(default=True, description=f"{_ONE_PROCESS}.")
+    recompute_slice_activation: bool = Field(default=False, description=f"{_ONE_PROCESS}.")
     select_recompute_exclude: Annotated[
         bool, only(False, feature="leaving operators out of recomputation")
-    ] = Field(False, description="Operators left out; not implemented.")
+    ] = Field(default=False, description="Operators left out; not implemented.")
     select_comm_recompute_exclude: Annotated[
         bool, only(False, feature="leaving operators out of recomputation")
-    ] = Field(False, description="Operators left out; not implemented.")
+    ] = Field(default=False, description="Operators left out; not implemented.")
 
 
 class SwapSection(Section):
     """``swap_config``: activations kept in host memory."""
 
     swap: Annotated[bool, only(False, feature="swapping activations to the host")] = Field(
-        False, description="Swap activations to the host; not implemented."
+        default=False, description="Swap activations to the host; not implemented."
     )
-    default_prefetch: Count = Field(1, description="No effect while swap is False.")
+    default_prefetch: Count = Field(default=1, description="No effect while swap is False.")
     layer_swap: Annotated[Any, only(None, feature="swapping activations to the host")] = Field(
-        None, description="Layers to swap; not implemented."
+        default=None, description="Layers to swap; not implemented."
     )
     op_swap: Annotated[Any, only(None, feature="swapping activations to the host")] = Field(
-        None, description="Operators to swap; not implemented."
+        default=None, description="Operators to swap; not implemented."
     )
 
 
@@ -155,12 +191,12 @@ class MoeSection(Section):
     """``moe_config``: mixture of experts. GLM-4 has none, so it binds for one expert only."""
 
     expert_num: Annotated[int, only(1, feature="a mixture of experts")] = Field(
-        1, description="Experts of a layer; not implemented beyond 1."
+        default=1, description="Experts of a layer; not implemented beyond 1."
     )
-    capacity_factor: Rate = Field(1.1, description="No effect with one expert.")
-    aux_loss_factor: Rate = Field(0.05, description="No effect with one expert.")
+    capacity_factor: Rate = Field(default=1.1, description="No effect with one expert.")
+    aux_loss_factor: Rate = Field(default=0.05, description="No effect with one expert.")
     num_experts_chosen: Annotated[int, only(1, feature="a mixture of experts")] = Field(
-        1, description="Experts of a token; not implemented beyond 1."
+        default=1, description="Experts of a token; not implemented beyond 1."
     )
 
 
@@ -168,7 +204,11 @@ class MonitorSection(Section):
     """``monitor_config``: figures collected inside the network."""
 
     monitor_on: Annotated[bool, only(False, feature="the training state monitor")] = Field(
-        False, description="Collect figures; not implemented, watch the loss lines instead."
+        default=False, description="Collect figures; not implemented, watch the loss lines instead."
     )
-    dump_path: OptionalText = Field("./dump", description="No effect while monitor_on is False.")
-    step_interval: Count = Field(1, description="No effect while monitor_on is False (steps).")
+    dump_path: OptionalText = Field(
+        default="./dump", description="No effect while monitor_on is False."
+    )
+    step_interval: Count = Field(
+        default=1, description="No effect while monitor_on is False (steps)."
+    )

@@ -14,25 +14,29 @@ class TrainerSection(Section):
     """``trainer``: the recipe a run follows."""
 
     type: Literal["CausalLanguageModelingTrainer"] = Field(
-        "CausalLanguageModelingTrainer", description="The recipe: next-token prediction."
+        default="CausalLanguageModelingTrainer", description="The recipe: next-token prediction."
     )
-    model_name: str = Field("glm4_9b", description="Name of the model in messages.")
+    model_name: str = Field(default="glm4_9b", description="Name of the model in messages.")
 
 
 class RunnerConfigSection(Section):
     """``runner_config``: how long and how large."""
 
-    epochs: Count = Field(1, description="Passes over the training data.")
-    batch_size: Count = Field(1, description="Rows of one micro batch.")
+    epochs: Count = Field(default=1, description="Passes over the training data.")
+    batch_size: Count = Field(default=1, description="Rows of one micro batch.")
     gradient_accumulation_steps: Count = Field(
-        1, description="Micro batches whose gradients make one step."
+        default=1, description="Micro batches whose gradients make one step."
     )
     stop_step: int = Field(
-        0, ge=0, description="Steps after which training ends, whatever epochs says; 0: no limit."
+        default=0,
+        ge=0,
+        description="Steps after which training ends, whatever epochs says; 0: no limit.",
     )
-    sink_mode: bool = Field(True, description="Ascend: feed data on the device; no effect on a CPU.")
-    sink_size: int = Field(1, ge=-1, description="Ascend: steps fed at once; -1: an epoch.")
-    num_classes: Count = Field(1, description="Read for compatibility; no effect.")
+    sink_mode: bool = Field(
+        default=True, description="Ascend: feed data on the device; no effect on a CPU."
+    )
+    sink_size: int = Field(default=1, ge=-1, description="Ascend: steps fed at once; -1: an epoch.")
+    num_classes: Count = Field(default=1, description="Read for compatibility; no effect.")
 
     @field_validator("sink_size")
     @classmethod
@@ -46,26 +50,34 @@ class RunnerWrapperSection(Section):
     """``runner_wrapper``: what one training step does with the gradients."""
 
     type: Literal["MFTrainOneStepCell"] = Field(
-        "MFTrainOneStepCell", description="The training step."
+        default="MFTrainOneStepCell", description="The training step."
     )
-    use_clip_grad: bool = Field(False, description="Scale the gradients down to max_grad_norm.")
-    max_grad_norm: PositiveRate = Field(1.0, description="Largest global L2 norm of the gradients.")
+    use_clip_grad: bool = Field(
+        default=False, description="Scale the gradients down to max_grad_norm."
+    )
+    max_grad_norm: PositiveRate = Field(
+        default=1.0, description="Largest global L2 norm of the gradients."
+    )
     scale_sense: PositiveRate = Field(
-        1.0, description="Factor on the loss while gradients are computed; 1.0 with bfloat16."
+        default=1.0,
+        description="Factor on the loss while gradients are computed; 1.0 with bfloat16.",
     )
     calculate_per_token_loss: bool = Field(
-        False, description="Has no effect: micro batches always count by their trained tokens."
+        default=False,
+        description="Has no effect: micro batches always count by their trained tokens.",
     )
-    print_separate_loss: bool = Field(False, description="Has no effect: GLM-4 has one loss.")
+    print_separate_loss: bool = Field(
+        default=False, description="Has no effect: GLM-4 has one loss."
+    )
     local_norm: Annotated[bool, only(False, feature="the norm of each parameter")] = Field(
-        False, description="Norm of each parameter; not implemented."
+        default=False, description="Norm of each parameter; not implemented."
     )
     global_norm_spike_threshold: Rate = Field(
-        1.0, description="No effect while use_skip_data_by_global_norm is False."
+        default=1.0, description="No effect while use_skip_data_by_global_norm is False."
     )
     use_skip_data_by_global_norm: Annotated[
         bool, only(False, feature="skipping steps of a large gradient norm")
-    ] = Field(False, description="Skip steps of a large norm; not implemented.")
+    ] = Field(default=False, description="Skip steps of a large norm; not implemented.")
 
     @field_validator("scale_sense", mode="before")
     @classmethod
@@ -81,24 +93,29 @@ class RunnerWrapperSection(Section):
 class OptimizerSection(Section):
     """``optimizer``: AdamW with decoupled weight decay; norms and biases do not decay."""
 
-    type: Literal["AdamW"] = Field("AdamW", description="The optimizer.")
+    type: Literal["AdamW"] = Field(default="AdamW", description="The optimizer.")
     learning_rate: Rate = Field(
-        5e-5, description="Rate per step; used where lr_schedule gives none."
+        default=5e-5, description="Rate per step; used where lr_schedule gives none."
     )
     betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
-        [0.9, 0.999], min_length=2, max_length=2, description="Decay rates of the two moments."
+        default=[0.9, 0.999],
+        min_length=2,
+        max_length=2,
+        description="Decay rates of the two moments.",
     )
-    eps: PositiveRate = Field(1e-8, description="Added to the root of the second moment.")
-    weight_decay: Rate = Field(0.0, description="Decay per step, times the learning rate.")
-    use_fused: bool = Field(False, description="Has no effect: the update is fused in any case.")
+    eps: PositiveRate = Field(default=1e-8, description="Added to the root of the second moment.")
+    weight_decay: Rate = Field(default=0.0, description="Decay per step, times the learning rate.")
+    use_fused: bool = Field(
+        default=False, description="Has no effect: the update is fused in any case."
+    )
     amsgrad: Annotated[bool, only(False, feature="AMSGrad")] = Field(
-        False, description="AMSGrad; not implemented."
+        default=False, description="AMSGrad; not implemented."
     )
     maximize: Annotated[bool, only(False, feature="maximizing the loss")] = Field(
-        False, description="Climb instead of descend; not implemented."
+        default=False, description="Climb instead of descend; not implemented."
     )
     swap: Annotated[bool, only(False, feature="moments in host memory")] = Field(
-        False, description="Moments in host memory; not implemented."
+        default=False, description="Moments in host memory; not implemented."
     )
 
 
@@ -107,4 +124,6 @@ class MetricSection(Section):
 
     type: Literal[
         "PerplexityMetric", "ADGENMetric", "EmF1Metric", "EntityScore", "PromptAccMetric"
-    ] = Field("PerplexityMetric", description="The metric; no effect while do_eval is False.")
+    ] = Field(
+        default="PerplexityMetric", description="The metric; no effect while do_eval is False."
+    )

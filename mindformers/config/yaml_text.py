@@ -87,21 +87,27 @@ def _events(text: str, file: str) -> Iterator[yaml.Event]:
     try:
         yield from yaml.parse(text, Loader=_PARSER)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        row = mark.line if mark else 0
-        lines = text.splitlines() or [""]
-        line = lines[min(row, len(lines) - 1)]
-        indent = line[: len(line) - len(line.lstrip())]
-        if "\t" in indent or "\t" in line[mark.column : mark.column + 1 if mark else 0]:
-            raise ConfigError("a tab stands where YAML needs spaces", where=f"{file}:{row + 1}",
-                              fix="indent with spaces") from error
-        raise ConfigError(f"not valid YAML: {error.problem or error.context}",
-                          where=f"{file}:{row + 1}") from error
+        raise _syntax_error(error, text, file) from error
     except yaml.reader.ReaderError as error:
         row = text.count("\n", 0, error.position)
         code = error.character if isinstance(error.character, int) else ord(error.character)
-        raise ConfigError(f"the character U+{code:04X} is not allowed in YAML",
-                          where=f"{file}:{row + 1}") from error
+        raise ConfigError(
+            f"the character U+{code:04X} is not allowed in YAML", where=f"{file}:{row + 1}"
+        ) from error
+
+
+def _syntax_error(error: yaml.MarkedYAMLError, text: str, file: str) -> ConfigError:
+    mark = error.problem_mark or error.context_mark
+    row, column = (mark.line, mark.column) if mark else (0, 0)
+    lines = text.splitlines() or [""]
+    line = lines[min(row, len(lines) - 1)]
+    indent = line[: len(line) - len(line.lstrip())]
+    where = f"{file}:{row + 1}"
+    if "\t" in indent or line[column : column + 1] == "\t":
+        return ConfigError(
+            "a tab stands where YAML needs spaces", where=where, fix="indent with spaces"
+        )
+    return ConfigError(f"not valid YAML: {error.problem or error.context}", where=where)
 
 
 def _compose(text: str, file: str) -> _Node | None:
@@ -152,7 +158,7 @@ class _Composer:
 
     def _node(self, event: yaml.NodeEvent, line: int) -> _Node:
         if isinstance(event, yaml.AliasEvent):
-            target = self._anchors.get(event.anchor)
+            target = self._anchors.get(str(event.anchor))
             if target is None:
                 raise self._error(line, f"the alias *{event.anchor} has no anchor above it")
             if any(target is node for node in self._open):
@@ -160,8 +166,11 @@ class _Composer:
             return target
         tag = event.tag  # type: ignore[attr-defined]
         if tag not in _PLAIN_TAGS:
-            raise self._error(line, f"the tag {tag.replace(_TAG, '!!')!r} is not accepted; "
-                              "nothing of it was executed", "plain values")
+            raise self._error(
+                line,
+                f"the tag {tag.replace(_TAG, '!!')!r} is not accepted; nothing of it was executed",
+                "plain values",
+            )
         if not isinstance(event, yaml.ScalarEvent):
             return _Node("map" if isinstance(event, yaml.MappingStartEvent) else "list", line)
         return _Node("scalar", line, self._scalar(event, line))
@@ -192,8 +201,11 @@ class _Composer:
             raise self._error(line, "a key is a list, a section or an alias", "text keys")
         name = event.value
         if name in parent.lines and name != "<<":
-            raise self._error(line, f"the key {name!r} is set twice, first on line {parent.lines[name]}",
-                              fix="keep one of them")
+            raise self._error(
+                line,
+                f"the key {name!r} is set twice, first on line {parent.lines[name]}",
+                fix="keep one of them",
+            )
         parent.lines[name] = line
         self._keys[-1] = (name, line)
 
@@ -228,8 +240,11 @@ class _Expander:
     def _grow(self, node: _Node, depth: int) -> None:
         self._count += 1
         if self._count > MAX_VALUES or depth > MAX_DEPTH:
-            raise ConfigError(f"the aliases grow to more than {MAX_VALUES} values or {MAX_DEPTH} levels",
-                              where=f"{self.file}:{node.line}", fix="remove the nested aliases")
+            raise ConfigError(
+                f"the aliases grow to more than {MAX_VALUES} values or {MAX_DEPTH} levels",
+                where=f"{self.file}:{node.line}",
+                fix="remove the nested aliases",
+            )
 
     def _pairs(self, node: _Node, depth: int) -> list[tuple[str, int, _Node]]:
         """Return the mapping's pairs with ``<<`` merged in below its own keys."""
@@ -239,8 +254,11 @@ class _Expander:
                 continue
             for source in child.items if child.kind == "list" else [child]:
                 if source.kind != "map":
-                    raise ConfigError("'<<' merges something that is no section",
-                                      where=f"{self.file}:{line}", allowed="an alias of a section")
+                    raise ConfigError(
+                        "'<<' merges something that is no section",
+                        where=f"{self.file}:{line}",
+                        allowed="an alias of a section",
+                    )
                 for pair in self._pairs(source, depth + 1):
                     self._grow(source, depth + 1)
                     merged.setdefault(pair[0], pair)

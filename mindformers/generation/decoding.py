@@ -29,7 +29,7 @@ def open_decoder(
     """Return a decoder of one answer.
 
     Args:
-        tokenizer: One with ``stream_decoder()``, else one with ``decode(ids, ...)``.
+        tokenizer: One with ``stream_decoder(skip_special_tokens=...)``, else one with ``decode``.
         skip_special_tokens: Leave control tokens out of the text.
         decode_kwargs: Further arguments of ``tokenizer.decode``; when given, that is used.
 
@@ -37,9 +37,8 @@ def open_decoder(
         GenerationError: If the tokenizer has neither.
     """
     if hasattr(tokenizer, "stream_decoder") and not decode_kwargs:
-        return _TokenizerDecoder(
-            tokenizer.stream_decoder(), special_ids(tokenizer), skip_special_tokens
-        )
+        decoder = tokenizer.stream_decoder(skip_special_tokens=skip_special_tokens)
+        return _TokenizerDecoder(decoder, special_ids(tokenizer))
     if not hasattr(tokenizer, "decode"):
         raise GenerationError(
             f"an object of type {type(tokenizer).__name__} cannot turn ids into text",
@@ -59,16 +58,15 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 
 
 class _TokenizerDecoder:
-    """The tokenizer's own decoder, with control tokens shown or not."""
+    """The tokenizer's own decoder, made to drop unfinished characters."""
 
-    def __init__(self, decoder: TextDecoder, special: Collection[int], skip_special: bool) -> None:
-        self._decoder, self._special, self._skip_special = decoder, special, skip_special
+    def __init__(self, decoder: TextDecoder, special: Collection[int]) -> None:
+        self._decoder, self._special = decoder, special
 
     def put(self, token_id: int) -> str:
-        if token_id not in self._special:
-            return self._decoder.put(token_id)
-        text = self.flush()  # a character left unfinished before a control token stays so
-        return text if self._skip_special else text + self._decoder.put(token_id)
+        # A character left unfinished before a control token stays so.
+        before = self.flush() if token_id in self._special else ""
+        return before + self._decoder.put(token_id)
 
     def flush(self) -> str:
         return self._decoder.flush().rstrip(_BROKEN)

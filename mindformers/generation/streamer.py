@@ -48,7 +48,7 @@ class TextStreamer(BaseStreamer):
     """Writes one answer to standard output as it is made, whole characters only.
 
     Args:
-        tokenizer: One with ``stream_decoder()`` or ``decode(ids)``.
+        tokenizer: One with ``stream_decoder`` or ``decode``.
         skip_prompt: Leave out the prompt.
         skip_special_tokens: Leave out control tokens.
         **decode_kwargs: Further arguments of ``tokenizer.decode``.
@@ -136,7 +136,7 @@ class TextIteratorStreamer(TextStreamer):
         tokenizer: As ``TextStreamer``.
         skip_prompt: Leave out the prompt.
         timeout: Longest wait for the next piece (seconds); None: no limit.
-        **decode_kwargs: ``skip_special_tokens`` (False when not given) and further arguments of
+        **decode_kwargs: ``skip_special_tokens`` (True when not given) and further arguments of
             ``tokenizer.decode``.
     """
 
@@ -147,8 +147,7 @@ class TextIteratorStreamer(TextStreamer):
         timeout: float | None = None,
         **decode_kwargs: Any,
     ) -> None:
-        skip_special_tokens = bool(decode_kwargs.pop("skip_special_tokens", False))
-        super().__init__(tokenizer, skip_prompt, skip_special_tokens, **decode_kwargs)
+        super().__init__(tokenizer, skip_prompt, **decode_kwargs)
         self.timeout = timeout
         self._pieces: queue.Queue[str | BaseException | None] = queue.Queue()
         self._has_ended = False

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from mindformers.errors import TokenizerError, did_you_mean
 from mindformers.tokenizer import pretrained_files
-from mindformers.tokenizer.batch import EncodeOptions, truncate_behind
+from mindformers.tokenizer.batch import OPTION_NAMES, EncodeOptions, truncate_behind
 from mindformers.tokenizer.bpe import load_encoder
 from mindformers.tokenizer.chat import Segment, default_template
 from mindformers.tokenizer.chat import chat_template as find_template
@@ -16,7 +16,6 @@ from mindformers.tokenizer.settings import TokenizerSettings
 from mindformers.tokenizer.special_tokens import build_special_tokens
 from mindformers.tokenizer.text_encoder import TextEncoder
 
-_OPTION_NAMES = frozenset(EncodeOptions.__dataclass_fields__)
 Self = TypeVar("Self", bound="PreTrainedTokenizer")
 
 
@@ -79,7 +78,7 @@ class PreTrainedTokenizer(TextEncoder):
         template = find_template(source, self._special_tokens)
         for name in variables:
             if name not in template.variables:
-                choices = sorted(_OPTION_NAMES | template.variables)
+                choices = sorted(OPTION_NAMES | template.variables)
                 raise TokenizerError(
                     f"unknown argument {name!r}, and the chat template does not read it",
                     fix=did_you_mean(name, choices),
@@ -112,9 +111,12 @@ class PreTrainedTokenizer(TextEncoder):
         Raises:
             TokenizerError: If the conversation, an option or the template cannot be used.
         """
-        checked = EncodeOptions.parse({k: v for k, v in options.items() if k in _OPTION_NAMES})
-        variables = {k: v for k, v in options.items() if k not in _OPTION_NAMES}
-        is_batch = bool(conversation) and isinstance(conversation[0], list | tuple)
+        variables = {k: v for k, v in options.items() if k not in OPTION_NAMES}
+        options = {k: v for k, v in options.items() if k in OPTION_NAMES}
+        checked = EncodeOptions.parse({"truncation": False, **options})
+        is_batch = isinstance(conversation, list | tuple) and isinstance(
+            next(iter(conversation), None), list | tuple
+        )
         rendered = [
             self.render(messages, tools, add_generation_prompt, chat_template, **variables)
             for messages in (conversation if is_batch else [conversation])
@@ -153,8 +155,8 @@ class PreTrainedTokenizer(TextEncoder):
         for name in set(unused) - {"save_name", "file_format", "save_json"}:
             raise TokenizerError(f"unknown argument {name!r}", where="save_pretrained")
         content = pretrained_files.config_of(self, self.chat_template or default_template())
-        config = pretrained_files.write_config(Path(save_directory), content)
-        return (*self.save_vocabulary(save_directory), str(config))
+        vocab = self.save_vocabulary(save_directory)
+        return (*vocab, str(pretrained_files.write_config(Path(save_directory), content)))
 
     def save_vocabulary(
         self, save_directory: str | Path, filename_prefix: str | None = None
@@ -165,10 +167,5 @@ class PreTrainedTokenizer(TextEncoder):
             save_directory: A folder, or the path of a file with a suffix.
             filename_prefix: Put before the file's name, with a hyphen.
         """
-        return (
-            str(
-                pretrained_files.write_vocabulary(
-                    Path(save_directory), filename_prefix, self._encoder
-                )
-            ),
-        )
+        folder = Path(save_directory)
+        return (str(pretrained_files.write_vocabulary(folder, filename_prefix, self._encoder)),)

@@ -131,6 +131,9 @@ class EncodeOptions:
         return None
 
 
+OPTION_NAMES = frozenset(field.name for field in fields(EncodeOptions)) | frozenset(_NEUTRAL)
+
+
 def _strategy(name: str, value: Any, words: Mapping[Any, Any], choices: Sequence[str]) -> Any:
     value = getattr(value, "value", value)  # an enumeration's member
     if isinstance(value, bool) or value is None:

@@ -28,7 +28,6 @@ MAX_FILE_BYTES = 64 * 2**20  # GLM-4's own file has 2.6 MB
 # The backend's regex engine overflows its stack on a run of some hundred thousand blanks.
 _LONG_RUN = 20_000
 _LONG_BLANK = re.compile(rf"\s{{{_LONG_RUN}}}")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_rank_file(path: Path) -> list[bytes]:
@@ -156,6 +155,9 @@ class BytePairEncoder:
             "glm4", pat_str=SPLIT_PATTERN, mergeable_ranks=self._ranks, special_tokens={}
         )
 
+    def __reduce__(self) -> tuple[type[BytePairEncoder], tuple[list[bytes]]]:
+        return BytePairEncoder, (self.tokens,)
+
     @property
     def num_ranks(self) -> int:
         """How many tokens the vocabulary has, special tokens not counted."""
@@ -185,24 +187,22 @@ class BytePairEncoder:
         Raises:
             TokenizerError: If the text holds a lone surrogate, which has no UTF-8 form.
         """
-        if len(text) >= _LONG_RUN and _LONG_BLANK.search(text):
-            _refuse_surrogates(text)
+        _refuse_surrogates(text)
+        if _has_long_blank(text):
             return self._encode_piecewise(text)
-        try:
-            # The backend replaces lone surrogates without a word; encoding first makes them an
-            # error.
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            _refuse_surrogates(text)
         ranks: list[int] = self._encoding.encode_ordinary(text)
         return ranks
 
     def encode_batch(self, texts: Sequence[str], num_threads: int = 2) -> list[list[int]]:
-        """Return the ranks of each text, computed by ``num_threads`` threads."""
+        """Return the ranks of each text, computed by ``num_threads`` threads.
+
+        Raises:
+            TokenizerError: If a text holds a lone surrogate.
+        """
+        if any(map(_has_long_blank, texts)):
+            return [self.encode(text) for text in texts]
         for text in texts:
             _refuse_surrogates(text)
-        if any(len(text) >= _LONG_RUN for text in texts):
-            return [self.encode(text) for text in texts]
         batch: list[list[int]] = self._encoding.encode_ordinary_batch(
             list(texts), num_threads=num_threads
         )
@@ -232,13 +232,19 @@ class BytePairEncoder:
         return decoded
 
 
+def _has_long_blank(text: str) -> bool:
+    return len(text) >= _LONG_RUN and _LONG_BLANK.search(text) is not None
+
+
 def _refuse_surrogates(text: str) -> None:
-    found = _SURROGATE.search(text)
-    if found:
+    """Raise TokenizerError for half a character: the backend would replace it without a word."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
         raise TokenizerError(
-            f"lone surrogate U+{ord(found.group()):04X} at character {found.start()} of the text",
+            f"lone surrogate U+{ord(text[error.start]):04X} at character {error.start} of the text",
             fix="it is half of a character: repair the text where it was read",
-        )
+        ) from error
 
 
 def load_encoder(path: str | Path) -> BytePairEncoder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Literal
 
 import numpy as np
@@ -75,8 +76,12 @@ class Detokenizer:
         Raises:
             TokenizerError: If no token has this id and the rules are strict.
         """
-        if not isinstance(token_id, int):
-            raise TokenizerError(f"a token id cannot be {token_id!r}", allowed="an integer")
+        try:
+            token_id = index(token_id)
+        except TypeError as error:
+            raise TokenizerError(
+                f"a token id cannot be {token_id!r}", allowed="an integer"
+            ) from error
         if 0 <= token_id < self.encoder.num_ranks:
             return self.encoder.tokens[token_id]
         token = self.special_tokens.by_id.get(token_id)

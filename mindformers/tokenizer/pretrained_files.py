@@ -101,8 +101,10 @@ def config_of(tokenizer: PreTrainedTokenizer, chat_template: str) -> dict[str, A
 
 
 def write_config(folder: Path, content: dict[str, Any]) -> Path:
-    """Write tokenizer_config.json into ``folder``; return its path."""
+    """Write tokenizer_config.json (and a template file that is there) into ``folder``."""
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    if (folder / TEMPLATE_NAME).exists():  # it would hide the template written here
+        write_text(folder / TEMPLATE_NAME, content["chat_template"])
     return write_text(_made(folder) / CONFIG_NAME, text)
 
 

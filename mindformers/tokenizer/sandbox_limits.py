@@ -12,7 +12,7 @@ from typing import Any
 from jinja2.sandbox import SecurityError
 
 MAX_CHARS = 64 * 2**20  # of one value, and of all values printed; a million tokens have some 5 MB
-MAX_SECONDS = 10.0
+MAX_SECONDS = 5.0
 _MAX_INTEGER_BITS = 4096
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 from mindformers.errors import TokenizerError, did_you_mean
@@ -169,7 +170,7 @@ class TokenTable:
             TokenizerError: If no token has an id.
         """
         tokens = [self._token_of(token_id) for token_id in as_id_list(ids)]
-        if isinstance(ids, int):
+        if isinstance(ids, Integral):
             return tokens[0]
         skipped = set(self.all_special_tokens) if skip_special_tokens else set()
         return [token for token in tokens if isinstance(token, bytes) or token not in skipped]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mindformers.errors import MindFormersError
+from mindformers.logger import logger
 from mindformers.training.run import StepReport, TrainRun
 
 
@@ -56,6 +58,9 @@ class CallbackList(Callback):
             callback.on_train_end(run)
 
     def on_exception(self, run: TrainRun, error: BaseException) -> None:
-        """Pass the event on, last callback first."""
+        """Pass the event on, last callback first; what fails now must not hide ``error``."""
         for callback in reversed(self.callbacks):
-            callback.on_exception(run, error)
+            try:
+                callback.on_exception(run, error)
+            except (MindFormersError, OSError) as second:
+                logger.error("%s after the error: %s", type(callback).__name__, second)

@@ -1,4 +1,4 @@
-"""Find out where a loss or gradient that is not finite came from, after the fact and in PyNative mode."""
+"""Find out where a loss or gradient that is not finite came from, by a second look in PyNative."""
 
 from __future__ import annotations
 

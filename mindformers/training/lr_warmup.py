@@ -181,20 +181,20 @@ class WarmUpStableDecayLR(LearningRateSchedule):
         super().__post_init__()
         require_descent(self)
         self.ramp = self._steps("warmup", 0)
-        total = self._total("the decay")
-        self.start = self._steps("decay_start", total)
-        self.length = max(1, total - self.start)
-        if self.start < self.ramp:
-            fail(
-                "decay_start_steps",
-                self.start,
-                f"not before the end of the warm-up ({self.ramp} steps)",
-            )
+        self.start, self.length = None, 1
+        if self.decay_start_steps is not None or self.decay_start_ratio is not None:
+            self.start = self._steps("decay_start", 0)
+            self.length = max(1, self._total("the decay") - self.start)
+            if self.start < self.ramp:
+                before = f"not before the end of the warm-up ({self.ramp} steps)"
+                fail("decay_start_steps", self.start, before)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of the step that follows ``step`` finished ones."""
         if step < self.ramp:
             return warm_up(self, step)
+        if self.start is None:
+            return float(self.learning_rate)
         fallen = min(1.0, max(0, step - self.start) / self.length)
         return self.learning_rate - (self.learning_rate - self.lr_end) * fallen
 

@@ -1,4 +1,4 @@
-"""Bad prompts, bad settings, broken models and split characters: one clear line each, never nonsense."""
+"""Bad prompts and settings, broken models, split characters: one clear line, never nonsense."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(logits=None, prompts=((1,),), vocab_size=10, max_length=8, **settings):
     return generate(runner, [list(row) for row in prompts], GenerationConfig(**given), seed=1)
 
 
-# --- prompts ---------------------------------------------------------------------------------------
+# --- prompts ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_prompt_of_control_tokens_only_works():
     assert run(prompts=[[END, END]]).sequences[0].tolist() == [END, END, END]
 
 
-# --- settings --------------------------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_setting_out_of_range_is_refused_with_what_is_allowed(name, value, all
 def test_what_is_not_available_is_named():
     with pytest.raises(GenerationError, match="found 4, but beam search is not available"):
         GenerationConfig(num_beams=4)
-    with pytest.raises(GenerationError, match="found 10000 stop strings of 118890 characters"):
+    with pytest.raises(GenerationError, match="found 10000 stop strings of 108890 characters"):
         GenerationConfig(stop_strings=[f"string {n}" for n in range(10_000)])
 
 
@@ -159,13 +159,13 @@ def test_a_huge_temperature_draws_evenly_and_a_top_k_above_the_vocabulary_keeps_
 
 def test_a_seed_of_a_wrong_kind_is_refused_before_the_model_runs():
     runner = FakeRunner(chain())
-    with pytest.raises(GenerationError, match="^seed: found -1"):
+    with pytest.raises(GenerationError, match=r"^seed: found -1"):
         generate(runner, [[1]], GenerationConfig(), seed=-1)
     assert runner.num_released == 0
 
 
 def test_stop_strings_without_a_tokenizer_are_refused():
-    with pytest.raises(GenerationError, match="^stop_strings: .*pass tokenizer= to generate"):
+    with pytest.raises(GenerationError, match=r"^stop_strings: .*pass tokenizer= to generate"):
         run(stop_strings="x")
 
 
@@ -196,7 +196,7 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
     assert GenerationConfig.from_pretrained(tmp_path).top_k == 3
 
 
-# --- logits ----------------------------------------------------------------------------------------
+# --- logits -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
@@ -220,7 +220,9 @@ def test_the_row_and_token_that_broke_are_named():
         bad = np.full(10, NAN, np.float32)
         return bad if len(ids) > 3 and ids[0] == 2 else chain((1, 1), (2, 2))(ids)
 
-    with pytest.raises(GenerationError, match="^prompt 1, answer token 4: 10 of 10 logits are NaN"):
+    with pytest.raises(
+        GenerationError, match=r"^prompt 1, answer token 4: 10 of 10 logits are NaN"
+    ):
         run(logits, prompts=[[1], [2]])
 
 
@@ -238,7 +240,7 @@ def test_padding_ids_of_the_head_are_never_drawn():
     assert output.sequences[0].max() == 29
 
 
-# --- streams and batches ---------------------------------------------------------------------------
+# --- streams and batches ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["簌簌", "👩‍👩‍👧‍👦!", "e\u0301é", "𝄞"])

@@ -15,7 +15,7 @@ END = 9  # the end token of the chains below
 
 
 def chain(*steps: tuple[int, int], vocab_size: int = 10) -> Callable[[Sequence[int]], np.ndarray]:
-    """Return logits by the last token only: ``(a, b)`` makes b follow a; others are followed by END."""
+    """Return logits by the last token: ``(a, b)`` makes b follow a, and END follows the others."""
     table = np.zeros((vocab_size, vocab_size), np.float32)
     table[:, END] = 1.0
     for before, after in steps:
@@ -24,7 +24,7 @@ def chain(*steps: tuple[int, int], vocab_size: int = 10) -> Callable[[Sequence[i
 
 
 def history_logits(vocab_size: int) -> Callable[[Sequence[int]], np.ndarray]:
-    """Return logits that depend on every token so far and its place, so that a mixed-up row shows."""
+    """Return logits that depend on every token so far and its place: a mixed-up row shows."""
 
     def logits(ids: Sequence[int]) -> np.ndarray:
         key = [len(ids), *(int(token) for token in ids)]
@@ -64,7 +64,7 @@ class FakeRunner:
 
 
 class ByteTokenizer:
-    """Ids 0..255 are bytes, then come the texts of ``pieces`` and the control tokens of ``special``."""
+    """Ids 0..255 are bytes; the texts of ``pieces`` and the control tokens ``special`` follow."""
 
     def __init__(self, pieces: Sequence[str] = (), special: Sequence[str] = ()) -> None:
         self.table = [bytes([number]) for number in range(256)]
@@ -83,8 +83,9 @@ class ByteTokenizer:
         joined = b"".join(self.table[number] for number in ids if number not in hidden)
         return joined.decode("utf-8", "replace")
 
-    def stream_decoder(self) -> Any:
-        return _ByteStream(self.table)
+    def stream_decoder(self, skip_special_tokens: bool = False) -> Any:
+        hidden = set(self.special_tokens.values()) if skip_special_tokens else set()
+        return _ByteStream(self.table, hidden)
 
 
 class DecodeOnlyTokenizer:
@@ -99,12 +100,12 @@ class DecodeOnlyTokenizer:
 
 
 class _ByteStream:
-    def __init__(self, table: list[bytes]) -> None:
-        self._table = table
+    def __init__(self, table: list[bytes], hidden: set[int]) -> None:
+        self._table, self._hidden = table, hidden
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def put(self, token_id: int) -> str:
-        return self._utf8.decode(self._table[token_id])
+        return "" if token_id in self._hidden else self._utf8.decode(self._table[token_id])
 
     def flush(self) -> str:
         return self._utf8.decode(b"", final=True)

@@ -6,19 +6,21 @@ from pathlib import Path
 
 from mindformers.checkpoint.concat import concat_files
 from mindformers.checkpoint.dtypes import weight_type
-from mindformers.checkpoint.export import (
-    ExportOptions, carry_files, export, may_be_in_weight_folder, output_path,
-)  # fmt: skip
+from mindformers.checkpoint.export import ExportOptions, carry_files, check_output_path, export
 from mindformers.checkpoint.loading import open_weights
 from mindformers.checkpoint.transfer import tensors_in_layout
 from mindformers.errors import CheckpointError
+from mindformers.logger import logger
 from mindformers.models.glm2.glm2_weights import (
-    NAMES, file_metadata, layout_named, map_source, stored_tensors,
-)  # fmt: skip
+    NAMES,
+    file_metadata,
+    layout_named,
+    map_source,
+    stored_tensors,
+)
 from mindformers.models.glm2.hf_config import generation_settings, is_tied, network_config
 
-# Endings of our split names -> ending of the fused one, from the one table of names.
-FUSIONS = NAMES.fusions("mindformers")
+DEFAULT_DTYPE = "fp32"  # upstream's converter writes float32 unless told otherwise
 
 
 def convert_pt_to_ms(
@@ -36,8 +38,8 @@ def convert_pt_to_ms(
         output_path: A ``.ckpt`` or ``.safetensors`` file, or a folder, which gets ``config.json``,
             the generation settings and the tokenizer too.
         dtype: ``fp32``, ``fp16`` or ``bf16``; None: fp32.
-        config: YAML of a run; its ``qkv_concat`` and ``mlp_concat`` choose the layout. None: the
-            input's ``config.json``, fused.
+        config: YAML of a run; its ``qkv_concat`` and ``mlp_concat`` choose which weights are fused.
+            None: the input's ``config.json``, all fused.
         options: How to write.
 
     Returns:
@@ -47,4 +49,60 @@ def convert_pt_to_ms(
         MindFormersError: If the input is no such directory, disagrees with the YAML, or the output
             may not be written.
     """
-''' '''
+    options = options or ExportOptions()
+    kind = weight_type(dtype or DEFAULT_DTYPE)
+    with open_weights(input_path, options.verify) as source:
+        content = source.config()
+        where = str(source.folder / "config.json")
+        settings = network_config(content, where, config)
+        mapped = map_source(settings, source.shapes, tied=is_tied(content), where=str(input_path))
+        if mapped.layout.style == "mindformers":
+            raise CheckpointError(
+                "has MindFormers' names already",
+                where=str(input_path),
+                allowed="a Hugging Face directory",
+                fix="give --reversed to convert back, --concat to fuse split weights",
+            )
+        output = check_output_path(output_path, options)
+        target = layout_named("mindformers", settings)
+        tensors = tensors_in_layout(
+            stored_tensors(settings, target),
+            mapped.places,
+            source.blocks,
+            dtype_of=lambda name: source.tensors[name].dtype,
+            dtype=kind,
+        )
+        settings.update(param_init_type=kind.name)
+
+        def add_files(folder: Path) -> None:
+            settings.save_pretrained(folder)
+            carry_files(source.folder, folder, generation_settings(settings))
+
+        logger.info("converting %s (%s) to %s, %s", input_path, mapped.layout, output, kind.name)
+        return export(output, tensors, options, file_metadata(target), add_files)
+
+
+def convert_to_qkv_concat(
+    input_path: str | Path, output_path: str | Path, *, options: ExportOptions | None = None
+) -> Path:
+    """Fuse wq, wk, wv to query_key_value and dense_left, dense_right to dense_h_to_4h.
+
+    Args:
+        input_path: One file of ours with split weights, or a folder of ``rank_X`` folders, whose
+            ranks are fused each by itself: ``[q_r | k_r | v_r]`` and ``[gate_r | up_r]``.
+        output_path: A file; for rank folders a folder, which gets ``rank_X/checkpoint_X.*``.
+        options: How to write.
+
+    Returns:
+        The output path.
+
+    Raises:
+        CheckpointError: If the input is a Hugging Face directory or holds nothing to fuse.
+    """
+    return concat_files(
+        Path(input_path),
+        output_path,
+        NAMES.fusions("mindformers"),
+        options or ExportOptions(),
+        known=NAMES.detect,
+    )

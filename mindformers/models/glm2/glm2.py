@@ -5,10 +5,14 @@ Letters: B batch, S tokens, H hidden, V vocabulary, D head size, L cached tokens
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindformers.models.base_model import PreTrainedModel
+from mindformers.models.glm2 import glm2_weights
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_modules import build_linear, residual_dtype
 from mindformers.models.glm2.glm2_transformer import ChatGLM2Transformer
@@ -157,6 +161,18 @@ class ChatGLM2ForConditionalGeneration(PreTrainedModel):
         start = ops.zeros_like(labels[:, :1])  # (B, 1)
         return (ops.cat((logits, ops.zeros_like(logits[:, :1])), 1), ops.cat((start, labels), 1),
                 ops.cat((self.cast(start, ms.float32), input_mask), 1))
+
+    def load_weights(self, source: Path) -> glm2_weights.LoadReport:
+        """Fill the weights from a Hugging Face directory, a directory we saved, a step folder or one file.
+
+        Raises:
+            CheckpointError: If the weights are damaged or are not those of this network.
+        """
+        return glm2_weights.load_pretrained(self.weight_parameters(), self.config, source)
+
+    def save_weights(self, folder: Path, **options: Any) -> None:
+        """Write the weights under this library's names; options as in ``glm2_weights.save_weights``."""
+        glm2_weights.save_weights(self.weight_parameters(), self.config, folder, **options)
 
     def allocate_cache(self, num_blocks: int) -> None:
         """Give every layer an empty key/value cache of ``num_blocks`` blocks of ``config.block_size`` tokens."""

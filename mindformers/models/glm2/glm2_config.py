@@ -9,6 +9,7 @@ from mindformers.models.base_config import PretrainedConfig
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
 ROPE_BASE = 10000.0  # modeling_chatglm.py: RotaryEmbedding
+NUM_SPECIAL_TOKENS = 14  # <|endoftext|> .. <|end_of_video|>; tokenization_chatglm.py
 
 
 @MindFormerRegister.register(MindFormerModuleType.CONFIG)
@@ -48,3 +49,13 @@ class ChatGLM2Config(PretrainedConfig):
         """The ids that end an answer, always as a list."""
         eos = self.eos_token_id
         return list(eos) if isinstance(eos, list) else [eos]
+
+    @property
+    def num_used_tokens(self) -> int | None:
+        """Ids that stand for a token, where the settings tell: GLM-4's pad is the first of 14 special tokens.
+
+        The rows of the embedding after them are padding and must never be produced.
+        """
+        last = int(self.pad_token_id) + NUM_SPECIAL_TOKENS
+        known = self.pad_token_id in self.eos_token_ids and last <= self.vocab_size
+        return last if known else None

@@ -6,21 +6,19 @@ Letters: V vocabulary, H hidden, F ffn, N query heads, G key/value heads, D head
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers.checkpoint.dtypes import plain_array, type_of, weight_type
 from mindformers.checkpoint.fill import LoadReport, fill_parameters
 from mindformers.checkpoint.keymap import (
-    Rows,
     Stored,
     compare_shapes,
     count_elements,
     locate_pieces,
 )  # fmt: skip
 from mindformers.checkpoint.loading import open_weights
-from mindformers.checkpoint.naming import Layout, NameTable, Row
+from mindformers.checkpoint.naming import Layout, MappedSource, NameTable, Row
 from mindformers.checkpoint.saving import write_weights
 from mindformers.checkpoint.transfer import tensors_in_layout, weights_among
 from mindformers.errors import CheckpointError, ConfigError
@@ -141,21 +139,6 @@ def stored_tensors(config: ChatGLM2Config, layout: Layout) -> list[Stored]:
 def count_parameters(config: ChatGLM2Config) -> int:
     """Return the number of weights: 9,399,951,360 for glm-4-9b."""
     return count_elements(stored_tensors(config, PUBLISHED["glm"]))
-
-
-@dataclass(frozen=True)
-class MappedSource:
-    """Weights that were found to be a whole network of a configuration.
-
-    Attributes:
-        layout: The layout they are in.
-        places: Piece name -> rows of a stored tensor.
-        dropped: Names beside the weights: caches, optimizer slots, scalars.
-    """
-
-    layout: Layout
-    places: dict[str, Rows]
-    dropped: tuple[str, ...]
 
 
 def map_source(

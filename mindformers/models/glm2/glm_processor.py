@@ -85,7 +85,7 @@ class GLMProcessor:
 
     @staticmethod
     def process_response(response: str) -> str:
-        """Return an answer for Chinese readers: full-width punctuation beside Chinese characters."""
+        """Return an answer with full-width punctuation beside Chinese characters."""
         response = response.strip().replace("[[训练时间]]", "2023年")
         return _HALF_WIDTH_BESIDE_CHINESE.sub(lambda match: _FULL_WIDTH[match.group()], response)
 

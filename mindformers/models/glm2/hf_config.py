@@ -8,8 +8,10 @@ is ever loaded.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
+from mindformers.config.loader import load_yaml
 from mindformers.errors import CheckpointError, ConfigError, did_you_mean
 from mindformers.logger import warn_once
 from mindformers.models.glm2.glm2_config import ROPE_BASE, ChatGLM2Config
@@ -22,26 +24,22 @@ MODEL_FIELDS = (
     "num_attention_heads", "n_kv_heads", "add_qkv_bias", "layernorm_epsilon", "rope_ratio",
     "post_self_attn_layernorm", "post_mlp_layernorm",
 )  # fmt: skip
+_SPELLED = {"n_kv_heads": "multi_query_group_num"}
 GLM4_EOS = [151329, 151336, 151338]  # <|endoftext|> <|user|> <|observation|>
 GLM4_VOCAB = 151552
 _SUSPECT_LENGTH = 131072  # seq_length of glm-4-9b-chat, whose rope_theta is 5,000,000
 
-_HF_FIELDS = {  # Hugging Face key -> ours, same value
-    "vocab_size": "padded_vocab_size",
-    "hidden_size": "hidden_size",
-    "intermediate_size": "ffn_hidden_size",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_attention_heads",
-    "num_key_value_heads": "multi_query_group_num",
-    "max_position_embeddings": "seq_length",
-    "rms_norm_eps": "layernorm_epsilon",
-    "attention_bias": "add_qkv_bias",
+_HF_FIELDS = {  # Hugging Face key -> our field, and what that library takes for an absent key
+    "vocab_size": ("padded_vocab_size", GLM4_VOCAB),
+    "hidden_size": ("hidden_size", 4096),
+    "intermediate_size": ("ffn_hidden_size", 13696),
+    "num_hidden_layers": ("num_layers", 40),
+    "num_attention_heads": ("num_attention_heads", 32),
+    "num_key_value_heads": ("multi_query_group_num", 2),
+    "max_position_embeddings": ("seq_length", 131072),
+    "rms_norm_eps": ("layernorm_epsilon", 1.5625e-07),
+    "attention_bias": ("add_qkv_bias", True),
 }
-_HF_DEFAULTS = {  # what the Hugging Face library fills in for an absent key: GlmConfig
-    "vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40,
-    "num_attention_heads": 32, "num_key_value_heads": 2, "max_position_embeddings": 131072,
-    "rms_norm_eps": 1.5625e-07, "attention_bias": True,
-}  # fmt: skip
 _CHATGLM_FIELDS = (
     "num_layers", "padded_vocab_size", "hidden_size", "ffn_hidden_size", "kv_channels",
     "num_attention_heads", "seq_length", "layernorm_epsilon", "rope_ratio", "add_qkv_bias",
@@ -122,13 +120,11 @@ def _from_chatglm(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_glm(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    fields = {ours: content.get(key, _HF_DEFAULTS[key]) for key, ours in _HF_FIELDS.items()}
+    fields = {ours: content.get(key, usual) for key, (ours, usual) in _HF_FIELDS.items()}
     if fields["multi_query_group_num"] is None:
         fields["multi_query_group_num"] = fields["num_attention_heads"]
-    heads = fields["num_attention_heads"]
-    fields["kv_channels"] = content.get("head_dim") or (
-        128 if "hidden_size" not in content else fields["hidden_size"] // heads
-    )
+    even_share = fields["hidden_size"] // fields["num_attention_heads"]
+    fields["kv_channels"] = content.get("head_dim", 128) or even_share
     fields["rope_ratio"] = _rope_ratio(content, fields["seq_length"], where)
     if content["model_type"] == "glm4":
         fields |= {"post_self_attn_layernorm": True, "post_mlp_layernorm": True}
@@ -150,6 +146,8 @@ def _rope_ratio(content: Mapping[str, Any], seq_length: int, where: str) -> floa
     if factor != 0.5:
         raise ConfigError(f"partial_rotary_factor {factor}", where=where, allowed="0.5")
     theta = rope.get("rope_theta", content.get("rope_theta", ROPE_BASE))
+    if not isinstance(theta, int | float):
+        raise ConfigError(f"rope_theta {theta!r}", where=where, allowed="a number")
     ratio = theta / ROPE_BASE
     if ratio == 1 and seq_length >= _SUSPECT_LENGTH and content["model_type"] == "glm":
         warn_once(
@@ -175,7 +173,7 @@ def config_to_hf(
         ConfigError: If the layout is neither, or cannot say what the configuration asks for.
     """
     if layout == "chatglm":
-        return _to_chatglm(config, dtype or config.param_init_type)
+        return _to_chatglm(config, dtype)
     if layout != "glm":
         raise ConfigError(f"layout {layout!r}", allowed="glm or chatglm")
     sandwich = (config.post_self_attn_layernorm, config.post_mlp_layernorm)
@@ -186,70 +184,62 @@ def config_to_hf(
             fix="use --layout chatglm",
         )
     kind, name = ("glm4", "Glm4ForCausalLM") if sandwich[0] else ("glm", "GlmForCausalLM")
-    theta = config.rope_base
-    rotary = {"partial_rotary_factor": 0.5, "rope_theta": theta}
-    content = {"architectures": [name], "model_type": kind}
-    content |= {key: getattr(config, ours) for key, ours in _HF_FIELDS.items()}
-    return content | {
+    rotary = {"partial_rotary_factor": 0.5, "rope_theta": config.rope_base}
+    return {
+        "architectures": [name],
+        "model_type": kind,
+        **{key: getattr(config, ours) for key, (ours, _) in _HF_FIELDS.items()},
         "num_key_value_heads": config.n_kv_heads,
         "head_dim": config.kv_channels,
         "hidden_act": "silu",
-        "attention_dropout": 0.0,
         "rope_parameters": {"rope_type": "default", **rotary},
         **rotary,  # older releases of the library read these two from here
+        **_common(config, dtype),
+    }
+
+
+def _common(config: ChatGLM2Config, dtype: str | None) -> dict[str, Any]:
+    return {
+        "attention_dropout": 0.0,
         "tie_word_embeddings": False,
         "use_cache": True,
-        "eos_token_id": config.eos_token_ids,
-        "pad_token_id": config.pad_token_id,
+        **generation_settings(config),
         "torch_dtype": dtype or config.param_init_type,
     }
 
 
-def _to_chatglm(config: ChatGLM2Config, dtype: str) -> dict[str, Any]:
-    content = {"architectures": ["ChatGLMModel"], "model_type": "chatglm"}
-    content |= {key: getattr(config, key) for key in _CHATGLM_FIELDS}
+def generation_settings(config: ChatGLM2Config) -> dict[str, Any]:
+    """Return the ``generation_config.json`` without which a model does not stop at its end ids."""
+    return {"eos_token_id": config.eos_token_ids, "pad_token_id": config.pad_token_id}
+
+
+def _to_chatglm(config: ChatGLM2Config, dtype: str | None) -> dict[str, Any]:
+    fields = {key: getattr(config, key) for key in _CHATGLM_FIELDS}
     for flag in ("post_self_attn_layernorm", "post_mlp_layernorm"):
-        if not content[flag]:
-            del content[flag]  # the original has no such key
-    return content | {
+        if not fields[flag]:
+            del fields[flag]  # the original has no such key
+    return {
+        "architectures": ["ChatGLMModel"],
+        "model_type": "chatglm",
+        **fields,
         "add_bias_linear": False,
         "apply_residual_connection_post_layernorm": False,
-        "attention_dropout": 0.0,
         "hidden_dropout": 0.0,
         "num_hidden_layers": config.num_layers,
         "original_rope": True,
         "post_layer_norm": True,
         "rmsnorm": True,
-        "tie_word_embeddings": False,
-        "use_cache": True,
-        "eos_token_id": config.eos_token_ids,
-        "pad_token_id": config.pad_token_id,
-        "torch_dtype": dtype,
+        **_common(config, dtype),
     }
-
-
-def model_differences(run: ChatGLM2Config, stored: ChatGLM2Config) -> list[tuple[str, Any, Any]]:
-    """Return (field, run's value, stored value) where the two change what weights compute."""
-    found = []
-    for field in MODEL_FIELDS:
-        ours, theirs = getattr(run, field), getattr(stored, field)
-        if ours != theirs:
-            name = "multi_query_group_num" if field == "n_kv_heads" else field
-            found.append((name, ours, theirs))
-    return found
 
 
 def model_name(config: ChatGLM2Config) -> str:
     """Return which published model has these sizes, or an empty string; for hints in errors."""
-    sizes = (
-        config.num_layers,
-        config.hidden_size,
-        config.ffn_hidden_size,
-        config.padded_vocab_size,
-    )
-    if sizes == (28, 4096, 13696, 65024):
+    if (config.hidden_size, config.ffn_hidden_size) != (4096, 13696):
+        return ""
+    if (config.num_layers, config.padded_vocab_size) == (28, 65024):
         return "glm3-6b or chatglm2-6b"
-    if sizes != (40, 4096, 13696, GLM4_VOCAB):
+    if (config.num_layers, config.padded_vocab_size) != (40, GLM4_VOCAB):
         return ""
     if config.post_mlp_layernorm:
         return "GLM-4-9B-0414"
@@ -270,12 +260,13 @@ def check_against_config(
     if content is None:
         return
     stored = config_from_hf(content, where)
-    differences = model_differences(config, stored)
-    if differences:
-        lines = [
-            f"  {name}: {ours!r} in the run, {theirs!r} in config.json"
-            for name, ours, theirs in differences
-        ]
+    lines = [
+        f"  {_SPELLED.get(name, name)}: {getattr(config, name)!r} in the run, "
+        f"{getattr(stored, name)!r} in config.json"
+        for name in MODEL_FIELDS
+        if getattr(config, name) != getattr(stored, name)
+    ]
+    if lines:
         name = model_name(stored)
         raise CheckpointError(
             "config.json and the run's model_config disagree\n" + "\n".join(lines),
@@ -288,3 +279,30 @@ def check_against_config(
 def is_tied(content: Mapping[str, Any] | None) -> bool:
     """Tell whether a ``config.json`` says that the head is the embedding."""
     return bool(content and content.get("tie_word_embeddings"))
+
+
+def network_config(
+    content: Mapping[str, Any] | None, where: str, yaml_path: str | Path | None
+) -> ChatGLM2Config:
+    """Return the settings of the weights at hand: from a run's YAML, else from ``config.json``.
+
+    Args:
+        content: The ``config.json`` beside the weights, if there is one.
+        where: Where it lies or would lie.
+        yaml_path: A run's YAML with ``model.model_config``, or None.
+
+    Raises:
+        MindFormersError: If there is neither, or the two disagree on what the weights compute.
+    """
+    if yaml_path is None:
+        if content is None:
+            raise ConfigError(
+                "no config.json", where=where, fix="give the run's YAML with --config"
+            )
+        return config_from_hf(content, where)
+    section = load_yaml(yaml_path).data.get("model", {}).get("model_config")
+    if not isinstance(section, dict) or section.get("type") not in (None, "ChatGLM2Config"):
+        raise ConfigError("model.model_config is no ChatGLM2Config", where=str(yaml_path))
+    config = ChatGLM2Config(**section)
+    check_against_config(config, content, where)
+    return config

@@ -46,7 +46,7 @@ def test_a_cache_that_is_full_says_so_with_numbers_and_changes_nothing():
         blocks.allocate([1, 2], [1, 1])
     assert (blocks.rows, blocks.num_free) == ([0], 1)
     blocks.allocate([1], [2])
-    with pytest.raises(GenerationError, match="1 more blocks .* 0 of 3 are free"):
+    with pytest.raises(GenerationError, match=r"1 more blocks .* 0 of 3 are free"):
         blocks.append([0, 1][:1])
     np.testing.assert_array_equal(blocks.lengths([0]), [4])
     blocks.free([1])
@@ -54,7 +54,9 @@ def test_a_cache_that_is_full_says_so_with_numbers_and_changes_nothing():
     assert blocks.num_free == 0
 
 
-@pytest.mark.parametrize(("num_blocks", "block_size", "name"), [(1, 4, "num_blocks"), (4, 0, "block_size")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("num_blocks", "block_size", "name"), [(1, 4, "num_blocks"), (4, 0, "block_size")]
+)
 def test_sizes_that_hold_nothing_are_refused(num_blocks, block_size, name):
     with pytest.raises(GenerationError, match=f"^{name}: found"):
         BlockManager(num_blocks, block_size)

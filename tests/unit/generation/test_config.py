@@ -66,7 +66,7 @@ def test_update_returns_what_it_does_not_know_and_changes_nothing_when_a_value_i
     assert config.update(top_k=3, colour="red", top_p=None) == {"colour": "red"}
     assert (config.top_k, config.top_p) == (3, 1.0)
     before = config.to_dict()
-    with pytest.raises(GenerationError, match="^temperature: found -1"):
+    with pytest.raises(GenerationError, match=r"^temperature: found -1"):
         config.update(top_k=9, temperature=-1)
     assert config.to_dict() == before
 

@@ -63,19 +63,25 @@ def test_rows_follow_their_chain_to_the_end_token_and_leave_the_batch_there():
     assert runner.num_released == 1
 
 
-def test_every_row_of_a_batch_is_what_it_is_alone():
+def answers_of(prompts, **settings):
+    runner = FakeRunner(history_logits(20), vocab_size=20)
+    return lists(generate(runner, prompts, config(**settings), seed=3))
+
+
+@pytest.mark.parametrize("settings", [{}, {"repetition_penalty": 1.7}, {"min_new_tokens": 4}])
+def test_every_row_of_a_batch_is_what_it_is_alone(settings):
     prompts = [[1], [2, 3, 4, 5], [6, 7], [8, 8, 8]]
-    for settings in ({}, {"do_sample": True, "top_k": 5}, {"repetition_penalty": 1.7}):
-        together = generate(FakeRunner(history_logits(20), 20), prompts, config(**settings), seed=3)
-        for row, prompt in enumerate(prompts):
-            if settings.get(
-                "do_sample"
-            ):  # the other rows become different ones, row keeps its place
-                others = [prompt if r == row else [r, r + 1] for r in range(4)]
-                alone = lists(generate(FakeRunner(history_logits(20), 20), others, config(**settings), seed=3))[row]  # fmt: skip
-            else:
-                alone = lists(generate(FakeRunner(history_logits(20), 20), [prompt], config(**settings)))[0]  # fmt: skip
-            assert lists(together)[row] == alone
+    alone = [answers_of([prompt], **settings)[0] for prompt in prompts]
+    assert answers_of(prompts, **settings) == alone
+
+
+def test_a_row_draws_the_same_whatever_the_other_rows_are():
+    prompts = [[1], [2, 3, 4, 5], [6, 7], [8, 8, 8]]
+    settings = {"do_sample": True, "top_k": 5, "temperature": 3.0}
+    together = answers_of(prompts, **settings)
+    for row, prompt in enumerate(prompts):
+        others = [prompt if place == row else [place, 9, 9] for place in range(row + 1)]
+        assert answers_of(others, **settings)[row] == together[row]
 
 
 def test_a_seed_repeats_an_answer_and_rows_with_one_prompt_differ():
@@ -162,7 +168,8 @@ def test_one_line_tells_tokens_and_speed(caplog):
 
 def test_ids_without_a_token_are_never_given():
     runner = FakeRunner(lambda ids: np.arange(10, dtype=np.float32))
-    assert lists(generate(runner, [[1]], config(allowed_vocab_size=7, max_new_tokens=2))) == [[1, 6, 6]]  # fmt: skip
+    output = generate(runner, [[1]], config(allowed_vocab_size=7, max_new_tokens=2))
+    assert lists(output) == [[1, 6, 6]]
     tokenizer = ByteTokenizer()
     tokenizer.table = tokenizer.table[:5]
     assert lists(generate(runner, [[1]], config(max_new_tokens=1), tokenizer=tokenizer)) == [[1, 4]]
@@ -223,7 +230,8 @@ def test_what_was_held_back_is_shown_when_the_answer_ends_otherwise():
         streamer = Ids()
         output = generate(
             FakeRunner(script(256, 257, end), 300), [[1]],
-            config(stop_strings=["END"], max_new_tokens=limit), tokenizer=tokenizer, streamer=streamer,
+            config(stop_strings=["END"], max_new_tokens=limit), tokenizer=tokenizer,
+            streamer=streamer,
         )  # fmt: skip
         shown = [token for ids in streamer.got for token in ids]
         assert (output.finish_reasons, output.texts) == ([reason], ["hiEN"])

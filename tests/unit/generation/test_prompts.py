@@ -103,7 +103,7 @@ def test_ids_outside_the_vocabulary_are_named_with_their_place():
 
 
 def test_a_prompt_that_fills_the_model_is_refused_with_both_numbers():
-    with pytest.raises(GenerationError, match="prompt 0: has 5 tokens .*the model holds 5 in all"):
+    with pytest.raises(GenerationError, match=r"prompt 0: has 5 tokens .*the model holds 5 in all"):
         check_prompts([[1] * 5], 10, 5)
 
 
@@ -122,5 +122,7 @@ def test_limits_are_clipped_with_a_note(new, longest, limits, note):
 
 
 def test_a_max_length_below_the_prompt_is_refused_with_both_numbers():
-    with pytest.raises(GenerationError, match="prompt 0: has 2 tokens .* max_length 2 counts both"):
+    with pytest.raises(
+        GenerationError, match=r"prompt 0: has 2 tokens .* max_length 2 counts both"
+    ):
         answer_limits([[1, 2]], None, 2, 8)

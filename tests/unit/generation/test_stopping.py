@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -102,7 +104,7 @@ def test_where_tokens_are_split_changes_nothing(text, strings, data):
         expected = first[: len(first) - max(len(s) for s in strings if first.endswith(s))]
     cuts = data.draw(st.sets(st.integers(1, len(text))))
     borders = [0, *sorted(cuts - {len(text)}), len(text)]
-    pieces = [text[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+    pieces = [text[a:b] for a, b in itertools.pairwise(borders)]
     shown, scanner, read = scan(strings, pieces)
     assert scanner.is_matched == (first is not None)
     assert scanner.text == expected

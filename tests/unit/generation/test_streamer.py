@@ -86,7 +86,7 @@ def test_arguments_of_decode_are_passed_on():
             text = super().decode(ids, **options)
             return text.upper() if loud else text
 
-        def stream_decoder(self):
+        def stream_decoder(self, skip_special_tokens=False):
             raise AssertionError("decode_kwargs need decode()")
 
     streamer = Collect(Loud(), loud=True)
@@ -118,7 +118,7 @@ def test_an_ascii_terminal_gets_code_points(monkeypatch):
 
 def test_several_rows_are_refused():
     for rows in ([np.array([1]), np.array([2])], np.array([[1], [2]])):
-        with pytest.raises(GenerationError, match="TextStreamer: shows one answer, .* 2 prompts"):
+        with pytest.raises(GenerationError, match=r"TextStreamer: shows one answer, .* 2 prompts"):
             TextStreamer(ByteTokenizer()).put(rows)
 
 
@@ -153,9 +153,14 @@ def test_the_iterator_gives_the_answer_to_another_thread_and_stops():
 def test_the_reader_gets_the_text_before_an_error_then_the_error():
     streamer = TextIteratorStreamer(ByteTokenizer(), timeout=10)
     error = GenerationError("the model broke")
-    with pytest.raises(GenerationError), streaming(streamer):
-        streamer.put(104)
-        raise error
+
+    def answer():
+        with streaming(streamer):
+            streamer.put(104)
+            raise error
+
+    with pytest.raises(GenerationError, match="the model broke"):
+        answer()
     assert next(streamer) == "h"
     with pytest.raises(GenerationError) as caught:
         next(streamer)
@@ -191,7 +196,20 @@ def test_a_streamer_of_ids_needs_put_and_end_only():
     with pytest.raises(RuntimeError, match="full"), streaming(streamer):
         streamer.put(1)
     assert streamer.ended == 1
-    with pytest.raises(GenerationError, match=r"streamer: an object of type int has no put\(\) and end\(\)"), streaming(3):  # fmt: skip
+    with (
+        pytest.raises(GenerationError, match=r"streamer: an object of type int has no put\(\) and"),
+        streaming(3),
+    ):
         pass
     with streaming(None):
         pass
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"), [({}, "h"), ({"skip_special_tokens": False}, "h<|user|>")]
+)
+def test_the_iterator_leaves_control_tokens_out_unless_asked(options, shown):
+    streamer = TextIteratorStreamer(ByteTokenizer(special=["<|user|>"]), **options)
+    streamer.put([104, 256])
+    streamer.end()
+    assert "".join(streamer) == shown

@@ -88,7 +88,7 @@ def curve(schedule, steps):
             [0, 5, 6, 10],
             [1.0, 1.0, 0.8, 0.0],
         ),
-        (WarmUpStableDecayLR(1.0, 0.0, total_steps=4), [0, 3, 4, 9], [1.0, 1.0, 1.0, 1.0]),
+        (WarmUpStableDecayLR(1.0, 0.0, 2), [0, 1, 2, 4, 9], [0.0, 0.5, 1.0, 1.0, 1.0]),
         # warm-up 2, constant 3, cosine 4, lr_end1 for 2, lr_end2
         (
             ConstantWithCoolDownLR(

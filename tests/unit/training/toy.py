@@ -9,6 +9,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindformers.training.callback import Callback
+from mindformers.training.optimizer import AdamW
+from mindformers.training.param_groups import get_optimizer_grouped_parameters
+from mindformers.training.run import StepReport, TrainRun
+from mindformers.training.train_step import MFTrainOneStepCell
+
 VOCAB, WIDTH, SEQ = 16, 8, 6
 IGNORED = -100
 
@@ -99,3 +105,44 @@ class ToyData:
 
 def weights_of(network: nn.Cell) -> dict[str, np.ndarray]:
     return {p.name: p.astype(ms.float32).asnumpy().copy() for p in network.trainable_params()}
+
+
+def toy_step(network: nn.Cell | None = None, **arguments: Any) -> MFTrainOneStepCell:
+    network = network or ToyNet()
+    optimizer = AdamW(get_optimizer_grouped_parameters(network, 0.1), learning_rate=1e-2)
+    return MFTrainOneStepCell(network, optimizer, **arguments)
+
+
+class Losses(Callback):
+    """Notes (step, loss, lr) of every step, and the events in the order they come."""
+
+    def __init__(self) -> None:
+        self.curve: list[tuple[int, float, float]] = []
+        self.events: list[str] = []
+
+    def on_train_begin(self, run: TrainRun) -> None:
+        self.events.append("begin")
+
+    def on_step_end(self, run: TrainRun, report: StepReport) -> None:
+        self.curve.append((report.global_step, report.loss, report.lr))
+        self.events.append(f"step {report.global_step}")
+
+    def on_epoch_end(self, run: TrainRun) -> None:
+        self.events.append("epoch end")
+
+    def on_train_end(self, run: TrainRun) -> None:
+        self.events.append("end")
+
+    def on_exception(self, run: TrainRun, error: BaseException) -> None:
+        self.events.append(type(error).__name__)
+
+
+def report_of(**changes: Any) -> StepReport:
+    """A plain report of step 2 of 100, with changes."""
+    values: dict[str, Any] = {
+        "global_step": 2, "total_steps": 100, "epoch": 1, "epochs": 5, "step_in_epoch": 2,
+        "steps_per_epoch": 20, "loss": 11.281303, "lr": 1e-6, "grad_norm": 1.23, "overflow": False,
+        "loss_scale": 1.0, "num_samples": 1, "num_tokens": 100, "num_trained_tokens": 40,
+        "seconds": 1.2345, "eta_seconds": 121.7,
+    }  # fmt: skip
+    return StepReport(**(values | changes))

@@ -1,0 +1,8 @@
+"""Convert weights; ``python convert_weight.py --help`` says how."""
+
+from mindformers.cli.guard import run_guarded
+
+from mindformers.cli.convert import main
+
+if __name__ == "__main__":
+    raise SystemExit(run_guarded(main))

@@ -1,0 +1,202 @@
+"""``convert_weight.py``: Hugging Face weights to MindFormers and back, and fusing split weights."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from mindformers.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from mindformers.checkpoint.export import ExportOptions
+
+MODELS = ("glm4", "glm3", "glm2", "glm-n")  # one family; glm-n is upstream's key for it
+DTYPES = ("fp32", "fp16", "bf16")
+
+_EXAMPLES = """examples:
+  Hugging Face directory to one file, float32 as upstream writes it:
+    convert_weight.py --model glm4 --input_path glm-4-9b --output_path glm4.ckpt --config run.yaml
+  Hugging Face directory to sharded safetensors in bfloat16, no YAML needed:
+    convert_weight.py --model glm4 --input_path glm-4-9b --output_path glm4_ms --dtype bf16
+  Back to Hugging Face, types kept:
+    convert_weight.py --model glm4 --reversed --input_path glm4_ms --output_path glm4_hf
+  Fuse split weights, of one file or of rank_X folders:
+    convert_weight.py --model glm4 --concat --input_path split.ckpt --output_path fused.ckpt
+"""
+
+
+def _true_or_false(text: str) -> bool:
+    lowered = text.lower()
+    if lowered in ("true", "1", "yes"):
+        return True
+    if lowered in ("false", "0", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command; older spellings of the paths are read but not shown."""
+    parser = argparse.ArgumentParser(
+        prog="convert_weight.py",
+        description="Convert GLM-4 weights between Hugging Face and MindFormers.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help=f"model family: {', '.join(MODELS)}")
+    add("--input_path", help="directory or file to convert")
+    add("--output_path", help="folder, .safetensors file or .ckpt file to write")
+    add("--reversed", action="store_true", help="MindFormers to Hugging Face")
+    add(
+        "--dtype",
+        help="fp32, fp16 or bf16; default: fp32 to MindFormers (as upstream), the input's own type "
+        "with --reversed",
+    )
+    add("--config", help="YAML of a run; default: the config.json beside the input")
+    add(
+        "--concat",
+        nargs="?",
+        const=True,
+        default=False,
+        type=_true_or_false,
+        metavar="True",
+        help="fuse wq, wk, wv and dense_left, dense_right of MindFormers weights",
+    )
+    add(
+        "--layout",
+        default="glm",
+        choices=("glm", "chatglm"),
+        help="with --reversed: names of the Hugging Face library (glm, default) or of the original "
+        "repositories (chatglm)",
+    )
+    add(
+        "--output_format",
+        choices=("safetensors", "ckpt"),
+        help="default: by the suffix of --output_path; safetensors in a folder",
+    )
+    add("--max_shard_size", default="5GB", help="largest file in a folder (default 5GB)")
+    add("--force", "--overwrite", action="store_true", help="replace an output that exists")
+    add("--no_verify", action="store_true", help="do not compare the sha256 of a step folder")
+    for old in ("torch_ckpt_path", "mindspore_ckpt_path", "ms_not_concat_ckpt_path", "config_path"):
+        add(f"--{old}", help=argparse.SUPPRESS)
+    return parser
+
+
+def _apply_old_names(args: argparse.Namespace) -> None:
+    """Let the paths' older spellings stand in for the new ones."""
+    ours, theirs = args.mindspore_ckpt_path, args.torch_ckpt_path
+    before, after = (ours, theirs) if args.reversed else (theirs, ours)
+    if args.concat and args.ms_not_concat_ckpt_path:
+        before = args.ms_not_concat_ckpt_path
+    args.input_path = before or args.input_path
+    args.output_path = after or args.output_path
+    args.config = args.config_path or args.config
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse flags that cannot go together.
+
+    Raises:
+        ConfigError: Naming the flag.
+    """
+    if args.model not in MODELS:
+        raise ConfigError(
+            f"unknown model {args.model!r}",
+            where="--model",
+            allowed=", ".join(MODELS),
+            fix=did_you_mean(args.model, MODELS),
+        )
+    for flag in ("input_path", "output_path"):
+        if not getattr(args, flag):
+            raise ConfigError("missing", where=f"--{flag}")
+    if args.dtype is not None and args.dtype not in DTYPES:
+        raise ConfigError(
+            f"unknown type {args.dtype!r}", where="--dtype", allowed=", ".join(DTYPES)
+        )
+    if args.concat and args.reversed:
+        raise ConfigError("given with --reversed", where="--concat", fix="run them one by one")
+    if args.concat and args.dtype:
+        raise ConfigError("given with --concat, which keeps types", where="--dtype")
+    if args.config is not None and not Path(args.config).is_file():
+        raise ConfigError(f"no such file: {args.config}", where="--config")
+
+
+def _run(args: argparse.Namespace, options: ExportOptions) -> Path:
+    if args.concat:
+        from mindformers.models.glm2.convert_weight import convert_to_qkv_concat
+
+        return convert_to_qkv_concat(args.input_path, args.output_path, options=options)
+    if args.reversed:
+        from mindformers.models.glm2.convert_reversed import convert_ms_to_pt
+
+        return convert_ms_to_pt(
+            args.input_path,
+            args.output_path,
+            args.dtype,
+            config=args.config,
+            layout=args.layout,
+            options=options,
+        )
+    from mindformers.models.glm2.convert_weight import convert_pt_to_ms
+
+    return convert_pt_to_ms(
+        args.input_path, args.output_path, args.dtype, config=args.config, options=options
+    )
+
+
+@contextmanager
+def _options_with_progress(args: argparse.Namespace) -> Iterator[ExportOptions]:
+    """Yield the export options; on a terminal a progress bar follows the bytes written."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    from mindformers.checkpoint.export import ExportOptions
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeLeft())
+    quiet = not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as bar:
+        task = bar.add_task("writing", total=None)
+        yield ExportOptions(
+            output_format=args.output_format,
+            force=args.force,
+            max_shard_size=args.max_shard_size,
+            verify=not args.no_verify,
+            start=lambda total: bar.update(task, total=total),
+            progress=lambda count: bar.advance(task, count),
+        )
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Turn SIGTERM into an exception, so that half-written output is removed."""
+    raise SystemExit(128 + number)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert as the flags say; return 0.
+
+    Raises:
+        MindFormersError: For every mistake in the flags or the files.
+    """
+    args = build_parser().parse_args(argv)
+    _apply_old_names(args)
+    _check(args)
+    from mindformers.logger import setup_console_logging
+
+    setup_console_logging(logging.INFO)
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        with _options_with_progress(args) as options:
+            output = _run(args, options)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    print(f"Convert finished, the output is saved to {output}.")
+    return 0

@@ -1,0 +1,213 @@
+"""Write and name MindRecord files: the published schema, whole or not at all.
+
+A data set is one file, or ``num_partitions`` files whose names end in a number; beside each lies an
+index ``<file>.db``. A MindRecord file holds its own name and cannot be renamed, so the files are
+written under their final names in a hidden folder beside the target and moved when all is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from mindformers.checkpoint.atomic import is_leftover, remove, sync_file, sync_folder, temp_name
+from mindformers.errors import DataError
+
+COLUMNS = ("input_ids", "labels")
+SCHEMA = {name: {"type": "int32", "shape": [-1]} for name in COLUMNS}
+INDEX_SUFFIX = ".db"
+MAX_PARTITIONS = 1000
+# A table of our own inside the index file; MindSpore and other readers pass over it.
+FACTS_TABLE = "DATASET_FACTS"
+_FORBIDDEN_IN_NAMES = frozenset(r'\/:*?"<>|`&;' + "'")
+_MAX_BATCH_BYTES = 16 * 2**20
+
+
+def partition_paths(path: Path, num_partitions: int) -> list[Path]:
+    """Return the data files of a data set called ``path``: itself, or itself and a number."""
+    if num_partitions == 1:
+        return [path]
+    width = len(str(num_partitions - 1))
+    return [path.with_name(f"{path.name}{i:0{width}d}") for i in range(num_partitions)]
+
+
+def index_path(path: Path) -> Path:
+    """Return the index file of a data file."""
+    return path.with_name(path.name + INDEX_SUFFIX)
+
+
+def existing_files(path: Path) -> list[Path]:
+    """Return the files in the way of a data set called ``path``, whatever its partitions, sorted."""
+    own = re.compile(re.escape(path.name) + r"\d*(\.db)?")
+    if not path.parent.is_dir():
+        return []
+    return sorted(entry for entry in path.parent.iterdir() if own.fullmatch(entry.name))
+
+
+def check_output(path: Path, num_partitions: int, overwrite: bool) -> None:
+    """Refuse an output that cannot or must not be written, before any work is done.
+
+    Raises:
+        DataError: If the name cannot be used, the number of partitions is out of range, or files
+            are in the way and ``overwrite`` is False.
+    """
+    bad = sorted(_FORBIDDEN_IN_NAMES.intersection(path.name))
+    if bad or path.name != path.name.strip(" "):
+        raise DataError(
+            f"MindRecord allows no {' '.join(bad) or 'blanks around the name'} in a file name",
+            where=str(path),
+            fix="choose another name",
+        )
+    if not 1 <= num_partitions <= MAX_PARTITIONS:
+        raise DataError(f"{num_partitions} partitions", allowed=f"1 to {MAX_PARTITIONS}")
+    in_the_way = existing_files(path)
+    folders = [entry for entry in in_the_way if entry.is_dir()]
+    if folders:
+        raise DataError("a folder has this name", where=str(folders[0]), fix="choose another name")
+    if in_the_way and not overwrite:
+        raise DataError(
+            f"the output exists already ({', '.join(entry.name for entry in in_the_way[:4])})",
+            where=str(path),
+            fix="add --overwrite to replace it, or choose another name",
+        )
+
+
+class MindRecordWriter:
+    """Writes rows of token ids to the files of one data set; made by ``mindrecord_writer``.
+
+    Attributes:
+        num_rows: Rows written so far.
+    """
+
+    def __init__(self, path: Path, num_partitions: int) -> None:
+        from mindspore.mindrecord import FileWriter
+
+        self._paths = partition_paths(path, num_partitions)
+        self._writer = FileWriter(str(path), num_partitions)
+        self._writer.add_schema(SCHEMA, "token ids and shifted labels of a causal language model")
+        self.num_rows = 0
+        self._max_id = -1
+        self._lengths: set[int] = set()
+
+    def write(self, input_ids: np.ndarray, labels: np.ndarray) -> None:
+        """Append rows.
+
+        Args:
+            input_ids: (rows, seq_length) int32.
+            labels: (rows, seq_length) int32, shifted, -100 where nothing is learnt.
+        """
+        if not len(input_ids):
+            return
+        step = max(1, _MAX_BATCH_BYTES // max(1, input_ids[0].nbytes))
+        for start in range(0, len(input_ids), step):
+            pairs = zip(input_ids[start:][:step], labels[start:][:step], strict=True)
+            self._writer.write_raw_data([dict(zip(COLUMNS, pair, strict=True)) for pair in pairs])
+        self.num_rows += len(input_ids)
+        self._max_id = max(self._max_id, int(input_ids.max()), int(labels.max()))
+        self._lengths.add(input_ids.shape[1])
+
+    def finish(self, facts: Mapping[str, str]) -> None:
+        """Close the files and note in each index what is in them."""
+        self._writer.commit()
+        own = {"max_token_id": self._max_id, "seq_length": ",".join(map(str, self._lengths))}
+        for path in self._paths:
+            content = {**facts, **own, "sha256": file_sha256(path), "size": path.stat().st_size}
+            with closing(sqlite3.connect(index_path(path))) as index, index:
+                index.execute(f"CREATE TABLE {FACTS_TABLE} (NAME TEXT PRIMARY KEY, VALUE TEXT)")
+                rows = [(name, str(value)) for name, value in content.items()]
+                index.executemany(f"INSERT INTO {FACTS_TABLE} VALUES (?, ?)", rows)
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file of the data set, indexes first."""
+        return [*(index_path(path) for path in self._paths), *self._paths]
+
+
+@contextmanager
+def mindrecord_writer(
+    path: Path,
+    *,
+    num_partitions: int = 1,
+    overwrite: bool = False,
+    facts: Mapping[str, str] | None = None,
+) -> Iterator[MindRecordWriter]:
+    """Yield a writer; its files appear under ``path`` when the block ends well, else nothing does.
+
+    Args:
+        path: The data set's name.
+        num_partitions: Number of files; rows are spread over them batch by batch.
+        overwrite: Replace what has this name.
+        facts: Notes kept in the index (``vocab_hash``); names and short texts.
+
+    Raises:
+        DataError: If the output cannot or must not be written, or no row was.
+    """
+    path = path.resolve() if path.is_symlink() else path
+    check_output(path, num_partitions, overwrite)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for entry in path.parent.iterdir():
+            if is_leftover(entry):
+                remove(entry)
+        with temp_name(path.with_suffix("")) as folder:
+            folder.mkdir()
+            writer = MindRecordWriter(folder / path.name, num_partitions)
+            yield writer
+            if not writer.num_rows:
+                raise DataError("there are no rows to write", where=str(path))
+            writer.finish(facts or {})
+            check_output(path, num_partitions, overwrite)
+            _move(writer.files, path, folder)
+    except OSError as error:
+        raise DataError(f"cannot write: {error.strerror or error}", where=str(path)) from error
+    except RuntimeError as error:  # MindSpore reports a full disk this way
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"MindSpore could not write the file: {reason}",
+            where=str(path),
+            fix="check the free space and the permissions of the folder",
+        ) from error
+
+
+def _move(files: Sequence[Path], path: Path, folder: Path) -> None:
+    """Put finished files in the place of what is there; should a move fail, the old ones return."""
+    old = folder / "replaced"
+    old.mkdir()
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for file in files:
+            sync_file(file)
+        for source, target in [
+            *((entry, old / entry.name) for entry in existing_files(path)),
+            *((file, path.parent / file.name) for file in files),
+        ]:
+            source.rename(target)
+            moved.append((source, target))
+    except OSError:
+        for source, target in reversed(moved):
+            target.rename(source)
+        raise
+    sync_folder(path.parent)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's content in hex; computed again only when the file changed."""
+    status = path.stat()
+    return _sha256(os.fspath(path), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: str, size: int, modified_ns: int) -> str:
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while chunk := stream.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,134 @@
+"""From a run's settings to its parts: runtime, network, tokenizer, data, optimizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mindformers.checkpoint.atomic import write_text
+from mindformers.config.run_config import RunConfig
+from mindformers.errors import ConfigError, DataError
+from mindformers.logger import logger, setup_file_logging
+from mindformers.models.base_config import PretrainedConfig
+from mindformers.parallel.runtime import start_runtime
+from mindformers.registry import MindFormerModuleType, MindFormerRegister
+
+
+def start(config: RunConfig) -> Path:
+    """Set MindSpore up and make the output folder; log lines go there from now on.
+
+    Returns:
+        The output folder.
+    """
+    context = config.context
+    start_runtime(
+        device_target=context.device_target, mode=context.mode, device_id=context.device_id, seed=config.seed,
+        use_parallel=config.use_parallel, max_call_depth=context.max_call_depth,
+        save_graphs=context.save_graphs, save_graphs_path=context.save_graphs_path,
+        max_device_memory=context.max_device_memory)
+    output_dir = Path(config.output_dir)
+    setup_file_logging(output_dir)
+    return output_dir
+
+
+def config_text(config: RunConfig) -> str:
+    """Return the resolved settings as YAML."""
+    return yaml.safe_dump(config.to_dict(), allow_unicode=True, sort_keys=False)
+
+
+def save_config(config: RunConfig, output_dir: Path) -> Path:
+    """Write the resolved settings to ``config.yaml`` in the output folder."""
+    return write_text(output_dir / "config.yaml", config_text(config))
+
+
+def network_settings(config: RunConfig) -> PretrainedConfig:
+    """Return the network's configuration object, without loading any weights.
+
+    Raises:
+        ConfigError: If the file has no model section.
+    """
+    if config.model is None:
+        raise ConfigError("the file has no model section", where="model",
+                          fix="take one of the files in configs/glm4 as a start")
+    section = config.model.network
+    settings = section.model_dump(exclude={"type", "checkpoint_name_or_path", "parallel_config"})
+    return MindFormerRegister.get_cls(MindFormerModuleType.CONFIG, section.type)(**settings)
+
+
+def build_network(config: RunConfig) -> Any:
+    """Return the network with the weights the run starts from (fresh ones where none are named)."""
+    settings = network_settings(config)
+    assert config.model is not None
+    network = MindFormerRegister.get_cls(MindFormerModuleType.MODELS, config.model.arch.type)(settings)
+    count = sum(parameter.size for parameter in network.get_parameters())
+    logger.info("network: %s parameters, %d layers", f"{count:,}", settings.num_layers)
+    return network
+
+
+def load_weights(network: Any, config: RunConfig, *, required: bool = False) -> None:
+    """Load the weights the run names.
+
+    Raises:
+        ConfigError: If ``required`` and none are named.
+        CheckpointError: If they do not fit.
+    """
+    if config.weights_path:
+        network.load_checkpoint(config.weights_path)
+    elif required:
+        raise ConfigError("no weights are named", where="load_checkpoint",
+                          fix="add --load_checkpoint with a model directory or file")
+
+
+def build_tokenizer(config: RunConfig) -> Any:
+    """Return the tokenizer of the processor section, or of the weights' own directory.
+
+    Raises:
+        ConfigError: If neither is there.
+    """
+    section = config.processor.tokenizer if config.processor else None
+    tokenizer_class = MindFormerRegister.get_cls(
+        MindFormerModuleType.TOKENIZER, section.type if section else "ChatGLM4Tokenizer")
+    if section and section.vocab_file:
+        settings = {key: value for key, value in section.model_dump().items() if value is not None}
+        for name in ("type", "trust_remote_code"):
+            settings.pop(name, None)
+        return tokenizer_class(**settings)
+    if (Path(config.weights_path) / "tokenizer.model").is_file():
+        return tokenizer_class.from_pretrained(config.weights_path)
+    raise ConfigError("no vocabulary is named", where="processor.tokenizer.vocab_file",
+                      fix="add --processor.tokenizer.vocab_file with the path of tokenizer.model")
+
+
+def build_train_dataset(config: RunConfig, network: Any) -> Any:
+    """Return the training data, checked against the network's length and vocabulary.
+
+    Raises:
+        ConfigError: If the file names no data.
+        DataError: If the data cannot be used with this network.
+    """
+    section = config.train_dataset
+    if section is None or not section.data_loader.dataset_dir:
+        raise ConfigError("no training data is named", where="train_dataset.data_loader.dataset_dir",
+                          fix="add --train_dataset_dir with a MindRecord file or a folder of them")
+    kind = config.train_dataset_task.type if config.train_dataset_task else "CausalLanguageModelDataset"
+    settings = {**section.model_dump(exclude_none=True), "seed": config.seed if section.seed is None else section.seed}
+    settings.setdefault("batch_size", config.runner_config.batch_size)
+    dataset = MindFormerRegister.get_cls(MindFormerModuleType.DATASET, kind)(dataset_config=settings)
+    check_dataset(dataset, network.config)
+    return dataset
+
+
+def check_dataset(dataset: Any, settings: PretrainedConfig) -> None:
+    """Refuse data whose rows do not fit the network.
+
+    Raises:
+        DataError: If rows are longer than ``seq_length`` or hold an id beyond the vocabulary.
+    """
+    if dataset.seq_length > settings.seq_length:
+        raise DataError(f"rows of {dataset.seq_length} tokens for a network of seq_length {settings.seq_length}",
+                        where=str(getattr(dataset, "source", "the training data")),
+                        fix="preprocess again with --seq_length, or raise model.model_config.seq_length")
+    if hasattr(dataset, "check_vocabulary"):
+        dataset.check_vocabulary(settings.vocab_size)

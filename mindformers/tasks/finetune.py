@@ -1,0 +1,78 @@
+"""Finetune: the recipe, one step a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mindformers.config.run_config import RunConfig
+from mindformers.logger import logger
+from mindformers.tasks import build
+from mindformers.training.callbacks import Callback, build_callbacks
+from mindformers.training.loop import train
+from mindformers.training.lr_schedule import build_schedule
+from mindformers.training.optimizer import AdamW
+from mindformers.training.param_groups import get_optimizer_grouped_parameters
+from mindformers.training.resume import find_resume_folder
+from mindformers.training.run import TrainResult, TrainSettings
+from mindformers.training.train_step import MFTrainOneStepCell
+
+
+def finetune(config: RunConfig, *, network: Any = None, dataset: Any = None, optimizer: Any = None,
+             callbacks: Sequence[Callback] = ()) -> TrainResult:
+    """Train a network on conversations.
+
+    Args:
+        config: The run's settings.
+        network: A built network; None: the one the settings describe, with the weights they name.
+        dataset: Training data; None: the data the settings name.
+        optimizer: A built optimizer; None: the one the settings describe.
+        callbacks: Called besides those of the settings.
+
+    Returns:
+        Where the run ended.
+    """
+    output_dir = build.start(config)
+    build.save_config(config, output_dir)
+    resume_from = find_resume_folder(config.resume_training, config.load_checkpoint, output_dir)
+    if network is None:
+        network = build.build_network(config)
+        if resume_from is None:
+            build.load_weights(network, config)
+    dataset = build.build_train_dataset(config, network) if dataset is None else dataset
+    optimizer = optimizer or build_optimizer(network, config)
+    step = build_step(network, optimizer, config)
+    settings = train_settings(config)
+    total_steps = settings.epochs * (len(dataset) // settings.accumulation)
+    schedule = build_schedule(_section(config.lr_schedule), total_steps, config.optimizer.learning_rate)
+    named = [_section(each) for each in config.callbacks]
+    if not any(each["type"] == "MFLossMonitor" for each in named):
+        named.insert(0, {"type": "MFLossMonitor"})
+    logger.info("data: %d rows of %d tokens; %d steps in %d epochs", dataset.num_rows, dataset.seq_length,
+                total_steps, settings.epochs)
+    return train(step, dataset, settings, schedule=schedule, callbacks=[*build_callbacks(named), *callbacks],
+                 resume_from=resume_from)
+
+
+def build_optimizer(network: Any, config: RunConfig) -> AdamW:
+    """Return the optimizer over the trainable parameters; norms and biases do not decay."""
+    arguments = config.optimizer.model_dump(exclude={"type"})
+    groups = get_optimizer_grouped_parameters(network, arguments["weight_decay"])
+    return AdamW(groups, **arguments)
+
+
+def build_step(network: Any, optimizer: Any, config: RunConfig) -> MFTrainOneStepCell:
+    """Return the training step."""
+    return MFTrainOneStepCell(network, optimizer, **config.runner_wrapper.model_dump(exclude={"type"}))
+
+
+def train_settings(config: RunConfig) -> TrainSettings:
+    """Return what the loop needs of the settings."""
+    runner = config.runner_config
+    return TrainSettings(
+        epochs=runner.epochs, accumulation=runner.gradient_accumulation_steps, seed=config.seed,
+        output_dir=config.output_dir, max_steps=runner.stop_step or None, config_text=build.config_text(config))
+
+
+def _section(section: Any) -> dict[str, Any]:
+    return section.model_dump(exclude_none=True) if section is not None else {}

@@ -1,0 +1,70 @@
+"""Predict: the recipe, one step a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mindformers.checkpoint.atomic import write_text
+from mindformers.config.run_config import RunConfig
+from mindformers.errors import DataError
+from mindformers.logger import logger
+from mindformers.tasks import build
+from mindformers.tasks.pipeline import TextGenerationPipeline
+
+RESULT_FILE = "text_generation_result.txt"  # upstream's name
+
+
+def predict(config: RunConfig, *, network: Any = None, tokenizer: Any = None) -> list[dict[str, list[str]]]:
+    """Answer prompts; each is what a user says, and the chat template is applied.
+
+    Args:
+        config: The run's settings; ``input_data`` holds the prompts.
+        network: A network with weights; None: the one the settings describe.
+        tokenizer: Its tokenizer; None: the one the settings describe.
+
+    Returns:
+        One ``{"text_generation_text": [answer]}`` per prompt; also written to ``save_file``.
+    """
+    prompts = read_prompts(config.input_data)
+    build.start(config)
+    tokenizer = build.build_tokenizer(config) if tokenizer is None else tokenizer
+    if network is None:
+        network = build.build_network(config)
+        build.load_weights(network, config, required=True)
+    answers = TextGenerationPipeline(network, tokenizer)(
+        prompts, batch_size=config.predict_batch_size, apply_chat_template=True, seed=config.seed)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        logger.info("%s -> %s", prompt, answer["text_generation_text"][0])
+    logger.info("output result is: %s", answers)
+    path = write_text(Path(config.save_file or RESULT_FILE), json.dumps(answers, ensure_ascii=False, indent=1) + "\n")
+    logger.info("output result is saved at: %s", path)
+    return answers
+
+
+def read_prompts(input_data: str | Sequence[str]) -> list[str]:
+    r"""Return the prompts that ``--predict_data`` names.
+
+    Args:
+        input_data: Texts, or paths of UTF-8 files with one prompt per line (``\n`` written out is a
+            newline; empty lines are passed over).
+
+    Raises:
+        DataError: If there is none, or a file cannot be read.
+    """
+    prompts: list[str] = []
+    for item in [input_data] if isinstance(input_data, str) else input_data:
+        if len(item) < 1024 and "\n" not in item and Path(item).is_file():
+            try:
+                lines = Path(item).read_text(encoding="utf-8-sig").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"cannot be read as UTF-8 text ({error})", where=item) from error
+            prompts += [line.replace("\\n", "\n") for line in lines if line.strip()]
+        elif item:
+            prompts.append(item)
+    if not prompts:
+        raise DataError("there is nothing to answer", where="--predict_data",
+                        fix="give a text, or a file of one prompt per line")
+    return prompts

@@ -1,0 +1,67 @@
+"""The callbacks of a run: those its YAML names, and those every run has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mindformers.errors import ConfigError
+from mindformers.registry import MindFormerModuleType, MindFormerRegister
+from mindformers.training.callback import Callback
+from mindformers.training.checkpoint_monitor import CheckpointMonitor
+from mindformers.training.loss_monitor import MFLossMonitor
+from mindformers.training.loss_plot import LossPlot
+from mindformers.training.metrics import MetricsWriter
+from mindformers.training.progress import ProgressBar
+
+__all__ = [
+    "Callback",
+    "CheckpointMonitor",
+    "LossPlot",
+    "MFLossMonitor",
+    "MetricsWriter",
+    "ProgressBar",
+    "build_callbacks",
+]
+
+
+def build_callbacks(sections: Sequence[Mapping[str, Any]] | None) -> list[Callback]:
+    """Build the callbacks of a run in the order they are called.
+
+    Args:
+        sections: The YAML's ``callbacks``: each names its ``type``; null values are left out.
+
+    Returns:
+        Progress bar, metrics and loss plot (unless the YAML names them itself), then the others;
+        checkpoints come last, so that a step is in the metrics before it is saved.
+
+    Raises:
+        ConfigError: If a type is unknown or no callback of ours, or an argument is wrong.
+    """
+    named = [{k: v for k, v in section.items() if v is not None} for section in sections or ()]
+    built: list[Callback] = []
+    for section in named:
+        callback = _build(section)
+        built.append(callback)
+    types = {type(callback) for callback in built}
+    every: list[Callback] = [
+        cls() for cls in (ProgressBar, MetricsWriter, LossPlot) if cls not in types
+    ]
+    last = [callback for callback in built if isinstance(callback, CheckpointMonitor)]
+    return every + [callback for callback in built if callback not in last] + last
+
+
+def _build(section: Mapping[str, Any]) -> Callback:
+    arguments = dict(section)
+    name = str(arguments.pop("type", ""))
+    callback_class = MindFormerRegister.get_cls(MindFormerModuleType.CALLBACK, name)
+    try:
+        callback = callback_class(**arguments)
+    except TypeError as error:
+        raise ConfigError(str(error), where=f"callbacks.{name}") from error
+    if not isinstance(callback, Callback):
+        raise ConfigError(
+            f"{name} is no Callback", where="callbacks",
+            fix="derive it from mindformers.training.callback.Callback",
+        )  # fmt: skip
+    return callback

@@ -28,6 +28,7 @@ INDEX_NAMES = (
 SINGLE_NAMES = ("model.safetensors", "mindspore_model.safetensors")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl")
 MAX_JSON_BYTES = 32 * 2**20
+CONFIG_KEY = "model_config"  # in the header of files we write: the network's config.json
 MAX_LINES = 12  # of a list in an error
 
 
@@ -79,9 +80,20 @@ class WeightSource:
         return self._owner[name].read(name)
 
     def config(self) -> dict[str, Any] | None:
-        """Return the ``config.json`` beside the weights, or None when there is none."""
+        """Return the ``config.json`` beside the weights, else what their file says of itself."""
         path = self.folder / "config.json"
-        return read_json(path) if path.is_file() else None
+        if path.is_file():
+            return read_json(path)
+        for file in self.files:
+            if CONFIG_KEY in file.metadata:
+                return parse_object(file.metadata[CONFIG_KEY], f"{file.path}: {CONFIG_KEY}")
+        return None
+
+    def config_where(self) -> str:
+        """Return where ``config`` was found, or would be looked for, for errors."""
+        path = self.folder / "config.json"
+        marked = [file for file in self.files if CONFIG_KEY in file.metadata]
+        return str(marked[0].path if marked and not path.is_file() else path)
 
     def close(self) -> None:
         """Close every file."""
@@ -109,13 +121,24 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"larger than {MAX_JSON_BYTES} bytes", where=str(path))
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"cannot be read as JSON: {error}", where=str(path)) from error
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot be read: {error}", where=str(path)) from error
+    return parse_object(text, str(path))
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        CheckpointError: If it is none.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"is no JSON: {error}", where=where) from error
     if not isinstance(content, dict):
-        raise CheckpointError(
-            f"holds a {type(content).__name__}", where=str(path), allowed="an object"
-        )
+        raise CheckpointError(f"holds a {type(content).__name__}", where=where, allowed="an object")
     return content
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from mindformers.config.fields import Count, OptionalText, Rate
 from mindformers.config.section import Section, only
 
-_FILLED_IN = "filled in by the run"
+_FILLED_IN = "setting what the run fills in"
 
 
 class LossMonitorSection(Section):
@@ -51,13 +51,13 @@ class CheckpointMonitorSection(Section):
         default="ckpt", description="Format of the weights on disk."
     )
     save_checkpoint_steps: Count = Field(default=1, description="Steps between two checkpoints.")
-    save_checkpoint_seconds: Annotated[int, only(0, feature="checkpoints by time")] = Field(
+    save_checkpoint_seconds: Annotated[int, only(0, feature="saving by time")] = Field(
         default=0, description="Seconds between two; not implemented, use save_checkpoint_steps."
     )
     keep_checkpoint_max: Count = Field(
         default=5, description="Checkpoints kept; older ones are removed."
     )
-    keep_checkpoint_per_n_minutes: Annotated[int, only(0, feature="checkpoints by time")] = Field(
+    keep_checkpoint_per_n_minutes: Annotated[int, only(0, feature="saving by time")] = Field(
         default=0, description="Keep one per time; not implemented."
     )
     save_optimizer: Annotated[bool, only(True, feature="a checkpoint without the optimizer")] = (
@@ -83,13 +83,13 @@ class CheckpointMonitorSection(Section):
     saved_network: Annotated[Any, only(None, feature=_FILLED_IN)] = Field(
         default=None, description="Filled in by the run."
     )
-    append_info: Annotated[list[str] | None, only(None, feature="more entries in a checkpoint")] = (
-        Field(default=None, description="More entries; not implemented.")
-    )
+    append_info: Annotated[
+        list[str] | None, only(None, feature="adding entries to a checkpoint")
+    ] = Field(default=None, description="More entries; not implemented.")
     config: Annotated[Any, only(None, feature=_FILLED_IN)] = Field(
         default=None, description="Filled in by the run."
     )
-    enc_key: Annotated[str | None, only(None, feature="encrypted checkpoints")] = Field(
+    enc_key: Annotated[str | None, only(None, feature="encryption of checkpoints")] = Field(
         default=None, description="Key of encrypted checkpoints; not implemented."
     )
     enc_mode: str = Field(default="AES-GCM", description="No effect without enc_key.")

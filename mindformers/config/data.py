@@ -71,7 +71,7 @@ class DatasetSection(Section):
     profile: Annotated[bool, only(False, feature="profiling")] = Field(
         default=False, description="Profile the pipeline; not implemented."
     )
-    eod_reset: Annotated[bool, only(False, feature="masks between packed documents")] = Field(
+    eod_reset: Annotated[bool, only(False, feature="masking of packed documents")] = Field(
         default=False, description="Mask packed documents from one another; not implemented."
     )
     eod_token_id: int | None = Field(

@@ -38,14 +38,18 @@ class Document:
     positions: Positions = field(default_factory=dict)
     source: str = ""
 
-    def where(self, path: KeyPath) -> str:
-        """Return ``file:line`` of a key path or the nearest section around it; else the source."""
+    def place(self, path: KeyPath) -> tuple[str, int]:
+        """Return file and line of a key path, or of the nearest section around it."""
         for end in range(len(path), 0, -1):
             position = self.positions.get(tuple(path[:end]))
             if position is not None:
-                file, line = position
-                return f"{file}:{line}" if line else file
-        return self.source
+                return position
+        return self.source, 0
+
+    def where(self, path: KeyPath) -> str:
+        """Return ``place`` as ``file:line``, or the bare name where no file holds the value."""
+        file, line = self.place(path)
+        return f"{file}:{line}" if line else file
 
 
 def load_yaml(path: str | Path) -> Document:

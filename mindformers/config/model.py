@@ -88,7 +88,7 @@ class Glm2ModelSection(Section):
     fp32_residual_connection: bool = Field(
         default=False, description="True: the residual stream is float32."
     )
-    quantization_bit: Annotated[int, only(0, feature="quantized weights")] = Field(
+    quantization_bit: Annotated[int, only(0, feature="quantization")] = Field(
         default=0, description="Bits of quantized weights; not implemented."
     )
     pre_seq_len: Annotated[int | None, only(None, feature="P-tuning v2")] = Field(
@@ -175,7 +175,7 @@ class Glm2ModelSection(Section):
         default=None, description="Filled in from the run's parallel_config."
     )
     offset: int | list[int] = Field(default=0, description="Layers added to each pipeline stage.")
-    pp_interleave_num: Annotated[int, only(1, feature="interleaved pipeline stages")] = Field(
+    pp_interleave_num: Annotated[int, only(1, feature="interleaving of pipeline stages")] = Field(
         default=1, description="Interleaved pipeline stages; not implemented."
     )
     mlp_concat: bool = Field(
@@ -189,8 +189,8 @@ class Glm2ModelSection(Section):
             default=False, description="Half-split rotary layout of the weights; not implemented."
         )
     )
-    mask_generate: Annotated[str | None, only(None, feature="generated masks")] = Field(
-        default=None, description="Masks made inside the network; not implemented."
+    mask_generate: Annotated[str | None, only(None, feature="making masks inside the network")] = (
+        Field(default=None, description="Masks made inside the network; not implemented.")
     )
     fine_grain_interleave: Annotated[int, only(1, feature="fine-grain interleaving")] = Field(
         default=1, description="Parts of a batch computed in turns; not implemented."

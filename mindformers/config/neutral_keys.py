@@ -82,13 +82,13 @@ class NeutralKeys(Section):
     eval_epoch_interval: int = Field(
         default=-1, description="No effect while do_eval is False (epochs)."
     )
-    adapter_id: Annotated[str | list[str] | None, only(None, feature="adapters")] = Field(
-        default=None, description="Adapter of each prompt; not implemented."
+    adapter_id: Annotated[
+        str | list[str] | None, only(None, feature="the choice of an adapter")
+    ] = Field(default=None, description="Adapter of each prompt; not implemented.")
+    modal_type: Annotated[str | list[str] | None, only(None, feature="input other than text")] = (
+        Field(default=None, description="Kind of each input; not implemented, inputs are text.")
     )
-    modal_type: Annotated[str | list[str] | None, only(None, feature="images and sound")] = Field(
-        default=None, description="Kind of each input; not implemented, inputs are text."
-    )
-    micro_batch_interleave_num: Annotated[int, only(1, feature="interleaved halves of a batch")] = (
+    micro_batch_interleave_num: Annotated[int, only(1, feature="interleaving parts of a batch")] = (
         Field(default=1, description="Parts of a batch computed in turns; not implemented.")
     )
     print_separate_loss: bool = Field(

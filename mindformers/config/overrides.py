@@ -138,17 +138,21 @@ def apply_patches(document: Document, patches: Iterable[Patch]) -> Document:
     patched = Document(copy.deepcopy(document.data), dict(document.positions), document.source)
     for patch in patches:
         _apply(patched, patch)
-        task = _COPIES.get(str(patch.path[0]))
-        copied = patched.data.get(task) if task else None
-        if (
-            len(patch.path) > 1
-            and isinstance(copied, dict)
-            and isinstance(copied.get("dataset_config"), dict)
-        ):
-            _apply(
-                patched, Patch((task, "dataset_config", *patch.path[1:]), patch.value, patch.origin)
-            )
+        copied = _copy_of(patch, patched.data)
+        if copied is not None:
+            _apply(patched, copied)
     return patched
+
+
+def _copy_of(patch: Patch, data: dict[str, Any]) -> Patch | None:
+    """Return the same change for the task's copy of the dataset section, if there is one."""
+    name = _COPIES.get(str(patch.path[0]))
+    if name is None:
+        return None
+    task = data.get(name)
+    if not isinstance(task, dict) or not isinstance(task.get("dataset_config"), dict):
+        return None
+    return Patch((name, "dataset_config", *patch.path[1:]), patch.value, patch.origin)
 
 
 def _apply(document: Document, patch: Patch) -> None:

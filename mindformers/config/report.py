@@ -62,12 +62,18 @@ class Problem:
         where = ": ".join(part for part in (place, name) if part)
         return str(MindFormersError(self.found, where=where, allowed=self.allowed, fix=self.fix))
 
+    def mentions(self, paths: Sequence[KeyPath]) -> bool:
+        """Tell whether the text names the last key of one of the paths."""
+        words = set(re.findall(r"\w+", self.found))
+        return any(path[-1] in words for path in paths if path)
+
 
 def report(problems: Sequence[Problem], document: Document) -> ConfigError:
     """Return one error that holds every problem: its line, or a head and a line for each."""
+    ordered = sorted(problems, key=lambda each: document.place(each.path))
     lines: list[str] = []
     seen: set[tuple[str, str, str | int]] = set()
-    for problem in problems:
+    for problem in ordered:
         place = document.where(problem.path)
         same = (place, problem.found, problem.path[-1] if problem.path else "")
         if same not in seen:  # an alias repeats the problem of its anchor
@@ -156,7 +162,8 @@ def _problem(
         return _own_check(path, value, str(context["error"]))
     if kind == "literal_error":
         names = re.findall(r"'([^']*)'", context["expected"])
-        allowed, fix = context["expected"], did_you_mean(str(value), names)
+        allowed = context["expected"]
+        fix = did_you_mean(str(value), names) if len(names) > 1 else ""
         return Problem(path, f"found {show(value, key)}", allowed, fix)
     wanted = [_WANTED.get(d["type"]) or _limit(d) for d in details]
     return Problem(path, f"found {show(value, key)}", " or ".join(dict.fromkeys(wanted)))
@@ -174,7 +181,7 @@ def _own_check(path: KeyPath, value: Any, message: str) -> Problem:
         return Problem((*path, first), message)
     if not isinstance(value, dict) and "found" not in message:
         message = f"found {show(value, path[-1] if path else '')}: {message}"
-    return Problem(path, message)
+    return Problem(path, message.replace("allowed: None", "allowed: null"))
 
 
 def _names(names: Sequence[str]) -> str:
@@ -195,10 +202,10 @@ def _unknown_key(path: KeyPath, root: type[Section], data: Any) -> Problem:
     key = str(path[-1])
     section = section_at(root, path[:-1], data)
     known = list(keys_of(section)) if section else []
-    fix = did_you_mean(key, known)
-    if not fix:
-        elsewhere = [name for name, _ in all_keys(root) if name.rpartition(".")[2] == key]
-        if elsewhere:
-            fix = f"it belongs to {' or '.join(elsewhere[:3])}"
+    elsewhere = [name for name, _ in all_keys(root) if name.rpartition(".")[2] == key]
+    hints = [did_you_mean(key, known)]
+    if elsewhere:
+        hints.append(f"this name is known as {' or '.join(elsewhere[:3])}")
+    fix = " ".join(hint for hint in hints if hint)
     allowed = _names(known) if known and not fix and len(known) <= 12 else ""
     return Problem(path, f"unknown key {key!r}", allowed, fix or ("" if allowed else _REFERENCE))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,7 @@ from mindformers.config.training import (
 from mindformers.config.yaml_text import KeyPath
 
 _WITHOUT_RULES = {"rules": False}
+_NOTHING = object()
 _ALWAYS_THERE = (
     "trainer", "context", "runner_config", "runner_wrapper", "optimizer", "parallel",
     "parallel_config", "recompute_config", "callbacks",
@@ -196,8 +197,7 @@ def bind_run_config(document: Document) -> RunConfig:
         return RunConfig.model_validate(data)
     except ValidationError as error:
         problems = problems_of(error, RunConfig, data)
-    wrong = [problem.path for problem in problems]
-    raise report([*problems, *_broken_rules_of_the_rest(data, wrong)], document)
+    raise report([*problems, *_later_problems(data, problems)], document)
 
 
 def _with_training_set(data: dict[str, Any]) -> dict[str, Any]:
@@ -210,25 +210,40 @@ def _with_training_set(data: dict[str, Any]) -> dict[str, Any]:
     return completed
 
 
-def _broken_rules_of_the_rest(data: dict[str, Any], wrong: list[KeyPath]) -> list[Problem]:
-    """Check the rules on what is right, so that one report holds those problems too."""
+def _later_problems(data: dict[str, Any], problems: Sequence[Problem]) -> list[Problem]:
+    """Return what shows only when the wrong values are gone, so that one report holds it too.
+
+    A check that reads a value which is wrong itself is left out: its answer would mean nothing.
+    """
     rest = copy.deepcopy(data)
+    wrong = [problem.path for problem in problems]
+    later: list[Problem] = []
     for path in wrong:
         _remove(rest, path)
-    try:
-        config = RunConfig.model_validate(rest, context=_WITHOUT_RULES)
-    except ValidationError:
-        return []
-    return broken_rules(config, unclear=wrong)
+    while True:
+        try:
+            config = RunConfig.model_validate(rest, context=_WITHOUT_RULES)
+        except ValidationError as error:
+            found = problems_of(error, RunConfig, rest)
+            later += [each for each in found if not each.mentions(wrong)]
+            wrong += [each.path for each in found]
+            removed = [_remove(rest, each.path) for each in found]
+            if not any(removed):
+                return later
+        else:
+            return later + broken_rules(config, unclear=wrong)
 
 
-def _remove(data: dict[str, Any], path: KeyPath) -> None:
-    """Remove the value at a path; a list goes as a whole, a missing key takes its section along."""
+def _remove(data: dict[str, Any], path: KeyPath) -> bool:
+    """Remove the value at a path and tell whether there was one.
+
+    A list goes as a whole, and a missing key takes its section along.
+    """
     holder: Any = data
     for position, key in enumerate(path):
         child = holder.get(key)
         following = path[position + 1] if position + 1 < len(path) else None
         if not isinstance(child, dict) or following not in child:
-            holder.pop(key, None)
-            return
+            return holder.pop(key, _NOTHING) is not _NOTHING
         holder = child
+    return False

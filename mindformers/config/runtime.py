@@ -28,7 +28,8 @@ class AscendConfigSection(Section):
         "allow_fp32_to_bf16", "allow_mix_precision", "allow_mix_precision_fp16",
         "allow_mix_precision_bf16",
     ] = Field(
-        default="must_keep_origin_dtype", description="Ascend: types operators compute in.")  # fmt: skip
+        default="must_keep_origin_dtype", description="Ascend: types operators compute in."
+    )  # fmt: skip
 
 
 class ContextSection(Section):

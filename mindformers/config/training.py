@@ -114,7 +114,7 @@ class OptimizerSection(Section):
     maximize: Annotated[bool, only(False, feature="maximizing the loss")] = Field(
         default=False, description="Climb instead of descend; not implemented."
     )
-    swap: Annotated[bool, only(False, feature="moments in host memory")] = Field(
+    swap: Annotated[bool, only(False, feature="keeping the moments on the host")] = Field(
         default=False, description="Moments in host memory; not implemented."
     )
 

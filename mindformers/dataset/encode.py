@@ -128,7 +128,7 @@ def encode_conversation(
 
 
 def _lay_out(ids: np.ndarray, special_tokens: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ids with the closing ``<|user|>``, and their labels, unshifted; both (len + 1,)."""
+    """Return the ids with the closing ``<|user|>`` and their unshifted labels; both (len + 1,)."""
     roles = [special_tokens[name] for name in ROLE_TOKENS if name in special_tokens]
     is_role = np.isin(ids, roles)
     # Position of the last role token at or before each token; before the first one: none owns it.

@@ -45,7 +45,7 @@ def index_path(path: Path) -> Path:
 
 
 def existing_files(path: Path) -> list[Path]:
-    """Return the files in the way of a data set called ``path``, whatever its partitions, sorted."""
+    """Return the files, of any partition, in the way of a data set called ``path``; sorted."""
     own = re.compile(re.escape(path.name) + r"\d*(\.db)?")
     if not path.parent.is_dir():
         return []
@@ -191,7 +191,7 @@ def _move(files: Sequence[Path], path: Path, folder: Path) -> None:
         ]:
             source.rename(target)
             moved.append((source, target))
-    except OSError:
+    except BaseException:
         for source, target in reversed(moved):
             target.rename(source)
         raise

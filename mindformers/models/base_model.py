@@ -15,6 +15,7 @@ from mindformers.generation.config import GenerationConfig
 from mindformers.generation.engine import GenerateOutput, generate
 from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.runner import CachedRunner, RecomputeRunner
+from mindformers.generation.streamer import streaming
 from mindformers.models.base_config import PretrainedConfig
 
 CARRIED_FILES = ("tokenizer.model", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
@@ -133,13 +134,14 @@ class PreTrainedModel(nn.Cell):
         """
         mask, tokenizer = kwargs.pop("attention_mask", None), kwargs.pop("tokenizer", None)
         use_cache = kwargs.pop("use_past", True)
-        settings = GenerationConfig.from_dict({**(generation_config or self.generation_defaults()).to_dict(), **kwargs})
+        settings = (generation_config or self.generation_defaults()).merged(**kwargs)
         if settings.allowed_vocab_size is None:
             settings.update(allowed_vocab_size=getattr(self.config, "num_used_tokens", None))
-        prompts = prepare_prompts(input_ids, settings.pad_token_id, mask)
         self.set_train(False)
-        output = generate(self.runner(use_cache), prompts, settings, streamer=streamer,
-                          logits_processors=logits_processor or (), tokenizer=tokenizer, seed=seed)
+        with streaming(streamer):
+            prompts = prepare_prompts(input_ids, settings.pad_token_id, mask)
+            output = generate(self.runner(use_cache), prompts, settings, streamer=streamer,
+                              logits_processors=logits_processor or (), tokenizer=tokenizer, seed=seed)
         return output if settings.return_dict_in_generate else output.sequences
 
     def chat(self, tokenizer: Any, query: str, history: Sequence[Mapping[str, Any]] | None = None, *,
@@ -168,5 +170,16 @@ class PreTrainedModel(nn.Cell):
         output = self.generate([prompt], seed=seed, streamer=streamer, tokenizer=tokenizer,
                                allowed_vocab_size=len(tokenizer), **{**kwargs, "return_dict_in_generate": True})
         assert isinstance(output, GenerateOutput)
-        answer = tokenizer.decode(output.sequences[0][len(prompt):], skip_special_tokens=True).removeprefix("\n")
+        answer = answer_text(output, 0, tokenizer)
         return answer, [*messages, {"role": "assistant", "content": answer}]
+
+
+def answer_text(output: GenerateOutput, row: int, tokenizer: Any) -> str:
+    """Return what a row of ``output`` answers, without control tokens and without a stop string.
+
+    The model's first token after ``<|assistant|>`` is the newline that belongs to the turn's form.
+    """
+    if output.texts is not None:
+        return output.texts[row].removeprefix("\n")
+    ids = output.sequences[row][output.num_prompt_tokens[row]:]
+    return tokenizer.decode(ids, skip_special_tokens=True).removeprefix("\n")

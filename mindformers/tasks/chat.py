@@ -48,7 +48,6 @@ def chat(model_dir: str | Path, *, system: str = "", device_target: str = "CPU",
                 _, history = network.chat(tokenizer, question, history, instruction=system, streamer=streamer,
                                           **settings)
             except KeyboardInterrupt:
-                streamer.end()
                 continue
             answered += 1
 

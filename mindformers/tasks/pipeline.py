@@ -9,6 +9,7 @@ from typing import Any
 from mindformers.errors import ConfigError, did_you_mean
 from mindformers.generation.engine import GenerateOutput
 from mindformers.models.auto import AutoModel, AutoTokenizer
+from mindformers.models.base_model import answer_text
 
 TASKS = ("text_generation",)
 Messages = Sequence[Mapping[str, Any]]
@@ -69,12 +70,9 @@ class TextGenerationPipeline:
         output = self.model.generate(prompts, tokenizer=self.tokenizer, **{
             "allowed_vocab_size": len(self.tokenizer), **self.defaults, **settings, "return_dict_in_generate": True})
         assert isinstance(output, GenerateOutput)
-        texts = []
-        for prompt, sequence, is_plain in zip(prompts, output.sequences, plain, strict=True):
-            ids = sequence if is_plain else sequence[len(prompt):]
-            text = self.tokenizer.decode(ids, skip_special_tokens=True)
-            # The model's first token after <|assistant|> is the newline that belongs to the turn's form.
-            texts.append(text if is_plain else text.removeprefix("\n"))
+        texts = [answer_text(output, row, self.tokenizer) if not is_plain
+                 else self.tokenizer.decode(output.sequences[row], skip_special_tokens=True)
+                 for row, is_plain in enumerate(plain)]
         return list(zip(texts, output.finish_reasons, strict=True))
 
 

@@ -46,12 +46,15 @@ def _to_json(value: Any, *args: Any, **kwargs: Any) -> str:
 
 
 class _Instrument(NodeTransformer):
-    """Pass loops and ``~`` through functions that watch the budget."""
+    """Pass loops, ``~`` and the template's own text through functions that watch the budget."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 (Jinja's naming)
         self.generic_visit(node)
         node.iter = nodes.Filter(node.iter, "_ticking", [], [], None, None, lineno=node.lineno)
         return node
+
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Const:  # noqa: N802
+        return nodes.Const(node.data, lineno=node.lineno)
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
         self.generic_visit(node)
@@ -99,6 +102,9 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(obj, str | bytes) and attr in _REFUSED_METHODS:
             return False
         return super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """Offer no ``str.format``, safe or not: one format can ask for a gigabyte of blanks."""
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """Call a function, a macro or a method for the template."""

@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
+from jinja2 import pass_eval_context
+from jinja2.nodes import EvalContext
 from jinja2.sandbox import SecurityError
 
 MAX_CHARS = 64 * 2**20  # of one value, and of all values printed; a million tokens have some 5 MB
@@ -87,7 +89,8 @@ def measure(value: Any) -> int:
     return total
 
 
-def printed(value: Any) -> Any:
+@pass_eval_context  # a finalizer that wants a context is never run ahead of the rendering
+def printed(context: EvalContext, value: Any) -> Any:
     """Return what a template prints, counted."""
     budget = _active.get()
     if budget is not None:

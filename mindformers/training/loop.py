@@ -122,6 +122,7 @@ def _prepare(
 def _set_position(run: TrainRun, resume_from: Path | None) -> None:
     """Seed a new run, or load the step to resume from."""
     ms.set_seed(run.settings.seed)
+    ms.manual_seed(run.settings.seed)
     if resume_from is None:
         return
     saved = load_step(resume_from, run.step.network, run.step.optimizer)

@@ -1,4 +1,8 @@
-"""What a run needs beside weights and optimizer to go on as if it had never stopped."""
+"""What a run needs beside weights and optimizer to go on as if it had never stopped.
+
+The order of the data is a function of (seed, epoch), so a position is enough. MindSpore's generator
+is kept for networks that draw from it; those of this package draw nothing during a step.
+"""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def convert_ms_to_pt(
         raise ConfigError(f"layout {layout!r}", allowed=" or ".join(PUBLISHED))
     with open_weights(input_path, options.verify) as source:
         content = source.config()
-        settings = network_config(content, str(source.folder / "config.json"), config)
+        settings = network_config(content, source.config_where(), config)
         mapped = map_source(settings, source.shapes, tied=is_tied(content), where=str(input_path))
         if mapped.layout.style != "mindformers":
             raise CheckpointError(
@@ -80,11 +80,13 @@ def convert_ms_to_pt(
             dtype=weight_type(dtype) if dtype else None,
         )
         stored_as = tensors[0].dtype.name
-        described = config_to_hf(settings, layout, stored_as)  # type: ignore[arg-type]
+        described = config_to_hf(settings, layout, stored_as)
 
         def add_files(folder: Path) -> None:
             write_text(folder / "config.json", json.dumps(described, indent=2) + "\n")
             carry_files(source.folder, folder, generation_settings(settings))
 
         logger.info("converting %s to %s (%s layout, %s)", input_path, output, layout, stored_as)
-        return export(output, tensors, options, file_metadata(PUBLISHED[layout]), add_files)
+        return export(
+            output, tensors, options, file_metadata(PUBLISHED[layout], settings), add_files
+        )

@@ -53,7 +53,7 @@ def convert_pt_to_ms(
     kind = weight_type(dtype or DEFAULT_DTYPE)
     with open_weights(input_path, options.verify) as source:
         content = source.config()
-        where = str(source.folder / "config.json")
+        where = source.config_where()
         settings = network_config(content, where, config)
         mapped = map_source(settings, source.shapes, tied=is_tied(content), where=str(input_path))
         if mapped.layout.style == "mindformers":
@@ -78,8 +78,14 @@ def convert_pt_to_ms(
             settings.save_pretrained(folder)
             carry_files(source.folder, folder, generation_settings(settings))
 
-        logger.info("converting %s (%s) to %s, %s", input_path, mapped.layout, output, kind.name)
-        return export(output, tensors, options, file_metadata(target), add_files)
+        logger.info(
+            "converting %s (%s layout) to %s, %s",
+            input_path,
+            mapped.layout.style,
+            output,
+            kind.name,
+        )
+        return export(output, tensors, options, file_metadata(target, settings), add_files)
 
 
 def convert_to_qkv_concat(

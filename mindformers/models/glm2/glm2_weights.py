@@ -5,6 +5,7 @@ Letters: V vocabulary, H hidden, F ffn, N query heads, G key/value heads, D head
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,18 @@ from mindformers.checkpoint.keymap import (
     count_elements,
     locate_pieces,
 )  # fmt: skip
-from mindformers.checkpoint.loading import open_weights
+from mindformers.checkpoint.loading import CONFIG_KEY, open_weights
 from mindformers.checkpoint.naming import Layout, MappedSource, NameTable, Row
 from mindformers.checkpoint.saving import write_weights
 from mindformers.checkpoint.transfer import tensors_in_layout, weights_among
 from mindformers.errors import CheckpointError, ConfigError
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
-from mindformers.models.glm2.hf_config import check_against_config, is_tied, model_name
+from mindformers.models.glm2.hf_config import (
+    check_against_config,
+    config_to_hf,
+    is_tied,
+    model_name,
+)
 
 if TYPE_CHECKING:
     from mindspore import Parameter
@@ -166,12 +172,13 @@ def map_source(
     differences = compare_shapes(expected, weights, optional=[head] if tied else [])
     if differences:
         hint = _describe(config, layout, weights)
-        if head in differences.missing and len(differences.missing) == 1:
+        if differences.missing == (head,):
             hint = "if head and embedding are one, set tie_word_embeddings: true in its config.json"
         raise CheckpointError(
-            f"does not fit the configuration: {differences.summary()}\n{differences.table()}",
+            f"does not fit the configuration: {differences.summary()}"
+            + (f"; {hint}" if hint else "")
+            + f"\n{differences.table()}",
             where=where,
-            fix=f"\n{hint}" if hint else "",
         )
     places = locate_pieces(expected)
     if tied and head not in weights:
@@ -222,7 +229,7 @@ def load_pretrained(
     """
     with open_weights(source, verify) as weights:
         content = weights.config()
-        check_against_config(config, content, str(weights.folder / "config.json"))
+        check_against_config(config, content, weights.config_where())
         mapped = map_source(config, weights.shapes, tied=is_tied(content), where=str(source))
         target = stored_tensors(config, layout_named("mindformers", config))
         differences = compare_shapes(
@@ -276,9 +283,15 @@ def save_weights(
         dtype_of=lambda name: type_of(parameters[name].asnumpy()),
         dtype=weight_type(dtype) if dtype else None,
     )
-    return write_weights(path, tensors, max_shard_size, file_metadata(target))
+    return write_weights(path, tensors, max_shard_size, file_metadata(target, config))
 
 
-def file_metadata(layout: Layout) -> dict[str, str]:
-    """Return the header text of weight files; Hugging Face loaders ask for ``format: pt``."""
-    return {"format": "ms" if layout.style == "mindformers" else "pt"}
+def file_metadata(layout: Layout, config: ChatGLM2Config) -> dict[str, str]:
+    """Return the text for the headers of weight files.
+
+    Ours say what network they are of, so that a lone file is checked too; Hugging Face loaders ask
+    for ``format: pt``.
+    """
+    if layout.style != "mindformers":
+        return {"format": "pt"}
+    return {"format": "ms", CONFIG_KEY: json.dumps(config_to_hf(config, "chatglm"))}

@@ -1,22 +1,20 @@
 """``config.json`` of a GLM directory to ``ChatGLM2Config`` and back.
 
-``chatglm`` is the layout of the original remote-code repositories, ``glm`` (``glm4`` with the two
-extra norms) that of the Hugging Face library, ``glm2`` our own. No code named in a ``config.json``
-is ever loaded.
+``chatglm`` is the original repositories' layout, ``glm`` (``glm4`` with two more norms) that of the
+Hugging Face library, ``glm2`` ours. No code that a ``config.json`` names is ever loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mindformers.config.loader import load_yaml
 from mindformers.errors import CheckpointError, ConfigError, did_you_mean
 from mindformers.logger import warn_once
 from mindformers.models.glm2.glm2_config import ROPE_BASE, ChatGLM2Config
 
-Layout = Literal["glm", "chatglm"]
 MODEL_TYPES = ("chatglm", "glm", "glm4", "glm2")
 # Fields that change what the weights compute; a file and a run that differ here cannot go together.
 MODEL_FIELDS = (
@@ -25,8 +23,11 @@ MODEL_FIELDS = (
     "post_self_attn_layernorm", "post_mlp_layernorm",
 )  # fmt: skip
 _SPELLED = {"n_kv_heads": "multi_query_group_num"}
-GLM4_EOS = [151329, 151336, 151338]  # <|endoftext|> <|user|> <|observation|>
 GLM4_VOCAB = 151552
+GLM4_IDS = {  # <|endoftext|>, <|user|>, <|observation|>; the first also pads
+    "eos_token_id": [151329, 151336, 151338],
+    "pad_token_id": 151329,
+}
 _SUSPECT_LENGTH = 131072  # seq_length of glm-4-9b-chat, whose rope_theta is 5,000,000
 
 _HF_FIELDS = {  # Hugging Face key -> our field, and what that library takes for an absent key
@@ -103,13 +104,8 @@ def config_from_hf(content: Mapping[str, Any], where: str = "config.json") -> Ch
 def _token_ids(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ids that end and pad; absent ones are GLM-4's where the vocabulary is GLM-4's."""
     vocabulary = content.get("padded_vocab_size", content.get("vocab_size", GLM4_VOCAB))
-    ids: dict[str, Any] = {}
-    if vocabulary == GLM4_VOCAB:
-        ids = {"eos_token_id": list(GLM4_EOS), "pad_token_id": GLM4_EOS[0]}
-    for key in ("eos_token_id", "pad_token_id"):
-        if content.get(key) is not None:
-            ids[key] = content[key]
-    return ids
+    usual = GLM4_IDS if vocabulary == GLM4_VOCAB else {}
+    return usual | {key: content[key] for key in GLM4_IDS if content.get(key) is not None}
 
 
 def _from_chatglm(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +156,7 @@ def _rope_ratio(content: Mapping[str, Any], seq_length: int, where: str) -> floa
 
 
 def config_to_hf(
-    config: ChatGLM2Config, layout: Layout = "glm", dtype: str | None = None
+    config: ChatGLM2Config, layout: str = "glm", dtype: str | None = None
 ) -> dict[str, Any]:
     """Return the ``config.json`` of a Hugging Face directory.
 
@@ -176,14 +172,14 @@ def config_to_hf(
         return _to_chatglm(config, dtype)
     if layout != "glm":
         raise ConfigError(f"layout {layout!r}", allowed="glm or chatglm")
-    sandwich = (config.post_self_attn_layernorm, config.post_mlp_layernorm)
-    if sandwich not in ((False, False), (True, True)):
+    sandwich = config.post_self_attn_layernorm
+    if sandwich != config.post_mlp_layernorm:
         raise ConfigError(
-            f"post_self_attn_layernorm {sandwich[0]} with post_mlp_layernorm {sandwich[1]}",
+            "only one of post_self_attn_layernorm and post_mlp_layernorm",
             allowed="both or neither in the glm layout",
             fix="use --layout chatglm",
         )
-    kind, name = ("glm4", "Glm4ForCausalLM") if sandwich[0] else ("glm", "GlmForCausalLM")
+    kind, name = ("glm4", "Glm4ForCausalLM") if sandwich else ("glm", "GlmForCausalLM")
     rotary = {"partial_rotary_factor": 0.5, "rope_theta": config.rope_base}
     return {
         "architectures": [name],
@@ -243,9 +239,9 @@ def model_name(config: ChatGLM2Config) -> str:
         return ""
     if config.post_mlp_layernorm:
         return "GLM-4-9B-0414"
-    by_rope = {500: "glm-4-9b-chat", 10000: "glm-4-9b-chat-1m", 1: "glm-4-9b"}
     if config.n_kv_heads == 4:
         return "glm-4-9b-chat-1m"
+    by_rope = {500: "glm-4-9b-chat", 1: "glm-4-9b"}
     return by_rope.get(config.rope_ratio, "glm-4-9b or glm-4-9b-chat")
 
 
@@ -262,18 +258,14 @@ def check_against_config(
     stored = config_from_hf(content, where)
     lines = [
         f"  {_SPELLED.get(name, name)}: {getattr(config, name)!r} in the run, "
-        f"{getattr(stored, name)!r} in config.json"
+        f"{getattr(stored, name)!r} with the weights"
         for name in MODEL_FIELDS
         if getattr(config, name) != getattr(stored, name)
     ]
     if lines:
-        name = model_name(stored)
-        raise CheckpointError(
-            "config.json and the run's model_config disagree\n" + "\n".join(lines),
-            where=where,
-            fix="\nchange model_config to match"
-            + (f": this is {name}" if name else " or load other weights"),
-        )
+        name = f" (this is {model_name(stored)})" if model_name(stored) else ""
+        text = f"disagrees with the run's model_config{name}; change it to match, or load other weights"
+        raise CheckpointError("\n".join([text, *lines]), where=where)
 
 
 def is_tied(content: Mapping[str, Any] | None) -> bool:
@@ -296,11 +288,10 @@ def network_config(
     """
     if yaml_path is None:
         if content is None:
-            raise ConfigError(
-                "no config.json", where=where, fix="give the run's YAML with --config"
-            )
+            raise ConfigError("not found", where=where, fix="give the run's YAML with --config")
         return config_from_hf(content, where)
-    section = load_yaml(yaml_path).data.get("model", {}).get("model_config")
+    model = load_yaml(yaml_path).data.get("model")
+    section = model.get("model_config") if isinstance(model, dict) else None
     if not isinstance(section, dict) or section.get("type") not in (None, "ChatGLM2Config"):
         raise ConfigError("model.model_config is no ChatGLM2Config", where=str(yaml_path))
     config = ChatGLM2Config(**section)

@@ -1,0 +1,117 @@
+"""What every command line of the package shares: errors as one line, exit codes, safe output."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from mindformers.errors import MindFormersError
+
+DEBUG_FLAG = "--debug"
+EXIT_BUG = 1
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
+EXIT_PIPE = 141  # 128 + SIGPIPE
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def run_guarded(main: Main, argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; no error leaves a traceback unless asked for.
+
+    Args:
+        main: The command; takes the arguments and returns an exit code.
+        argv: Arguments; None: those of the process. ``--debug`` among them shows tracebacks.
+
+    Returns:
+        The command's own code; the ``exit_code`` of a MindFormersError (2); 1 for any other error;
+        130 after Ctrl-C; 141 when the reader of a pipe has gone.
+    """
+    is_debug = DEBUG_FLAG in (sys.argv[1:] if argv is None else argv)
+    _make_output_safe()
+    try:
+        code = main(argv)
+        _flush()
+        return code
+    except SystemExit as error:
+        return _exit_code(error)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return EXIT_PIPE
+    except MindFormersError as error:
+        _trace(is_debug)
+        _say(f"error: {error}")
+        return error.exit_code
+    except OSError as error:
+        _trace(is_debug)
+        _say(f"error: {_reason(error)}")
+        return EXIT_BUG
+    except Exception as error:
+        _trace(is_debug)
+        hint = "" if is_debug else f"; run again with {DEBUG_FLAG} to see where"
+        _say(f"internal error: {type(error).__name__}: {_one_line(error)}{hint}")
+        return EXIT_BUG
+
+
+def _make_output_safe() -> None:
+    """Let a terminal that cannot show a character print its escape instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None and (stream.encoding or "").lower().replace("-", "") != "utf8":
+            reconfigure(errors="backslashreplace")
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere, so that the interpreter's own flush does not fail."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        descriptor = _descriptor(stream)
+        if descriptor is not None:
+            os.dup2(sink, descriptor)
+    os.close(sink)
+
+
+def _descriptor(stream: TextIO | None) -> int | None:
+    try:
+        return None if stream is None else stream.fileno()
+    except (OSError, ValueError):
+        return None
+
+
+def _exit_code(error: SystemExit) -> int:
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    _say(str(error.code))
+    return EXIT_BUG
+
+
+def _trace(is_debug: bool) -> None:
+    if is_debug:
+        _say(traceback.format_exc().rstrip())
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        _drop_output()
+
+
+def _reason(error: OSError) -> str:
+    name = f"{error.filename}: " if error.filename else ""
+    return f"{name}{error.strerror or _one_line(error) or type(error).__name__}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

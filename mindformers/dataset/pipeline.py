@@ -1,0 +1,217 @@
+"""Batches for training from MindRecord files, in an order that follows from seed and epoch alone.
+
+The order is a permutation drawn from (seed, epoch) and handed to MindDataset's reader, so a
+run that begins in the middle of an epoch reads no row it does not need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from bisect import bisect_right
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from mindformers.dataset.encode import IGNORED_LABEL
+from mindformers.dataset.mindrecord import COLUMNS, file_sha256
+from mindformers.dataset.mindrecord_check import (
+    check_files,
+    check_length,
+    check_vocabulary,
+    find_files,
+)
+from mindformers.errors import DataError
+
+_NUM_PROBED_ROWS = 2048
+_Row = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How rows become batches.
+
+    Attributes:
+        batch_size: Rows of a batch.
+        shuffle: A new order in every epoch.
+        seed: What the orders are drawn from.
+        drop_remainder: Leave out the last batch when it is not full.
+        num_samples: Rows to use, from the first on; None: all.
+        num_parallel_workers: Threads that read; never more than there are cores.
+    """
+
+    batch_size: int = 1
+    shuffle: bool = False
+    seed: int = 0
+    drop_remainder: bool = True
+    num_samples: int | None = None
+    num_parallel_workers: int = 1
+
+
+class TrainDataset:
+    """The rows of MindRecord files as batches of NumPy arrays.
+
+    Args:
+        source: A data file, a folder of them, or a list of files.
+        options: Batch size and order.
+        seq_length: The model's row length (tokens); None: that of the files.
+        vocab_size: Rows of the model's embedding; None: ids are not checked.
+
+    Attributes:
+        batch_size: Rows of a batch.
+        seq_length: Tokens of a row.
+        num_rows: Rows of an epoch.
+        fingerprint: Changes when a file's name, size or content does (sha256, hex).
+
+    Raises:
+        DataError: If the files are missing, damaged or do not fit the model, or hold fewer rows
+            than a batch.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Sequence[str | Path],
+        options: ReadOptions | None = None,
+        *,
+        seq_length: int | None = None,
+        vocab_size: int | None = None,
+    ) -> None:
+        self._options = options or ReadOptions()
+        self._vocab_size = vocab_size
+        files = find_files(source)
+        checked = check_files(files, seq_length=seq_length, vocab_size=vocab_size)
+        self.files: list[Path] = files
+        self._first_rows = [0, *accumulate(file.num_rows for file in checked)]
+        self.batch_size = self._options.batch_size
+        self.num_rows = min(self._first_rows[-1], self._options.num_samples or self._first_rows[-1])
+        self._check_count()
+        self.seq_length = seq_length or self._first_length()
+        self._probe([bool(file.facts) for file in checked])
+        self.fingerprint = _fingerprint(files)
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch."""
+        if self._options.drop_remainder:
+            return self.num_rows // self.batch_size
+        return -(-self.num_rows // self.batch_size)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the batches of an epoch.
+
+        Args:
+            epoch: Which one, from 0.
+            start: Batches to leave out at the beginning; they are not read.
+
+        Yields:
+            ``input_ids`` and ``labels``, each (batch_size, seq_length) int32; labels are shifted
+            and -100 where nothing is learnt.
+
+        Raises:
+            DataError: If a row cannot be read, has another length or an id beyond the vocabulary.
+        """
+        order = self._order(epoch)[start * self.batch_size : len(self) * self.batch_size]
+        rows = self._read(order)
+        with closing(rows):
+            for begin in range(0, len(order), self.batch_size):
+                indexes = order[begin : begin + self.batch_size]
+                batch = [next(rows) for _ in indexes]
+                columns = zip(*batch, strict=True)
+                yield dict(zip(COLUMNS, map(np.stack, columns), strict=True))
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if not self._options.shuffle:
+            return np.arange(self.num_rows)
+        return np.random.default_rng([self._options.seed, epoch]).permutation(self.num_rows)
+
+    def _read(self, order: np.ndarray) -> Generator[_Row, None, None]:
+        """Yield the checked rows whose numbers ``order`` holds."""
+        for index, row in zip(order, self._read_raw(order), strict=True):
+            for name, values in zip(COLUMNS, row, strict=True):
+                self._check_row(name, values, int(index))
+            yield row[0].astype(np.int32, copy=False), row[1].astype(np.int32, copy=False)
+
+    def _read_raw(self, order: np.ndarray) -> Generator[_Row, None, None]:
+        import mindspore.dataset as mds
+
+        # A list of names: given one name, MindDataset reads the sibling partitions as well.
+        dataset = mds.MindDataset(
+            [str(file) for file in self.files],
+            columns_list=list(COLUMNS),
+            sampler=mds.SubsetSampler(order.tolist()),
+            num_parallel_workers=min(self._options.num_parallel_workers, _num_cores()),
+        )
+        iterator = dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+        try:
+            for row in iterator:
+                yield row[0], row[1]
+        except RuntimeError as error:
+            raise DataError(
+                f"MindSpore cannot read the rows: {_first_error(error)}",
+                where=str(self.files[0].parent),
+                fix="copy the files again, or make the data set again with glm4_preprocess.py",
+            ) from error
+        finally:
+            iterator.stop()
+
+    def _check_row(self, name: str, values: np.ndarray, index: int) -> None:
+        if len(values) != self.seq_length:
+            check_length(len(values), self.seq_length, self._place(index))
+        if self._vocab_size is None or not len(values):
+            return
+        lowest = int(values.min())
+        if lowest < 0 and (name == "input_ids" or np.any(values[values < 0] != IGNORED_LABEL)):
+            raise DataError(f"{name} holds {lowest}", where=str(self._place(index)))
+        check_vocabulary(int(values.max()), self._vocab_size, self._place(index))
+
+    def _place(self, index: int) -> Path:
+        """Return ``file:row`` of a row number, for messages."""
+        file = bisect_right(self._first_rows, index) - 1
+        return Path(f"{self.files[file]}:{index - self._first_rows[file] + 1}")
+
+    def _check_count(self) -> None:
+        if not self.num_rows:
+            raise DataError("the data set has no rows", where=str(self.files[0]))
+        if self._options.drop_remainder and self.num_rows < self.batch_size:
+            raise DataError(
+                f"{self.num_rows} rows make no batch of {self.batch_size}",
+                where=str(self.files[0]),
+                fix="lower runner_config.batch_size, or set drop_remainder to False",
+            )
+
+    def _first_length(self) -> int:
+        with closing(self._read_raw(np.zeros(1, dtype=np.int64))) as rows:
+            return len(next(rows)[0])
+
+    def _probe(self, has_facts: Sequence[bool]) -> None:
+        """Read rows of files whose writer left no notes, spread evenly, before the first step."""
+        own = [
+            np.arange(first, min(end, self.num_rows))
+            for first, end, noted in zip(
+                self._first_rows, self._first_rows[1:], has_facts, strict=True
+            )
+            if not noted
+        ]
+        unknown = np.concatenate([np.empty(0, dtype=np.int64), *own])
+        if len(unknown):
+            step = -(-len(unknown) // _NUM_PROBED_ROWS)
+            for _ in self._read(unknown[::step]):
+                pass
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _first_error(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    marked = [line.removeprefix("[ERROR]").strip() for line in lines if line.startswith("[ERROR]")]
+    return (marked or lines or ["no reason given"])[0]
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    lines = [f"{file.name} {file.stat().st_size} {file_sha256(file)}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest()

@@ -1,0 +1,209 @@
+"""Conversations to MindRecord: the data set that GLM-4 is finetuned on.
+
+    python mindformers/tools/dataset_preprocess/glm4/glm4_preprocess.py \
+        --input_glob 'data/*.jsonl' --vocab_file tokenizer.model --output_file alpaca.mindrecord
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mindformers.errors import DataError
+from mindformers.tools.command import run_tool
+
+if TYPE_CHECKING:
+    from mindformers.tools.dataset_preprocess.encoding import EncodedChunk
+    from mindformers.tools.dataset_preprocess.report import Tally
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog="glm4_preprocess.py",
+        description="Make a MindRecord data set of conversations: input_ids and labels, int32, "
+        "labels shifted and -100 on everything the model is not to say.",
+    )
+    add = parser.add_argument
+    add(
+        "--input_glob",
+        default="./alpaca_glm4_data.jsonl",
+        help="input files, JSON Lines or JSON arrays: a path or a pattern such as 'data/**/*.jsonl'"
+        " (in quotes); messages, alpaca and sharegpt rows (default: %(default)s)",
+    )
+    add(
+        "--output_file",
+        default="./alpaca-fastchat-glm4.mindrecord",
+        help="the data set (default: %(default)s)",
+    )
+    add(
+        "--vocab_file",
+        default="./tokenizer.model",
+        help="tokenizer.model, or a model folder, whose chat template is then used too "
+        "(default: %(default)s)",
+    )
+    add("--file_partition", type=_count, default=1, help="number of MindRecord files (default: 1)")
+    add("--repeat", type=_count, default=1, help="how often the data is written (default: 1)")
+    add("--seq_length", type=_count, default=8192, help="tokens of a row (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace an existing output")
+    add(
+        "--preview",
+        type=int,
+        default=0,
+        metavar="N",
+        help="show the first N rows as the model sees them",
+    )
+    add("--num_workers", type=_count, help="processes that encode (default: the cores)")
+    add(
+        "--too_long",
+        choices=("truncate", "drop", "error"),
+        default="truncate",
+        help="what to do with a conversation of more than seq_length tokens (default: %(default)s)",
+    )
+    add(
+        "--on_error",
+        choices=("error", "skip"),
+        default="error",
+        help="whether a malformed row ends the work or is left out and counted (default: error)",
+    )
+    add(
+        "--order",
+        choices=("strict", "any"),
+        default="strict",
+        help="whether user and assistant have to take turns (default: strict)",
+    )
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    # Loaded here, so that --help answers at once.
+    from mindformers.dataset.mindrecord import check_output
+    from mindformers.tools.dataset_preprocess.report import print_dropped, print_table
+
+    begin = time.monotonic()
+    files = input_files(arguments.input_glob)
+    output = Path(arguments.output_file)
+    check_output(output, arguments.file_partition, arguments.overwrite)
+    tally = preprocess(files, output, arguments)
+    print_dropped(tally)
+    print_table(f"{output.name}: rows of {arguments.seq_length} tokens", _lines(tally, begin))
+    print(f"Transformed {tally.rows_written} records.")
+    print(f"Transform finished, output files refer: {output}")
+    return 0
+
+
+def input_files(pattern: str) -> list[Path]:
+    """Return the files that a path or a pattern names, sorted.
+
+    Raises:
+        DataError: If there is none.
+    """
+    from glob import glob
+
+    from mindformers.errors import did_you_mean
+
+    if Path(pattern).is_file():
+        return [Path(pattern)]
+    found = sorted(path for path in map(Path, glob(pattern, recursive=True)) if path.is_file())
+    if found:
+        return found
+    folder = Path(pattern).parent
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    raise DataError(
+        "no file matches" if any(c in pattern for c in "*?[") else "there is no such file",
+        where=f"--input_glob {pattern}",
+        fix=did_you_mean(Path(pattern).name, names) or "correct the path or the pattern",
+    )
+
+
+def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespace) -> Tally:
+    """Write the data set and return what became of the rows.
+
+    Args:
+        files: Input files.
+        output: The data set.
+        arguments: What ``build_parser`` parsed.
+
+    Raises:
+        MindFormersError: If input, vocabulary or output cannot be used, or no row is left.
+    """
+    from mindformers.dataset.mindrecord import mindrecord_writer
+    from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
+    from mindformers.tools.dataset_preprocess.encoding import EncodeOptions, encode_files
+    from mindformers.tools.dataset_preprocess.report import Tally, progress_bar
+
+    source = Path(arguments.vocab_file)
+    build = ChatGLM4Tokenizer.from_pretrained if source.is_dir() else ChatGLM4Tokenizer
+    tokenizer = build(source)
+    options = EncodeOptions(
+        arguments.seq_length, arguments.too_long, arguments.on_error, arguments.order
+    )
+    tally = Tally()
+    total_bytes = arguments.repeat * sum(file.stat().st_size for file in files)
+    with progress_bar(output.name, total_bytes) as bar:
+        chunks = encode_files(
+            files,
+            tokenizer,
+            options,
+            num_workers=arguments.num_workers or _num_cores(),
+            repeat=arguments.repeat,
+            on_bytes=bar.add_bytes,
+        )
+        first = next(chunks, None)  # starts the workers, before the writer loads MindSpore
+        with mindrecord_writer(
+            output,
+            num_partitions=arguments.file_partition,
+            overwrite=arguments.overwrite,
+            facts={"vocab_hash": tokenizer.vocab_hash},
+        ) as writer:
+            while first is not None:
+                _preview(tokenizer, first, arguments.preview - tally.rows_written, tally)
+                writer.write(first.input_ids, first.labels)
+                tally.add(first.tally)
+                tally.rows_written = writer.num_rows
+                bar.show_rows(tally.rows_read)
+                first = next(chunks, None)
+            if not tally.rows_written:
+                raise DataError(
+                    f"none of {tally.rows_read} rows is left to write",
+                    where=str(files[0]),
+                    fix=f"the first one: {tally.first_message()}",
+                )
+    return tally
+
+
+def _preview(tokenizer: Any, chunk: EncodedChunk, num_samples: int, tally: Tally) -> None:
+    from mindformers.tools.dataset_preprocess.preview import print_sample, trained_runs
+
+    for index in range(min(num_samples, len(chunk.lengths))):
+        ids, labels, length = chunk.input_ids[index], chunk.labels[index], chunk.lengths[index]
+        runs = trained_runs(tokenizer, ids, labels, length)
+        print_sample(tally.rows_written + index + 1, runs, f"{length} of {len(ids)} tokens")
+
+
+def _lines(tally: Tally, begin: float) -> dict[str, str]:
+    from mindformers.tools.dataset_preprocess.report import counts
+
+    return counts(tally, time.monotonic() - begin)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
+    return int(text)
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

@@ -1,0 +1,156 @@
+"""What the data tools show while they work and at the end: a progress bar, counts, a table."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mindformers.errors import DataError
+from mindformers.tools.dataset_preprocess.preview import printable
+
+_NUM_EXAMPLES = 3
+
+
+class Bar(Protocol):
+    """What a progress bar can do; without a terminal it does nothing."""
+
+    def add_bytes(self, count: int) -> None:
+        """Move on by bytes of input."""
+
+    def show_rows(self, count: int) -> None:
+        """Show how many rows are done."""
+
+
+class _NoBar:
+    def add_bytes(self, count: int) -> None:
+        pass
+
+    def show_rows(self, count: int) -> None:
+        pass
+
+
+class _RichBar:
+    def __init__(self, progress: Any, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def add_bytes(self, count: int) -> None:
+        self._progress.advance(self._task, count)
+
+    def show_rows(self, count: int) -> None:
+        self._progress.update(self._task, rows=count)
+
+
+@contextmanager
+def progress_bar(title: str, total_bytes: int) -> Iterator[Bar]:
+    """Yield a bar on stderr; one that does nothing when stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield _NoBar()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[rows]} rows"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield _RichBar(progress, progress.add_task(title, total=total_bytes or None, rows=0))
+
+
+@dataclass
+class Tally:
+    """What became of the rows.
+
+    Attributes:
+        rows_read: Rows found in the input, the faulty ones included.
+        rows_written: Rows in the output.
+        tokens: Positions of ``input_ids`` that are not filling.
+        trained_tokens: Labels that are not -100.
+        truncated: Rows cut at seq_length.
+        cut_tokens: Tokens lost by cutting.
+        dropped: Rows left out, by reason.
+        examples: The first few messages about dropped rows, by reason.
+    """
+
+    rows_read: int = 0
+    rows_written: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    truncated: int = 0
+    cut_tokens: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def drop(self, reason: str, error: DataError) -> None:
+        """Count a row that is left out."""
+        self.dropped[reason] += 1
+        self.examples.setdefault(reason, [])
+        if len(self.examples[reason]) < _NUM_EXAMPLES:
+            self.examples[reason].append(str(error))
+
+    def add(self, other: Tally) -> None:
+        """Add the counts of another tally."""
+        for name in ("rows_read", "rows_written", "tokens", "trained_tokens", "truncated"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.cut_tokens += other.cut_tokens
+        self.dropped.update(other.dropped)
+        for reason, messages in other.examples.items():
+            kept = self.examples.setdefault(reason, [])
+            kept.extend(messages[: _NUM_EXAMPLES - len(kept)])
+
+    def first_message(self) -> str:
+        """Return the first message about a dropped row, or an empty string."""
+        return next((messages[0] for messages in self.examples.values()), "")
+
+
+def print_table(title: str, rows: Mapping[str, str]) -> None:
+    """Print two columns on stdout, framed on a terminal."""
+    if not sys.stdout.isatty():
+        width = max(map(len, rows))
+        print(title)
+        for name, value in rows.items():
+            print(f"  {name:<{width}}  {value}")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, show_header=False)
+    for name, value in rows.items():
+        table.add_row(Text(name), Text(value, justify="right"))
+    Console().print(table)
+
+
+def print_dropped(tally: Tally) -> None:
+    """Print the first messages about dropped rows on stderr."""
+    for reason, messages in tally.examples.items():
+        for message in messages:
+            print(f"dropped ({reason}): {printable(message)}", file=sys.stderr)
+        rest = tally.dropped[reason] - len(messages)
+        if rest:
+            print(f"dropped ({reason}): and {rest} more", file=sys.stderr)
+
+
+def counts(tally: Tally, seconds: float) -> dict[str, str]:
+    """Return the lines of the closing table."""
+    lines = {
+        "rows read": f"{tally.rows_read:,}",
+        "rows written": f"{tally.rows_written:,}",
+    }
+    if tally.tokens:
+        share = 100 * tally.trained_tokens / tally.tokens
+        lines["tokens"] = f"{tally.tokens:,}"
+        lines["trained tokens"] = f"{tally.trained_tokens:,} ({share:.1f} %)"
+        lines["truncated rows"] = f"{tally.truncated:,} ({tally.cut_tokens:,} tokens cut)"
+    lines["dropped rows"] = f"{sum(tally.dropped.values()):,}"
+    for reason, count in sorted(tally.dropped.items()):
+        lines[f"  {reason}"] = f"{count:,}"
+    lines["rows/s"] = f"{tally.rows_read / max(seconds, 1e-9):,.0f}"
+    return lines

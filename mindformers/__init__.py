@@ -43,9 +43,19 @@ _NAMES = {
     "CheckpointMonitor": "mindformers.training.callbacks",
     "CrossEntropyLoss": "mindformers.modules.loss",
     **dict.fromkeys(
-        ("ConstantWarmUpLR", "LinearWithWarmUpLR", "CosineWithWarmUpLR", "CosineWithRestartsAndWarmUpLR",
-         "PolynomialWithWarmUpLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "WarmUpStableDecayLR",
-         "ConstantWithCoolDownLR"), "mindformers.training.lr_schedule"),
+        (
+            "ConstantWarmUpLR",
+            "LinearWithWarmUpLR",
+            "CosineWithWarmUpLR",
+            "CosineWithRestartsAndWarmUpLR",
+            "PolynomialWithWarmUpLR",
+            "CosineAnnealingLR",
+            "CosineAnnealingWarmRestarts",
+            "WarmUpStableDecayLR",
+            "ConstantWithCoolDownLR",
+        ),
+        "mindformers.training.lr_schedule",
+    ),
 }
 
 __all__ = ["__version__", *_NAMES]

@@ -20,7 +20,9 @@ def warn_once(message: str, *args: object) -> None:
         logger.warning("%s", text)
 
 
-def setup_console_logging(level: int = logging.INFO, handler: logging.Handler | None = None) -> None:
+def setup_console_logging(
+    level: int = logging.INFO, handler: logging.Handler | None = None
+) -> None:
     """Show log lines on the terminal (stderr); a second call replaces the first handler."""
     handler = handler or logging.StreamHandler()
     if handler.formatter is None:
@@ -48,6 +50,7 @@ def setup_file_logging(output_dir: str | Path, rank: int = 0) -> Path:
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
     return folder
+
 
 # ``from mindformers import logger`` gives this module; it answers like the logger itself.
 debug, info, warning, error = logger.debug, logger.info, logger.warning, logger.error

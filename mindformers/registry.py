@@ -68,7 +68,10 @@ class MindFormerRegister:
 
     @classmethod
     def register_cls(
-        cls, register_class: T, module_type: str = MindFormerModuleType.TOOLS, alias: str | None = None
+        cls,
+        register_class: T,
+        module_type: str = MindFormerModuleType.TOOLS,
+        alias: str | None = None,
     ) -> T:
         """Register ``register_class`` and return it.
 
@@ -154,7 +157,10 @@ class MindFormerRegister:
 
     @classmethod
     def get_instance(
-        cls, module_type: str = MindFormerModuleType.TOOLS, class_name: str | None = None, **kwargs: Any
+        cls,
+        module_type: str = MindFormerModuleType.TOOLS,
+        class_name: str | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Build the class registered under ``class_name`` with ``kwargs``."""
         return cls.get_instance_from_cfg({"type": class_name, **kwargs}, module_type)

@@ -19,7 +19,13 @@ from transformers import GlmConfig, GlmForCausalLM
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from tests.support.golden_model import (  # noqa: E402
-    CASES, TRAIN_CASE, GoldenCase, huggingface_weights, padded_batch, training_batches)
+    CASES,
+    TRAIN_CASE,
+    GoldenCase,
+    huggingface_weights,
+    padded_batch,
+    training_batches,
+)
 
 TARGET = ROOT / "tests" / "golden" / "parity"
 ADAMW = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
@@ -28,11 +34,28 @@ ADAMW = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 def build_oracle(case: GoldenCase) -> GlmForCausalLM:
     """Return the oracle with the case's weights, float32."""
     config = GlmConfig(
-        vocab_size=case.vocab, hidden_size=case.hidden, intermediate_size=case.ffn, num_hidden_layers=case.layers,
-        num_attention_heads=case.heads, num_key_value_heads=case.groups, head_dim=case.head_dim, rms_norm_eps=case.eps,
-        max_position_embeddings=2048, attention_bias=True, pad_token_id=0, eos_token_id=None, bos_token_id=None,
-        rope_parameters={"rope_type": "default", "rope_theta": case.rope_theta, "partial_rotary_factor": 0.5},
-        partial_rotary_factor=0.5, attn_implementation="eager", tie_word_embeddings=False)
+        vocab_size=case.vocab,
+        hidden_size=case.hidden,
+        intermediate_size=case.ffn,
+        num_hidden_layers=case.layers,
+        num_attention_heads=case.heads,
+        num_key_value_heads=case.groups,
+        head_dim=case.head_dim,
+        rms_norm_eps=case.eps,
+        max_position_embeddings=2048,
+        attention_bias=True,
+        pad_token_id=0,
+        eos_token_id=None,
+        bos_token_id=None,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": case.rope_theta,
+            "partial_rotary_factor": 0.5,
+        },
+        partial_rotary_factor=0.5,
+        attn_implementation="eager",
+        tie_word_embeddings=False,
+    )
     torch.manual_seed(0)
     model = GlmForCausalLM(config).float().eval()
     state = {name: torch.from_numpy(value) for name, value in huggingface_weights(case).items()}
@@ -48,8 +71,10 @@ def forward_golden(case: GoldenCase) -> dict[str, np.ndarray]:
     ids, mask, positions = (torch.from_numpy(a) for a in padded_batch(case))
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
-        greedy = model.generate(ids, attention_mask=mask, max_new_tokens=64, min_new_tokens=64, do_sample=False)
-    return {"logits": logits.numpy(), "greedy": greedy[:, ids.shape[1]:].numpy().astype(np.int32)}
+        greedy = model.generate(
+            ids, attention_mask=mask, max_new_tokens=64, min_new_tokens=64, do_sample=False
+        )
+    return {"logits": logits.numpy(), "greedy": greedy[:, ids.shape[1] :].numpy().astype(np.int32)}
 
 
 def training_golden(case: GoldenCase) -> dict[str, np.ndarray]:
@@ -57,13 +82,16 @@ def training_golden(case: GoldenCase) -> dict[str, np.ndarray]:
     model = build_oracle(case).train()
     decay = [p for n, p in model.named_parameters() if p.ndim > 1 and not n.endswith(".bias")]
     other = [p for n, p in model.named_parameters() if p.ndim == 1 or n.endswith(".bias")]
-    optimizer = torch.optim.AdamW([{"params": decay}, {"params": other, "weight_decay": 0.0}], **ADAMW)
+    optimizer = torch.optim.AdamW(
+        [{"params": decay}, {"params": other, "weight_decay": 0.0}], **ADAMW
+    )
     found: dict[str, np.ndarray] = {}
     losses = []
     for step, (ids, labels) in enumerate(training_batches(case, 10)):
         logits = model(input_ids=torch.from_numpy(ids)).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(labels).flatten(),
-                                                 ignore_index=-100)
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), torch.from_numpy(labels).flatten(), ignore_index=-100
+        )
         optimizer.zero_grad()
         loss.backward()
         losses.append(loss.item())
@@ -81,8 +109,13 @@ def main() -> None:
         np.savez_compressed(TARGET / f"{case.name}.npz", **forward_golden(case))
         print(f"{case.name}: written")
     np.savez_compressed(TARGET / "training.npz", **training_golden(TRAIN_CASE))
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__,
-                "oracle": "GlmForCausalLM", "adamw": {**ADAMW, "betas": list(ADAMW["betas"])}}
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": np.__version__,
+        "oracle": "GlmForCausalLM",
+        "adamw": {**ADAMW, "betas": list(ADAMW["betas"])},
+    }
     (TARGET / "versions.json").write_text(json.dumps(versions, indent=2) + "\n", encoding="utf-8")
     print(f"training: written; {versions}")
 

@@ -114,7 +114,8 @@ def write_step_folder(
     root = Path(root)
     target = root / name
     json.dumps(dict(info))  # a value JSON cannot hold fails before anything is written
-    if Path(name).name != name or name.startswith(".") or name.endswith(REPLACED_SUFFIX):
+    plain = Path(name).name == name and bool(name)
+    if not plain or name.startswith(".") or name.endswith(REPLACED_SUFFIX):
         raise CheckpointError(f"{name!r} cannot name a step", allowed="a plain folder name")
     if target.exists() and not (target / MANIFEST_NAME).exists():
         raise CheckpointError(

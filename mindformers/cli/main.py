@@ -19,21 +19,39 @@ COMMANDS = {
 
 def _usage() -> str:
     lines = [f"  {name:<8} {text}" for name, text in COMMANDS.items()]
-    return "\n".join(["usage: mindformers COMMAND [options]", "", *lines, "", "mindformers COMMAND --help says more"])
+    return "\n".join(
+        [
+            "usage: mindformers COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "mindformers COMMAND --help says more",
+        ]
+    )
 
 
 def chat_command(argv: Sequence[str]) -> int:
     """Run ``mindformers chat``."""
-    parser = argparse.ArgumentParser(prog="mindformers chat", description="Talk to a model in the terminal.")
+    parser = argparse.ArgumentParser(
+        prog="mindformers chat", description="Talk to a model in the terminal."
+    )
     parser.add_argument("model_dir", help="a Hugging Face directory or one saved by this library")
-    parser.add_argument("--system", default="", help="an instruction that stands before the conversation")
+    parser.add_argument(
+        "--system", default="", help="an instruction that stands before the conversation"
+    )
     parser.add_argument("--device_target", default="CPU", choices=("CPU", "Ascend"))
     parser.add_argument("--max_new_tokens", type=int, default=512, help="longest answer (tokens)")
-    parser.add_argument("--do_sample", action="store_true", help="draw tokens instead of taking the likeliest")
-    parser.add_argument("--temperature", type=float, help="with --do_sample; 0.8 is GLM-4's default")
+    parser.add_argument(
+        "--do_sample", action="store_true", help="draw tokens instead of taking the likeliest"
+    )
+    parser.add_argument(
+        "--temperature", type=float, help="with --do_sample; 0.8 is GLM-4's default"
+    )
     parser.add_argument("--top_p", type=float, help="with --do_sample; 0.8 is GLM-4's default")
     parser.add_argument("--seed", type=int, help="makes drawn answers repeatable")
-    options = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    options = {
+        name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None
+    }
     from mindformers.tasks.chat import chat
 
     chat(options.pop("model_dir"), **options)
@@ -61,8 +79,11 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
         from mindformers.cli.convert import main as convert_main
 
         return convert_main(rest)
-    raise ConfigError(f"no command is called {command!r}", allowed=", ".join(COMMANDS),
-                      fix=did_you_mean(command, COMMANDS))
+    raise ConfigError(
+        f"no command is called {command!r}",
+        allowed=", ".join(COMMANDS),
+        fix=did_you_mean(command, COMMANDS),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mindformers.config.fields import Count, OptionalText, Rate
 from mindformers.config.section import Section, only
@@ -50,35 +50,33 @@ class CheckpointMonitorSection(Section):
     checkpoint_format: Literal["ckpt", "safetensors"] = Field(
         default="ckpt", description="Format of the weights on disk."
     )
-    save_checkpoint_steps: Count = Field(default=1, description="Steps between two checkpoints.")
-    save_checkpoint_seconds: Annotated[int, only(0, feature="saving by time")] = Field(
-        default=0, description="Seconds between two; not implemented, use save_checkpoint_steps."
+    save_checkpoint_steps: Count | None = Field(
+        default=None,
+        description="Steps between two checkpoints; null: 1, or by time alone.",
     )
-    keep_checkpoint_max: Count = Field(
-        default=5, description="Checkpoints kept; older ones are removed."
+    save_checkpoint_seconds: int = Field(
+        default=0, ge=0, description="Seconds between two checkpoints, instead of steps; 0: off."
     )
-    keep_checkpoint_per_n_minutes: Annotated[int, only(0, feature="saving by time")] = Field(
+    keep_checkpoint_max: int = Field(
+        default=5, ge=0, description="Checkpoints kept, older ones are removed; 0 keeps all."
+    )
+    keep_checkpoint_per_n_minutes: Annotated[int, only(0, feature="keeping by time")] = Field(
         default=0, description="Keep one per time; not implemented."
     )
-    save_optimizer: Annotated[bool, only(True, feature="a checkpoint without the optimizer")] = (
-        Field(default=True, description="Save what resuming needs.")
+    save_optimizer: bool = Field(default=True, description="Save what resuming needs.")
+    save_network_params: bool = Field(
+        default=False, description="Write the weights alone to checkpoint_network too."
+    )
+    exception_save: bool = Field(
+        default=False, description="Save after an error that is not about numbers or files."
     )
     integrated_save: bool = Field(default=True, description="No effect in one process.")
     remove_redundancy: bool = Field(default=False, description="No effect in one process.")
-    save_network_params: Annotated[bool, only(False, feature="a second copy of the weights")] = (
-        Field(
-            default=False,
-            description="A second copy of the weights; not implemented, use the checkpoint.",
-        )
-    )
     save_trainable_params: Annotated[bool, only(False, feature="saving only trained weights")] = (
         Field(default=False, description="Only trained weights; not implemented.")
     )
     async_save: Annotated[bool, only(False, feature="saving in the background")] = Field(
         default=False, description="Save in the background; not implemented."
-    )
-    exception_save: Annotated[bool, only(False, feature="saving after an error")] = Field(
-        default=False, description="Save after an error; not implemented."
     )
     saved_network: Annotated[Any, only(None, feature=_FILLED_IN)] = Field(
         default=None, description="Filled in by the run."
@@ -108,6 +106,15 @@ class CheckpointMonitorSection(Section):
         default=True, description="False: upstream's newer folders; not implemented."
     )
 
+    @model_validator(mode="after")
+    def _one_clock(self) -> CheckpointMonitorSection:
+        if self.save_checkpoint_steps and self.save_checkpoint_seconds:
+            raise ValueError(
+                f"save_checkpoint_seconds {self.save_checkpoint_seconds} stands beside "
+                f"save_checkpoint_steps {self.save_checkpoint_steps}; allowed: one of them"
+            )
+        return self
+
     @field_validator("prefix")
     @classmethod
     def _plain_name(cls, value: str) -> str:
@@ -118,6 +125,33 @@ class CheckpointMonitorSection(Section):
         return value
 
 
+class MetricsWriterSection(Section):
+    """Figures of every step in files; on by default."""
+
+    type: Literal["MetricsWriter"] = Field(default="MetricsWriter", description="The callback.")
+    tensorboard: bool = Field(
+        default=True, description="Write TensorBoard events beside metrics.jsonl."
+    )
+
+
+class LossPlotSection(Section):
+    """A picture of loss and learning rate; on by default."""
+
+    type: Literal["LossPlot"] = Field(default="LossPlot", description="The callback.")
+    every: Count = Field(default=100, description="Steps between two drawings.")
+
+
+class ProgressBarSection(Section):
+    """A progress bar on a terminal; on by default."""
+
+    type: Literal["ProgressBar"] = Field(default="ProgressBar", description="The callback.")
+
+
 CallbackSection = Annotated[
-    LossMonitorSection | CheckpointMonitorSection, Field(discriminator="type")
+    LossMonitorSection
+    | CheckpointMonitorSection
+    | MetricsWriterSection
+    | LossPlotSection
+    | ProgressBarSection,
+    Field(discriminator="type"),
 ]

@@ -52,7 +52,7 @@ class DatasetSection(Section):
         default=None, ge=0, description="Seed of the order; null: the run's seed."
     )
     num_parallel_workers: Count = Field(
-        default=8, description="Read for compatibility; rows need no work while they are read."
+        default=8, description="Threads that read the files; never more than there are cores."
     )
     python_multiprocessing: bool = Field(
         default=False, description="Read for compatibility; no effect."

@@ -65,7 +65,8 @@ class RunConfig(NeutralKeys):
         default="", description="Weights to start from: a file or a folder; empty: none."
     )
     resume_training: bool | str = Field(
-        default=False, description="Go on from load_checkpoint; text names one checkpoint in it."
+        default=False,
+        description="True: go on from the newest checkpoint; a text: from the one of this name.",
     )
 
     trainer: TrainerSection = Field(

@@ -109,7 +109,8 @@ def encode_conversation(
             allowed=f"at most {seq_length + 1} (seq_length {seq_length} and the last label)",
             fix="raise --seq_length, or use --too_long truncate or drop",
         )
-    inputs, labels = built[: seq_length + 1][:-1], labels[: seq_length + 1][1:]
+    input_ids = _filled(built, seq_length + 1, tokenizer.pad_token_id)[:-1]
+    labels = _filled(labels, seq_length + 1, IGNORED_LABEL)[1:]
     num_trained = int(np.count_nonzero(labels != IGNORED_LABEL))
     if not num_trained:
         reason = f"the answer begins after token {seq_length}" if num_cut else "there is no answer"
@@ -118,13 +119,7 @@ def encode_conversation(
             where=where,
             fix="raise --seq_length" if num_cut else "add an assistant message with content",
         )
-    return Sample(
-        _filled(inputs, seq_length, tokenizer.pad_token_id),
-        _filled(labels, seq_length, IGNORED_LABEL),
-        len(inputs),
-        num_trained,
-        num_cut,
-    )
+    return Sample(input_ids, labels, min(len(built), seq_length), num_trained, num_cut)
 
 
 def _lay_out(ids: np.ndarray, special_tokens: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -141,5 +136,5 @@ def _lay_out(ids: np.ndarray, special_tokens: Mapping[str, int]) -> tuple[np.nda
 
 def _filled(values: np.ndarray, length: int, fill: int) -> np.ndarray:
     row = np.full(length, fill, dtype=np.int32)
-    row[: len(values)] = values
+    row[: len(values)] = values[:length]
     return row

@@ -1,4 +1,4 @@
-"""Find MindRecord files and check that they fit one another and the model, before the first step."""
+"""Find MindRecord files, and check that they fit one another and the model."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def check_files(
         vocab_size: Rows of the model's embedding; None: not checked.
 
     Raises:
-        DataError: If a file is truncated, changed since it was written, of another schema or length,
-            holds ids beyond the vocabulary, or if an index or a partition is missing.
+        DataError: If a file is truncated, changed since it was written, of another schema or
+            length, holds ids beyond the vocabulary, or if an index or a partition is missing.
     """
     checked = [read_file(path) for path in files]
     given = {path.resolve() for path in files}

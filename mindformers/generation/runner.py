@@ -39,11 +39,19 @@ class CachedForward(nn.Cell):
         if ms.get_context("mode") == ms.GRAPH_MODE:
             self.set_inputs(dynamic(2), dynamic(2), dynamic(1), dynamic(2), dynamic(1), dynamic(1))
 
-    def construct(self, input_ids: Tensor, position_ids: Tensor, slot_mapping: Tensor, block_tables: Tensor,
-                  batch_valid_length: Tensor, last_rows: Tensor) -> Tensor:
+    def construct(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        slot_mapping: Tensor,
+        block_tables: Tensor,
+        batch_valid_length: Tensor,
+        last_rows: Tensor,
+    ) -> Tensor:
         """Return (B, V) float32; see ``cached_logits`` of the network."""
-        return self.network.cached_logits(input_ids, position_ids, slot_mapping, block_tables, batch_valid_length,
-                                          last_rows)
+        return self.network.cached_logits(
+            input_ids, position_ids, slot_mapping, block_tables, batch_valid_length, last_rows
+        )
 
 
 class FullForward(nn.Cell):
@@ -106,7 +114,11 @@ class CachedRunner:
 
     def __init__(self, network: nn.Cell, chunk: int = PREFILL_CHUNK):
         config = network.config
-        self.network, self.vocab_size, self.max_length = network, config.vocab_size, config.seq_length
+        self.network, self.vocab_size, self.max_length = (
+            network,
+            config.vocab_size,
+            config.seq_length,
+        )
         # An NPU's prompt attention sees this pass only, so a prompt goes through in one piece there.
         self.tells_passes_apart = active_backend() == "ascend"
         self.chunk = self.max_length if self.tells_passes_apart else chunk
@@ -135,8 +147,14 @@ class CachedRunner:
             stop = min(start + self.chunk, ids.shape[1])
             last = np.clip(lengths - 1 - start, 0, stop - start - 1)
             positions = np.arange(start, stop)
-            found = self._run(ids[:, start:stop], positions, self.blocks.slot_mapping(rows, positions), tables,
-                              np.minimum(lengths, stop), last)
+            found = self._run(
+                ids[:, start:stop],
+                positions,
+                self.blocks.slot_mapping(rows, positions),
+                tables,
+                np.minimum(lengths, stop),
+                last,
+            )
             ends_here = (lengths > start) & (lengths <= stop)
             logits[ends_here] = found[ends_here]
         if self.tells_passes_apart:
@@ -153,26 +171,46 @@ class CachedRunner:
         self.blocks.free(sorted(set(self.blocks.rows) - set(running)))
         self.blocks.append(running)
         lengths = self.blocks.lengths(running)
-        return self._run(np.asarray(tokens)[:, None], (lengths - 1)[:, None], self.blocks.last_slots(running)[:, None],
-                         self.blocks.block_tables(running), lengths, np.zeros(len(running), np.int64))
+        return self._run(
+            np.asarray(tokens)[:, None],
+            (lengths - 1)[:, None],
+            self.blocks.last_slots(running)[:, None],
+            self.blocks.block_tables(running),
+            lengths,
+            np.zeros(len(running), np.int64),
+        )
 
     def release(self) -> None:
         """Take every block back; the cache itself is kept for the next call."""
         self.blocks.free_all()
 
     def _make_room(self, batch: int) -> None:
-        wanted = min(self.block_limit, batch * self.blocks.blocks_for(self.max_length)) + 1  # block 0 is the dump
+        wanted = (
+            min(self.block_limit, batch * self.blocks.blocks_for(self.max_length)) + 1
+        )  # block 0 is the dump
         if self.forward is None or wanted > self.blocks.num_blocks:
             self.blocks = BlockManager(wanted, self.block_size)
             self.network.allocate_cache(wanted)
             self.forward = CachedForward(self.network)
 
-    def _run(self, ids: np.ndarray, positions: np.ndarray, slots: np.ndarray, tables: np.ndarray,
-             lengths: np.ndarray, last: np.ndarray) -> np.ndarray:
+    def _run(
+        self,
+        ids: np.ndarray,
+        positions: np.ndarray,
+        slots: np.ndarray,
+        tables: np.ndarray,
+        lengths: np.ndarray,
+        last: np.ndarray,
+    ) -> np.ndarray:
         """Run the network on (B, S) ids; ``last`` (B,) is the column whose logits are wanted."""
         assert self.forward is not None
         batch, width = ids.shape
-        found = self.forward(to_tensor(ids), to_tensor(np.broadcast_to(positions, (batch, width))),
-                             to_tensor(slots.reshape(-1)), to_tensor(tables), to_tensor(lengths),
-                             to_tensor(np.arange(batch) * width + last))
+        found = self.forward(
+            to_tensor(ids),
+            to_tensor(np.broadcast_to(positions, (batch, width))),
+            to_tensor(slots.reshape(-1)),
+            to_tensor(tables),
+            to_tensor(lengths),
+            to_tensor(np.arange(batch) * width + last),
+        )
         return np.array(found.asnumpy())

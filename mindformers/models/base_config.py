@@ -34,15 +34,25 @@ class PretrainedConfig:
         unknown = [key for key in settings if key not in known]
         if unknown:
             raise ConfigError(
-                f"unknown setting {unknown[0]!r}", where=type(self).__name__,
-                fix=did_you_mean(unknown[0], known) or "see docs/config_reference.md")
+                f"unknown setting {unknown[0]!r}",
+                where=type(self).__name__,
+                fix=did_you_mean(unknown[0], known) or "see docs/config_reference.md",
+            )
         try:
             checked = self.section.model_validate(settings)
         except ValidationError as error:
-            lines = [f"{'.'.join(map(str, e['loc'])) or type(self).__name__}: {e['msg']}, found {e['input']!r}"
-                     if e["loc"] else e["msg"] for e in error.errors()]
+            lines = [
+                f"{'.'.join(map(str, e['loc'])) or type(self).__name__}: {e['msg']}, found {e['input']!r}"
+                if e["loc"]
+                else e["msg"]
+                for e in error.errors()
+            ]
             raise ConfigError("; ".join(lines), where=type(self).__name__) from error
         self.__dict__.update(checked.model_dump(exclude={"type"}))
+
+    def __getattr__(self, name: str) -> Any:
+        near = did_you_mean(name, self.section.model_fields)
+        raise AttributeError(f"{type(self).__name__} has no setting {name!r}" + (f"; {near}" if near else ""))
 
     def update(self, **settings: Any) -> None:
         """Change some fields; the whole is checked again."""
@@ -58,8 +68,14 @@ class PretrainedConfig:
 
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"mindformers_config": type(self).__name__, "model_type": self.model_type, **self.to_dict()}
-        return write_text(folder / "config.json", json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        content = {
+            "mindformers_config": type(self).__name__,
+            "model_type": self.model_type,
+            **self.to_dict(),
+        }
+        return write_text(
+            folder / "config.json", json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PretrainedConfig) and self.to_dict() == other.to_dict()

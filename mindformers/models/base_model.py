@@ -18,7 +18,12 @@ from mindformers.generation.runner import CachedRunner, RecomputeRunner
 from mindformers.generation.streamer import streaming
 from mindformers.models.base_config import PretrainedConfig
 
-CARRIED_FILES = ("tokenizer.model", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+CARRIED_FILES = (
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 
 
 class PreTrainedModel(nn.Cell):
@@ -32,7 +37,7 @@ class PreTrainedModel(nn.Cell):
 
     def __init__(self, config: PretrainedConfig):
         super().__init__()
-        self.config = config
+        self.config: Any = config
         self.pretrained_dir: Path | None = None
         self._runners: dict[bool, Any] = {}
 
@@ -40,7 +45,11 @@ class PreTrainedModel(nn.Cell):
 
     def weight_parameters(self) -> dict[str, Parameter]:
         """Return the weights by name: every parameter but the key/value caches."""
-        return {p.name: p for p in self.get_parameters() if not p.name.endswith(("key_cache", "value_cache"))}
+        return {
+            p.name: p
+            for p in self.get_parameters()
+            if not p.name.endswith(("key_cache", "value_cache"))
+        }
 
     def load_weights(self, source: Path) -> Any:
         """Fill the weights from a file or folder; a family says how."""
@@ -60,17 +69,24 @@ class PreTrainedModel(nn.Cell):
         return self.load_weights(Path(path))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_dir: str | Path, **overrides: Any) -> PreTrainedModel:
+    def from_pretrained(
+        cls, pretrained_model_name_or_dir: str | Path, **overrides: Any
+    ) -> PreTrainedModel:
         """Build the network a directory describes and load its weights; see ``AutoModel``."""
         from mindformers.models.auto import AutoModel
 
         network = AutoModel.from_pretrained(pretrained_model_name_or_dir, **overrides)
         if not isinstance(network, cls):
-            raise ConfigError(f"the directory holds a {type(network).__name__}",
-                              where=str(pretrained_model_name_or_dir), allowed=cls.__name__)
+            raise ConfigError(
+                f"the directory holds a {type(network).__name__}",
+                where=str(pretrained_model_name_or_dir),
+                allowed=cls.__name__,
+            )
         return network
 
-    def save_pretrained(self, save_directory: str | Path, *, tokenizer: Any = None, max_shard_size: str = "5GB") -> Path:
+    def save_pretrained(
+        self, save_directory: str | Path, *, tokenizer: Any = None, max_shard_size: str = "5GB"
+    ) -> Path:
         """Write everything needed to load this network again.
 
         Args:
@@ -101,7 +117,10 @@ class PreTrainedModel(nn.Cell):
 
     def generation_defaults(self) -> GenerationConfig:
         """Return the settings ``generate`` starts from: the directory's, else the configuration's."""
-        if self.pretrained_dir is not None and (self.pretrained_dir / "generation_config.json").is_file():
+        if (
+            self.pretrained_dir is not None
+            and (self.pretrained_dir / "generation_config.json").is_file()
+        ):
             return GenerationConfig.from_pretrained(self.pretrained_dir)
         return GenerationConfig.from_model_config(self.config)
 
@@ -111,9 +130,15 @@ class PreTrainedModel(nn.Cell):
             self._runners[use_cache] = CachedRunner(self) if use_cache else RecomputeRunner(self)
         return self._runners[use_cache]
 
-    def generate(self, input_ids: Any, generation_config: GenerationConfig | None = None,
-                 logits_processor: Sequence[Any] | None = None, streamer: Any = None, seed: int | None = None,
-                 **kwargs: Any) -> list[np.ndarray] | GenerateOutput:
+    def generate(
+        self,
+        input_ids: Any,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: Sequence[Any] | None = None,
+        streamer: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> list[np.ndarray] | GenerateOutput:
         """Continue prompts.
 
         Args:
@@ -140,13 +165,29 @@ class PreTrainedModel(nn.Cell):
         self.set_train(False)
         with streaming(streamer):
             prompts = prepare_prompts(input_ids, settings.pad_token_id, mask)
-            output = generate(self.runner(use_cache), prompts, settings, streamer=streamer,
-                              logits_processors=logits_processor or (), tokenizer=tokenizer, seed=seed)
+            output = generate(
+                self.runner(use_cache),
+                prompts,
+                settings,
+                streamer=streamer,
+                logits_processors=logits_processor or (),
+                tokenizer=tokenizer,
+                seed=seed,
+            )
         return output if settings.return_dict_in_generate else output.sequences
 
-    def chat(self, tokenizer: Any, query: str, history: Sequence[Mapping[str, Any]] | None = None, *,
-             instruction: str = "", role: str = "user", seed: int | None = None, streamer: Any = None,
-             **kwargs: Any) -> tuple[str, list[dict[str, Any]]]:
+    def chat(
+        self,
+        tokenizer: Any,
+        query: str,
+        history: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        instruction: str = "",
+        role: str = "user",
+        seed: int | None = None,
+        streamer: Any = None,
+        **kwargs: Any,
+    ) -> tuple[str, list[dict[str, Any]]]:
         """Answer one turn of a conversation.
 
         Args:
@@ -167,8 +208,14 @@ class PreTrainedModel(nn.Cell):
             messages.insert(0, {"role": "system", "content": instruction})
         messages.append({"role": role, "content": query})
         prompt = tokenizer.encode_segments(tokenizer.render(messages, add_generation_prompt=True))
-        output = self.generate([prompt], seed=seed, streamer=streamer, tokenizer=tokenizer,
-                               allowed_vocab_size=len(tokenizer), **{**kwargs, "return_dict_in_generate": True})
+        output = self.generate(
+            [prompt],
+            seed=seed,
+            streamer=streamer,
+            tokenizer=tokenizer,
+            allowed_vocab_size=len(tokenizer),
+            **{**kwargs, "return_dict_in_generate": True},
+        )
         assert isinstance(output, GenerateOutput)
         answer = answer_text(output, 0, tokenizer)
         return answer, [*messages, {"role": "assistant", "content": answer}]
@@ -181,5 +228,5 @@ def answer_text(output: GenerateOutput, row: int, tokenizer: Any) -> str:
     """
     if output.texts is not None:
         return output.texts[row].removeprefix("\n")
-    ids = output.sequences[row][output.num_prompt_tokens[row]:]
+    ids = output.sequences[row][output.num_prompt_tokens[row] :]
     return tokenizer.decode(ids, skip_special_tokens=True).removeprefix("\n")

@@ -13,10 +13,19 @@ from mindformers.ops.cast import build_cast
 class VocabEmbedding(nn.Cell):
     """A table (V, H) under the name ``embedding_weight``."""
 
-    def __init__(self, vocab_size: int, hidden_size: int, *, param_dtype: ms.dtype.Type, out_dtype: ms.dtype.Type):
+    def __init__(
+        self,
+        vocab_size: int,
+        hidden_size: int,
+        *,
+        param_dtype: ms.dtype.Type,
+        out_dtype: ms.dtype.Type,
+    ):
         super().__init__()
         self.embedding_weight = Parameter(
-            initializer(Normal(INIT_SIGMA), (vocab_size, hidden_size), param_dtype), name="embedding_weight")
+            initializer(Normal(INIT_SIGMA), (vocab_size, hidden_size), param_dtype),
+            name="embedding_weight",
+        )
         self.to_out = build_cast(param_dtype, out_dtype)
 
     def construct(self, input_ids: Tensor) -> Tensor:

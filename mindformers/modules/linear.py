@@ -23,14 +23,24 @@ class Linear(nn.Cell):
         compute_dtype: Type of the input, the product and the output.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, has_bias: bool, param_dtype: ms.dtype.Type,
-                 compute_dtype: ms.dtype.Type):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        has_bias: bool,
+        param_dtype: ms.dtype.Type,
+        compute_dtype: ms.dtype.Type,
+    ):
         super().__init__()
         self.weight = Parameter(
-            initializer(Normal(INIT_SIGMA), (out_channels, in_channels), param_dtype), name="weight")
+            initializer(Normal(INIT_SIGMA), (out_channels, in_channels), param_dtype), name="weight"
+        )
         self.has_bias = has_bias
         if has_bias:
-            self.bias = Parameter(Tensor(np.zeros(out_channels, np.float32)).astype(param_dtype), name="bias")
+            self.bias = Parameter(
+                Tensor(np.zeros(out_channels, np.float32)).astype(param_dtype), name="bias"
+            )
         self.to_compute = build_cast(param_dtype, compute_dtype)
         # MatMul on two axes is the fastest product MindSpore has on a CPU; ops.dense is 10x slower there.
         self.matmul = ops.MatMul(transpose_b=True)

@@ -47,10 +47,14 @@ class PortableAttention(nn.Cell):
         value = value.transpose((0, 2, 1, 3))  # (B, G, L, D)
         scores = self.scores(query, key)  # (B, G, N/G*S, L)
         scores = scores.reshape((batch, self.num_heads, tokens, -1)) + mask  # (B, N, S, L)
-        weights = self.softmax(scores).reshape((batch, self.num_groups, self.num_heads // self.num_groups * tokens, -1))
+        weights = self.softmax(scores).reshape(
+            (batch, self.num_groups, self.num_heads // self.num_groups * tokens, -1)
+        )
         mixed = self.mix(weights, value)  # (B, G, N/G*S, D)
         mixed = mixed.reshape((batch, self.num_heads, tokens, self.head_dim))
-        return mixed.transpose((0, 2, 1, 3)).reshape((batch, tokens, self.num_heads * self.head_dim))
+        return mixed.transpose((0, 2, 1, 3)).reshape(
+            (batch, tokens, self.num_heads * self.head_dim)
+        )
 
 
 class AscendFlashAttention(nn.Cell):
@@ -69,7 +73,14 @@ class AscendFlashAttention(nn.Cell):
         value = value.reshape((batch, -1, self.num_groups * self.head_dim))
         hidden = mask < 0  # (1 or B, 1, S, L), True where a token is not seen
         return ops.flash_attention_score(
-            query, key, value, self.num_heads, attn_mask=hidden, scalar_value=self.scale, input_layout="BSH")
+            query,
+            key,
+            value,
+            self.num_heads,
+            attn_mask=hidden,
+            scalar_value=self.scale,
+            input_layout="BSH",
+        )
 
 
 def build_attention(num_heads: int, num_groups: int, head_dim: int, use_flash: bool) -> nn.Cell:

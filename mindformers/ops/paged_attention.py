@@ -15,7 +15,6 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindformers.ops.attention import AscendFlashAttention, PortableAttention
 from mindformers.ops.backend import active_backend
 
-
 # What every layer of one call shares, as a plain tuple (graph mode passes those through):
 #   0 mask           (B, 1, S, L) float32, 0 where a cached position is seen, HIDDEN_SCORE where not
 #   1 slot_mapping   (B * S,) int32, the slot each token's key and value go to
@@ -28,12 +27,18 @@ CacheInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 class PortablePagedAttention(nn.Cell):
     """Cache rows live in one table (slots, G * D): ``ScatterUpdate`` writes a row in O(1) on a CPU."""
 
-    def __init__(self, num_heads: int, num_groups: int, head_dim: int, num_slots: int, dtype: ms.dtype.Type):
+    def __init__(
+        self, num_heads: int, num_groups: int, head_dim: int, num_slots: int, dtype: ms.dtype.Type
+    ):
         super().__init__()
         self.num_groups, self.head_dim = num_groups, head_dim
         rows = np.zeros((num_slots, num_groups * head_dim), np.float32)
-        self.key_cache = Parameter(Tensor(rows).astype(dtype), name="key_cache", requires_grad=False)
-        self.value_cache = Parameter(Tensor(rows.copy()).astype(dtype), name="value_cache", requires_grad=False)
+        self.key_cache = Parameter(
+            Tensor(rows).astype(dtype), name="key_cache", requires_grad=False
+        )
+        self.value_cache = Parameter(
+            Tensor(rows.copy()).astype(dtype), name="value_cache", requires_grad=False
+        )
         self.write = ops.ScatterUpdate()
         self.attention = PortableAttention(num_heads, num_groups, head_dim)
 
@@ -66,35 +71,57 @@ class AscendPagedAttention(nn.Cell):
     network's ``add_flags_custom``) tells the two passes apart. Not run on Ascend here.
     """
 
-    def __init__(self, num_heads: int, num_groups: int, head_dim: int, num_blocks: int, block_size: int,
-                 dtype: ms.dtype.Type):
+    def __init__(
+        self,
+        num_heads: int,
+        num_groups: int,
+        head_dim: int,
+        num_blocks: int,
+        block_size: int,
+        dtype: ms.dtype.Type,
+    ):
         super().__init__()
         self.width, self.group_width = num_heads * head_dim, num_groups * head_dim
         shape = (num_blocks, block_size, num_groups, head_dim)
-        self.key_cache = Parameter(Tensor(np.zeros(shape, np.float32)).astype(dtype), name="key_cache",
-                                   requires_grad=False)
-        self.value_cache = Parameter(Tensor(np.zeros(shape, np.float32)).astype(dtype), name="value_cache",
-                                     requires_grad=False)
+        self.key_cache = Parameter(
+            Tensor(np.zeros(shape, np.float32)).astype(dtype), name="key_cache", requires_grad=False
+        )
+        self.value_cache = Parameter(
+            Tensor(np.zeros(shape, np.float32)).astype(dtype),
+            name="value_cache",
+            requires_grad=False,
+        )
         self.is_first_iteration = True
         self.write = ops.auto_generate.ReshapeAndCache()
         self.prompt_attention = AscendFlashAttention(num_heads, num_groups, head_dim)
-        self.token_attention = ops.auto_generate.PagedAttention(num_heads, 1.0 / math.sqrt(head_dim), num_groups)
+        self.token_attention = ops.auto_generate.PagedAttention(
+            num_heads, 1.0 / math.sqrt(head_dim), num_groups
+        )
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, cache: CacheInputs) -> Tensor:
         """Write and attend; arguments and result as in ``PortablePagedAttention.construct``."""
         batch = query.shape[0]
         flat = (batch, -1, self.group_width)
-        written = self.write(key.reshape(flat), value.reshape(flat), self.key_cache, self.value_cache, cache[1])
+        written = self.write(
+            key.reshape(flat), value.reshape(flat), self.key_cache, self.value_cache, cache[1]
+        )
         query = ops.depend(query, written)
         if self.is_first_iteration:
             return self.prompt_attention(query, key, value, cache[0])
         query = query.reshape((batch, -1, self.width))
-        return self.token_attention(query, self.key_cache, self.value_cache, cache[3], cache[4],
-                                    None, None, None, None)
+        return self.token_attention(
+            query, self.key_cache, self.value_cache, cache[3], cache[4], None, None, None, None
+        )
 
 
-def build_paged_attention(num_heads: int, num_groups: int, head_dim: int, num_blocks: int, block_size: int,
-                          dtype: ms.dtype.Type) -> nn.Cell:
+def build_paged_attention(
+    num_heads: int,
+    num_groups: int,
+    head_dim: int,
+    num_blocks: int,
+    block_size: int,
+    dtype: ms.dtype.Type,
+) -> nn.Cell:
     """Return the paged attention of the active backend, with an empty cache of its own."""
     if active_backend() == "ascend":
         return AscendPagedAttention(num_heads, num_groups, head_dim, num_blocks, block_size, dtype)

@@ -53,7 +53,9 @@ class RotaryAngles(nn.Cell):
         dtype: Type of the result.
     """
 
-    def __init__(self, num_positions: int, rotary_dim: int, head_dim: int, base: float, dtype: ms.dtype.Type):
+    def __init__(
+        self, num_positions: int, rotary_dim: int, head_dim: int, base: float, dtype: ms.dtype.Type
+    ):
         super().__init__()
         table = build_rotary_table(num_positions, rotary_dim, base)
         self.cos_table = Tensor(np.ascontiguousarray(table[..., 0]))  # (P, R/2)
@@ -70,7 +72,9 @@ class RotaryAngles(nn.Cell):
         """Return (cos, sin), each (B, S, 1, D), for ``positions`` (B, S) int32."""
         batch, tokens = positions.shape
         flat = positions.reshape((-1,))
-        cos = ops.matmul(ops.gather(self.cos_table, flat, 0), self.spread) + self.pass_through  # (B*S, D)
+        cos = (
+            ops.matmul(ops.gather(self.cos_table, flat, 0), self.spread) + self.pass_through
+        )  # (B*S, D)
         sin = ops.matmul(ops.gather(self.sin_table, flat, 0), self.spread)  # (B*S, D)
         shape = (batch, tokens, 1, self.head_dim)
         return self.cast(cos.reshape(shape)), self.cast(sin.reshape(shape))

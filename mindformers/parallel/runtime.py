@@ -26,22 +26,40 @@ def check_versions() -> None:
     """
     lowest, highest = TESTED_PYTHON
     if not lowest <= sys.version_info[:2] <= highest:
-        raise DeviceError(f"Python {sys.version.split()[0]}", allowed="Python 3.10 to 3.12",
-                          fix="make a virtual environment with one of those")
+        raise DeviceError(
+            f"Python {sys.version.split()[0]}",
+            allowed="Python 3.10 to 3.12",
+            fix="make a virtual environment with one of those",
+        )
     try:
         found = metadata.version("mindspore")
     except metadata.PackageNotFoundError:
-        raise DeviceError("MindSpore is not installed", allowed=f"mindspore {TESTED_MINDSPORE}",
-                          fix=f"run: pip install mindspore=={TESTED_MINDSPORE}") from None
+        raise DeviceError(
+            "MindSpore is not installed",
+            allowed=f"mindspore {TESTED_MINDSPORE}",
+            fix=f"run: pip install mindspore=={TESTED_MINDSPORE}",
+        ) from None
     if found != TESTED_MINDSPORE:
-        warn_once("MindSpore %s is installed; this release was tested with %s", found, TESTED_MINDSPORE)
+        warn_once(
+            "MindSpore %s is installed; this release was tested with %s", found, TESTED_MINDSPORE
+        )
     if int(metadata.version("numpy").split(".")[0]) >= 2:
-        raise DeviceError(f"NumPy {metadata.version('numpy')} with MindSpore {found}", allowed="numpy>=1.25,<2",
-                          fix="run: pip install 'numpy<2'")
+        raise DeviceError(
+            f"NumPy {metadata.version('numpy')} with MindSpore {found}",
+            allowed="numpy>=1.25,<2",
+            fix="run: pip install 'numpy<2'",
+        )
 
 
-def start_runtime(*, device_target: str = "CPU", mode: int = GRAPH_MODE, device_id: int = 0, seed: int | None = None,
-                  use_parallel: bool = False, **options: Any) -> None:
+def start_runtime(
+    *,
+    device_target: str = "CPU",
+    mode: int = GRAPH_MODE,
+    device_id: int = 0,
+    seed: int | None = None,
+    use_parallel: bool = False,
+    **options: Any,
+) -> None:
     """Set MindSpore up for one process.
 
     Args:
@@ -56,19 +74,28 @@ def start_runtime(*, device_target: str = "CPU", mode: int = GRAPH_MODE, device_
         DeviceError: If the device is not there or more than one process is asked for.
     """
     if use_parallel:
-        raise DeviceError("use_parallel is True, but this release runs one process", allowed="use_parallel False",
-                          fix="add --use_parallel False")
+        raise DeviceError(
+            "use_parallel is True, but this release runs one process",
+            allowed="use_parallel False",
+            fix="add --use_parallel False",
+        )
     check_versions()
     if device_target == "Ascend" and not any(Path("/dev").glob("davinci*")):
-        raise DeviceError("no NPU found on this machine (device_target Ascend)", allowed="CPU here",
-                          fix="add --device_target CPU")
+        raise DeviceError(
+            "no NPU found on this machine (device_target Ascend)",
+            allowed="CPU here",
+            fix="add --device_target CPU",
+        )
     import mindspore as ms
 
     try:
         ms.set_device(device_target, device_id if device_target == "Ascend" else None)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise DeviceError(f"device_target {device_target}: {str(error).splitlines()[0]}", allowed="CPU or Ascend",
-                          fix="check the MindSpore installation") from error
+        raise DeviceError(
+            f"device_target {device_target}: {str(error).splitlines()[0]}",
+            allowed="CPU or Ascend",
+            fix="check the MindSpore installation",
+        ) from error
     settings = {"mode": mode}
     for name in ("max_call_depth", "save_graphs", "save_graphs_path"):
         if options.get(name) is not None:
@@ -81,4 +108,9 @@ def start_runtime(*, device_target: str = "CPU", mode: int = GRAPH_MODE, device_
         ms.runtime.launch_blocking()
     if seed is not None:
         ms.set_seed(seed)
-    logger.info("MindSpore %s on %s, %s mode", ms.__version__, device_target, "graph" if mode == 0 else "PyNative")
+    logger.info(
+        "MindSpore %s on %s, %s mode",
+        ms.__version__,
+        device_target,
+        "graph" if mode == 0 else "PyNative",
+    )

@@ -24,10 +24,16 @@ def start(config: RunConfig) -> Path:
     """
     context = config.context
     start_runtime(
-        device_target=context.device_target, mode=context.mode, device_id=context.device_id, seed=config.seed,
-        use_parallel=config.use_parallel, max_call_depth=context.max_call_depth,
-        save_graphs=context.save_graphs, save_graphs_path=context.save_graphs_path,
-        max_device_memory=context.max_device_memory)
+        device_target=context.device_target,
+        mode=context.mode,
+        device_id=context.device_id,
+        seed=config.seed,
+        use_parallel=config.use_parallel,
+        max_call_depth=context.max_call_depth,
+        save_graphs=context.save_graphs,
+        save_graphs_path=context.save_graphs_path,
+        max_device_memory=context.max_device_memory,
+    )
     output_dir = Path(config.output_dir)
     setup_file_logging(output_dir)
     return output_dir
@@ -50,8 +56,11 @@ def network_settings(config: RunConfig) -> PretrainedConfig:
         ConfigError: If the file has no model section.
     """
     if config.model is None:
-        raise ConfigError("the file has no model section", where="model",
-                          fix="take one of the files in configs/glm4 as a start")
+        raise ConfigError(
+            "the file has no model section",
+            where="model",
+            fix="take one of the files in configs/glm4 as a start",
+        )
     section = config.model.network
     settings = section.model_dump(exclude={"type", "checkpoint_name_or_path", "parallel_config"})
     return MindFormerRegister.get_cls(MindFormerModuleType.CONFIG, section.type)(**settings)
@@ -61,7 +70,9 @@ def build_network(config: RunConfig) -> Any:
     """Return the network with the weights the run starts from (fresh ones where none are named)."""
     settings = network_settings(config)
     assert config.model is not None
-    network = MindFormerRegister.get_cls(MindFormerModuleType.MODELS, config.model.arch.type)(settings)
+    network = MindFormerRegister.get_cls(MindFormerModuleType.MODELS, config.model.arch.type)(
+        settings
+    )
     count = sum(parameter.size for parameter in network.get_parameters())
     logger.info("network: %s parameters, %d layers", f"{count:,}", settings.num_layers)
     return network
@@ -77,8 +88,11 @@ def load_weights(network: Any, config: RunConfig, *, required: bool = False) -> 
     if config.weights_path:
         network.load_checkpoint(config.weights_path)
     elif required:
-        raise ConfigError("no weights are named", where="load_checkpoint",
-                          fix="add --load_checkpoint with a model directory or file")
+        raise ConfigError(
+            "no weights are named",
+            where="load_checkpoint",
+            fix="add --load_checkpoint with a model directory or file",
+        )
 
 
 def build_tokenizer(config: RunConfig) -> Any:
@@ -89,7 +103,8 @@ def build_tokenizer(config: RunConfig) -> Any:
     """
     section = config.processor.tokenizer if config.processor else None
     tokenizer_class = MindFormerRegister.get_cls(
-        MindFormerModuleType.TOKENIZER, section.type if section else "ChatGLM4Tokenizer")
+        MindFormerModuleType.TOKENIZER, section.type if section else "ChatGLM4Tokenizer"
+    )
     if section and section.vocab_file:
         settings = {key: value for key, value in section.model_dump().items() if value is not None}
         for name in ("type", "trust_remote_code"):
@@ -97,8 +112,11 @@ def build_tokenizer(config: RunConfig) -> Any:
         return tokenizer_class(**settings)
     if (Path(config.weights_path) / "tokenizer.model").is_file():
         return tokenizer_class.from_pretrained(config.weights_path)
-    raise ConfigError("no vocabulary is named", where="processor.tokenizer.vocab_file",
-                      fix="add --processor.tokenizer.vocab_file with the path of tokenizer.model")
+    raise ConfigError(
+        "no vocabulary is named",
+        where="processor.tokenizer.vocab_file",
+        fix="add --processor.tokenizer.vocab_file with the path of tokenizer.model",
+    )
 
 
 def build_train_dataset(config: RunConfig, network: Any) -> Any:
@@ -110,12 +128,24 @@ def build_train_dataset(config: RunConfig, network: Any) -> Any:
     """
     section = config.train_dataset
     if section is None or not section.data_loader.dataset_dir:
-        raise ConfigError("no training data is named", where="train_dataset.data_loader.dataset_dir",
-                          fix="add --train_dataset_dir with a MindRecord file or a folder of them")
-    kind = config.train_dataset_task.type if config.train_dataset_task else "CausalLanguageModelDataset"
-    settings = {**section.model_dump(exclude_none=True), "seed": config.seed if section.seed is None else section.seed}
+        raise ConfigError(
+            "no training data is named",
+            where="train_dataset.data_loader.dataset_dir",
+            fix="add --train_dataset_dir with a MindRecord file or a folder of them",
+        )
+    kind = (
+        config.train_dataset_task.type
+        if config.train_dataset_task
+        else "CausalLanguageModelDataset"
+    )
+    settings = {
+        **section.model_dump(exclude_none=True),
+        "seed": config.seed if section.seed is None else section.seed,
+    }
     settings.setdefault("batch_size", config.runner_config.batch_size)
-    dataset = MindFormerRegister.get_cls(MindFormerModuleType.DATASET, kind)(dataset_config=settings)
+    dataset = MindFormerRegister.get_cls(MindFormerModuleType.DATASET, kind)(
+        dataset_config=settings
+    )
     check_dataset(dataset, network.config)
     return dataset
 
@@ -127,8 +157,10 @@ def check_dataset(dataset: Any, settings: PretrainedConfig) -> None:
         DataError: If rows are longer than ``seq_length`` or hold an id beyond the vocabulary.
     """
     if dataset.seq_length > settings.seq_length:
-        raise DataError(f"rows of {dataset.seq_length} tokens for a network of seq_length {settings.seq_length}",
-                        where=str(getattr(dataset, "source", "the training data")),
-                        fix="preprocess again with --seq_length, or raise model.model_config.seq_length")
+        raise DataError(
+            f"rows of {dataset.seq_length} tokens for a network of seq_length {settings.seq_length}",
+            where=str(getattr(dataset, "source", "the training data")),
+            fix="preprocess again with --seq_length, or raise model.model_config.seq_length",
+        )
     if hasattr(dataset, "check_vocabulary"):
         dataset.check_vocabulary(settings.vocab_size)

@@ -14,8 +14,14 @@ from mindformers.parallel.runtime import start_runtime
 HELP = "/reset forgets the conversation, /system TEXT sets the instruction, /exit leaves; Ctrl-C stops an answer"
 
 
-def chat(model_dir: str | Path, *, system: str = "", device_target: str = "CPU", source: TextIO | None = None,
-         **settings: Any) -> int:
+def chat(
+    model_dir: str | Path,
+    *,
+    system: str = "",
+    device_target: str = "CPU",
+    source: TextIO | None = None,
+    **settings: Any,
+) -> int:
     """Read questions from the terminal and stream the answers until end of input.
 
     Args:
@@ -28,8 +34,13 @@ def chat(model_dir: str | Path, *, system: str = "", device_target: str = "CPU",
     Returns:
         How many questions were answered.
     """
-    start_runtime(device_target=device_target, mode=1)  # PyNative: the first answer waits for no compiler
-    network, tokenizer = AutoModel.from_pretrained(model_dir), AutoTokenizer.from_pretrained(model_dir)
+    start_runtime(
+        device_target=device_target, mode=1
+    )  # PyNative: the first answer waits for no compiler
+    network, tokenizer = (
+        AutoModel.from_pretrained(model_dir),
+        AutoTokenizer.from_pretrained(model_dir),
+    )
     source = source or sys.stdin
     interactive = source.isatty()
     if interactive:
@@ -45,8 +56,9 @@ def chat(model_dir: str | Path, *, system: str = "", device_target: str = "CPU",
         elif question:
             streamer = TextStreamer(tokenizer, skip_prompt=True)
             try:
-                _, history = network.chat(tokenizer, question, history, instruction=system, streamer=streamer,
-                                          **settings)
+                _, history = network.chat(
+                    tokenizer, question, history, instruction=system, streamer=streamer, **settings
+                )
             except KeyboardInterrupt:
                 continue
             answered += 1
@@ -60,7 +72,9 @@ def _read(source: TextIO, interactive: bool) -> str | None:
     return line.strip() if line else None
 
 
-def _command(line: str, history: list[dict[str, Any]], system: str) -> tuple[list[dict[str, Any]], str]:
+def _command(
+    line: str, history: list[dict[str, Any]], system: str
+) -> tuple[list[dict[str, Any]], str]:
     name, _, rest = line.partition(" ")
     if name == "/reset":
         return [], system

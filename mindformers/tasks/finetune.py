@@ -18,8 +18,14 @@ from mindformers.training.run import TrainResult, TrainSettings
 from mindformers.training.train_step import MFTrainOneStepCell
 
 
-def finetune(config: RunConfig, *, network: Any = None, dataset: Any = None, optimizer: Any = None,
-             callbacks: Sequence[Callback] = ()) -> TrainResult:
+def finetune(
+    config: RunConfig,
+    *,
+    network: Any = None,
+    dataset: Any = None,
+    optimizer: Any = None,
+    callbacks: Sequence[Callback] = (),
+) -> TrainResult:
     """Train a network on conversations.
 
     Args:
@@ -44,14 +50,27 @@ def finetune(config: RunConfig, *, network: Any = None, dataset: Any = None, opt
     step = build_step(network, optimizer, config)
     settings = train_settings(config)
     total_steps = settings.epochs * (len(dataset) // settings.accumulation)
-    schedule = build_schedule(_section(config.lr_schedule), total_steps, config.optimizer.learning_rate)
+    schedule = build_schedule(
+        _section(config.lr_schedule), total_steps, config.optimizer.learning_rate
+    )
     named = [_section(each) for each in config.callbacks]
     if not any(each["type"] == "MFLossMonitor" for each in named):
         named.insert(0, {"type": "MFLossMonitor"})
-    logger.info("data: %d rows of %d tokens; %d steps in %d epochs", dataset.num_rows, dataset.seq_length,
-                total_steps, settings.epochs)
-    return train(step, dataset, settings, schedule=schedule, callbacks=[*build_callbacks(named), *callbacks],
-                 resume_from=resume_from)
+    logger.info(
+        "data: %d rows of %d tokens; %d steps in %d epochs",
+        dataset.num_rows,
+        dataset.seq_length,
+        total_steps,
+        settings.epochs,
+    )
+    return train(
+        step,
+        dataset,
+        settings,
+        schedule=schedule,
+        callbacks=[*build_callbacks(named), *callbacks],
+        resume_from=resume_from,
+    )
 
 
 def build_optimizer(network: Any, config: RunConfig) -> AdamW:
@@ -63,15 +82,22 @@ def build_optimizer(network: Any, config: RunConfig) -> AdamW:
 
 def build_step(network: Any, optimizer: Any, config: RunConfig) -> MFTrainOneStepCell:
     """Return the training step."""
-    return MFTrainOneStepCell(network, optimizer, **config.runner_wrapper.model_dump(exclude={"type"}))
+    return MFTrainOneStepCell(
+        network, optimizer, **config.runner_wrapper.model_dump(exclude={"type"})
+    )
 
 
 def train_settings(config: RunConfig) -> TrainSettings:
     """Return what the loop needs of the settings."""
     runner = config.runner_config
     return TrainSettings(
-        epochs=runner.epochs, accumulation=runner.gradient_accumulation_steps, seed=config.seed,
-        output_dir=config.output_dir, max_steps=runner.stop_step or None, config_text=build.config_text(config))
+        epochs=runner.epochs,
+        accumulation=runner.gradient_accumulation_steps,
+        seed=config.seed,
+        output_dir=config.output_dir,
+        max_steps=runner.stop_step or None,
+        config_text=build.config_text(config),
+    )
 
 
 def _section(section: Any) -> dict[str, Any]:

@@ -29,8 +29,14 @@ class TextGenerationPipeline:
     def __init__(self, model: Any, tokenizer: Any, **defaults: Any):
         self.model, self.tokenizer, self.defaults = model, tokenizer, defaults
 
-    def __call__(self, inputs: str | Messages | Sequence[str] | Sequence[Messages], *, batch_size: int | None = None,
-                 apply_chat_template: bool | None = None, **settings: Any) -> list[dict[str, list[str]]]:
+    def __call__(
+        self,
+        inputs: str | Messages | Sequence[str] | Sequence[Messages],
+        *,
+        batch_size: int | None = None,
+        apply_chat_template: bool | None = None,
+        **settings: Any,
+    ) -> list[dict[str, list[str]]]:
         """Continue texts, or answer conversations.
 
         Args:
@@ -43,21 +49,35 @@ class TextGenerationPipeline:
             One ``{"text_generation_text": [text]}`` per prompt: prompt and continuation of a plain text,
             the answer alone of a conversation.
         """
-        return [{f"{self.return_name}_text": [text]} for text, _ in
-                self.run(inputs, batch_size=batch_size, apply_chat_template=apply_chat_template, **settings)]
+        return [
+            {f"{self.return_name}_text": [text]}
+            for text, _ in self.run(
+                inputs, batch_size=batch_size, apply_chat_template=apply_chat_template, **settings
+            )
+        ]
 
-    def run(self, inputs: Any, *, batch_size: int | None = None, apply_chat_template: bool | None = None,
-            tools: Sequence[Mapping[str, Any]] | None = None, **settings: Any) -> list[tuple[str, str]]:
+    def run(
+        self,
+        inputs: Any,
+        *,
+        batch_size: int | None = None,
+        apply_chat_template: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **settings: Any,
+    ) -> list[tuple[str, str]]:
         """Return (text, finish reason) for every prompt; arguments as in ``__call__``."""
         items = [inputs] if isinstance(inputs, str) or _is_conversation(inputs) else list(inputs)
         answers: list[tuple[str, str]] = []
         size = batch_size or max(len(items), 1)
         for start in range(0, len(items), size):
-            answers += self._run_batch(items[start : start + size], bool(apply_chat_template), tools, settings)
+            answers += self._run_batch(
+                items[start : start + size], bool(apply_chat_template), tools, settings
+            )
         return answers
 
-    def _run_batch(self, items: Sequence[Any], as_chat: bool, tools: Any,
-                   settings: dict[str, Any]) -> list[tuple[str, str]]:
+    def _run_batch(
+        self, items: Sequence[Any], as_chat: bool, tools: Any, settings: dict[str, Any]
+    ) -> list[tuple[str, str]]:
         prompts, plain = [], []
         for item in items:
             plain.append(isinstance(item, str) and not as_chat)
@@ -67,12 +87,23 @@ class TextGenerationPipeline:
             messages = [{"role": "user", "content": item}] if isinstance(item, str) else item
             segments = self.tokenizer.render(messages, tools=tools, add_generation_prompt=True)
             prompts.append(self.tokenizer.encode_segments(segments))
-        output = self.model.generate(prompts, tokenizer=self.tokenizer, **{
-            "allowed_vocab_size": len(self.tokenizer), **self.defaults, **settings, "return_dict_in_generate": True})
+        output = self.model.generate(
+            prompts,
+            tokenizer=self.tokenizer,
+            **{
+                "allowed_vocab_size": len(self.tokenizer),
+                **self.defaults,
+                **settings,
+                "return_dict_in_generate": True,
+            },
+        )
         assert isinstance(output, GenerateOutput)
-        texts = [answer_text(output, row, self.tokenizer) if not is_plain
-                 else self.tokenizer.decode(output.sequences[row], skip_special_tokens=True)
-                 for row, is_plain in enumerate(plain)]
+        texts = [
+            answer_text(output, row, self.tokenizer)
+            if not is_plain
+            else self.tokenizer.decode(output.sequences[row], skip_special_tokens=True)
+            for row, is_plain in enumerate(plain)
+        ]
         return list(zip(texts, output.finish_reasons, strict=True))
 
 
@@ -80,7 +111,9 @@ def _is_conversation(inputs: Any) -> bool:
     return not isinstance(inputs, str) and bool(inputs) and isinstance(inputs[0], Mapping)
 
 
-def pipeline(task: str = "text_generation", model: Any = None, tokenizer: Any = None, **defaults: Any) -> Any:
+def pipeline(
+    task: str = "text_generation", model: Any = None, tokenizer: Any = None, **defaults: Any
+) -> Any:
     """Return the pipeline of a task.
 
     Args:
@@ -93,15 +126,27 @@ def pipeline(task: str = "text_generation", model: Any = None, tokenizer: Any = 
         ConfigError: If the task is unknown or no tokenizer can be found.
     """
     if task not in TASKS:
-        raise ConfigError(f"no task is called {task!r}", allowed=", ".join(TASKS), fix=did_you_mean(task, TASKS))
+        raise ConfigError(
+            f"no task is called {task!r}", allowed=", ".join(TASKS), fix=did_you_mean(task, TASKS)
+        )
     if isinstance(model, tuple):
         model, tokenizer = model
     if model is None:
-        raise ConfigError("no model was given", allowed="a network, or a path such as a model directory")
+        raise ConfigError(
+            "no model was given", allowed="a network, or a path such as a model directory"
+        )
     if tokenizer is None:
-        tokenizer = model if isinstance(model, (str, Path)) else getattr(model, "pretrained_dir", None)
+        tokenizer = (
+            model if isinstance(model, (str, Path)) else getattr(model, "pretrained_dir", None)
+        )
         if tokenizer is None:
-            raise ConfigError("no tokenizer was given", fix="pass tokenizer=AutoTokenizer.from_pretrained(...)")
+            raise ConfigError(
+                "no tokenizer was given", fix="pass tokenizer=AutoTokenizer.from_pretrained(...)"
+            )
     network = AutoModel.from_pretrained(model) if isinstance(model, (str, Path)) else model
-    words = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
+    words = (
+        AutoTokenizer.from_pretrained(tokenizer)
+        if isinstance(tokenizer, (str, Path))
+        else tokenizer
+    )
     return TextGenerationPipeline(network, words, **defaults)

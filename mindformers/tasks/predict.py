@@ -17,7 +17,9 @@ from mindformers.tasks.pipeline import TextGenerationPipeline
 RESULT_FILE = "text_generation_result.txt"  # upstream's name
 
 
-def predict(config: RunConfig, *, network: Any = None, tokenizer: Any = None) -> list[dict[str, list[str]]]:
+def predict(
+    config: RunConfig, *, network: Any = None, tokenizer: Any = None
+) -> list[dict[str, list[str]]]:
     """Answer prompts; each is what a user says, and the chat template is applied.
 
     Args:
@@ -35,11 +37,15 @@ def predict(config: RunConfig, *, network: Any = None, tokenizer: Any = None) ->
         network = build.build_network(config)
         build.load_weights(network, config, required=True)
     answers = TextGenerationPipeline(network, tokenizer)(
-        prompts, batch_size=config.predict_batch_size, apply_chat_template=True, seed=config.seed)
+        prompts, batch_size=config.predict_batch_size, apply_chat_template=True, seed=config.seed
+    )
     for prompt, answer in zip(prompts, answers, strict=True):
         logger.info("%s -> %s", prompt, answer["text_generation_text"][0])
     logger.info("output result is: %s", answers)
-    path = write_text(Path(config.save_file or RESULT_FILE), json.dumps(answers, ensure_ascii=False, indent=1) + "\n")
+    path = write_text(
+        Path(config.save_file or RESULT_FILE),
+        json.dumps(answers, ensure_ascii=False, indent=1) + "\n",
+    )
     logger.info("output result is saved at: %s", path)
     return answers
 
@@ -65,6 +71,9 @@ def read_prompts(input_data: str | Sequence[str]) -> list[str]:
         elif item:
             prompts.append(item)
     if not prompts:
-        raise DataError("there is nothing to answer", where="--predict_data",
-                        fix="give a text, or a file of one prompt per line")
+        raise DataError(
+            "there is nothing to answer",
+            where="--predict_data",
+            fix="give a text, or a file of one prompt per line",
+        )
     return prompts

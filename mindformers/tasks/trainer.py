@@ -36,25 +36,54 @@ class Trainer:
         ConfigError: If the task is unknown or no settings are given.
     """
 
-    def __init__(self, args: str | Path | MindFormerConfig | None = None, task: str = "general", model: Any = None,
-                 model_name: str | None = None, tokenizer: Any = None, train_dataset: Any = None, *,
-                 optimizers: Any = None, callbacks: Any = None, save_config: bool = False):
+    def __init__(  # noqa: PLR0913 -- upstream's arguments
+        self,
+        args: str | Path | MindFormerConfig | None = None,
+        task: str = "general",
+        model: Any = None,
+        model_name: str | None = None,
+        tokenizer: Any = None,
+        train_dataset: Any = None,
+        *,
+        optimizers: Any = None,
+        callbacks: Any = None,
+        save_config: bool = False,
+    ):
         if task not in TASKS:
-            raise ConfigError(f"no task is called {task!r}", allowed=", ".join(TASKS), fix=did_you_mean(task, TASKS))
+            raise ConfigError(
+                f"no task is called {task!r}",
+                allowed=", ".join(TASKS),
+                fix=did_you_mean(task, TASKS),
+            )
         if args is None:
-            raise ConfigError("no settings were given", where="Trainer(args=...)",
-                              allowed="a YAML path or a MindFormerConfig",
-                              fix="pass args='configs/glm4/finetune_glm4_tiny_cpu.yaml', for example")
+            raise ConfigError(
+                "no settings were given",
+                where="Trainer(args=...)",
+                allowed="a YAML path or a MindFormerConfig",
+                fix="pass args='configs/glm4/finetune_glm4_tiny_cpu.yaml', for example",
+            )
         self.config = args if isinstance(args, MindFormerConfig) else MindFormerConfig(str(args))
         if model_name:
             self.config.set_value("trainer.model_name", model_name)
-        self.model, self.tokenizer, self.train_dataset, self.optimizers = model, tokenizer, train_dataset, optimizers
-        self.callbacks: Sequence[Any] = callbacks if isinstance(callbacks, (list, tuple)) else (
-            [] if callbacks is None else [callbacks])
+        self.model, self.tokenizer, self.train_dataset, self.optimizers = (
+            model,
+            tokenizer,
+            train_dataset,
+            optimizers,
+        )
+        self.callbacks: Sequence[Any] = (
+            callbacks
+            if isinstance(callbacks, (list, tuple))
+            else ([] if callbacks is None else [callbacks])
+        )
         self.save_config = save_config
 
-    def train(self, train_checkpoint: str | bool = False, resume_from_checkpoint: str | None = None,
-              resume_training: bool | str | None = None) -> TrainResult:
+    def train(
+        self,
+        train_checkpoint: str | bool = False,
+        resume_from_checkpoint: str | None = None,
+        resume_training: bool | str | None = None,
+    ) -> TrainResult:
         """Train.
 
         Args:
@@ -70,7 +99,9 @@ class Trainer:
         if resume_from_checkpoint:
             config.set_value("load_checkpoint", str(resume_from_checkpoint))
         if resume_training is not None or resume_from_checkpoint:
-            config.set_value("resume_training", True if resume_training is None else resume_training)
+            config.set_value(
+                "resume_training", True if resume_training is None else resume_training
+            )
         dataset = self.train_dataset
         if isinstance(dataset, (str, Path)):
             if config.train_dataset is None:
@@ -78,16 +109,29 @@ class Trainer:
             config.set_value("train_dataset.data_loader.dataset_dir", str(dataset))
             dataset = None
         run = config.bind()
-        return finetune(run, network=self._network(run), dataset=dataset, optimizer=self.optimizers,
-                        callbacks=self.callbacks)
+        return finetune(
+            run,
+            network=self._network(run),
+            dataset=dataset,
+            optimizer=self.optimizers,
+            callbacks=self.callbacks,
+        )
 
-    def finetune(self, finetune_checkpoint: str | bool = False, resume_from_checkpoint: str | None = None,
-                 resume_training: bool | str | None = None) -> TrainResult:
+    def finetune(
+        self,
+        finetune_checkpoint: str | bool = False,
+        resume_from_checkpoint: str | None = None,
+        resume_training: bool | str | None = None,
+    ) -> TrainResult:
         """Train; the same as ``train``."""
         return self.train(finetune_checkpoint, resume_from_checkpoint, resume_training)
 
-    def predict(self, predict_checkpoint: str | None = None, input_data: str | Sequence[str] | None = None,
-                batch_size: int | None = None) -> list[dict[str, list[str]]]:
+    def predict(
+        self,
+        predict_checkpoint: str | None = None,
+        input_data: str | Sequence[str] | None = None,
+        batch_size: int | None = None,
+    ) -> list[dict[str, list[str]]]:
         """Answer prompts.
 
         Args:
@@ -99,7 +143,9 @@ class Trainer:
         if predict_checkpoint:
             config.set_value("load_checkpoint", str(predict_checkpoint))
         if input_data is not None:
-            config.set_value("input_data", [input_data] if isinstance(input_data, str) else list(input_data))
+            config.set_value(
+                "input_data", [input_data] if isinstance(input_data, str) else list(input_data)
+            )
         if batch_size is not None:
             config.set_value("predict_batch_size", batch_size)
         tokenizer = self.tokenizer

@@ -26,21 +26,31 @@ def test_losses_and_parameters_of_ten_adamw_steps_equal_the_oracle(mode: int) ->
         expected = dict(file)
     network = golden_network(TRAIN_CASE)
     groups = get_optimizer_grouped_parameters(network, settings["weight_decay"])
-    optimizer = AdamW(groups, learning_rate=settings["lr"], betas=settings["betas"], eps=settings["eps"])
+    optimizer = AdamW(
+        groups, learning_rate=settings["lr"], betas=settings["betas"], eps=settings["eps"]
+    )
     step = MFTrainOneStepCell(network, optimizer)
     losses = []
     for ids, labels in training_batches(TRAIN_CASE, 10):
         batch = {"input_ids": ids.astype(np.int32), "labels": labels.astype(np.int32)}
         losses.append(step([batch], settings["lr"]).loss)
     assert_close(losses, expected["losses"], MODEL_FP32)
-    ours = our_weights({n.removeprefix("after/"): v for n, v in expected.items() if n.startswith("after/")},
-                       TRAIN_CASE.layers)
-    gradients = our_weights({n.removeprefix("grad/"): v for n, v in expected.items() if n.startswith("grad/")},
-                            TRAIN_CASE.layers)
+    ours = our_weights(
+        {n.removeprefix("after/"): v for n, v in expected.items() if n.startswith("after/")},
+        TRAIN_CASE.layers,
+    )
+    gradients = our_weights(
+        {n.removeprefix("grad/"): v for n, v in expected.items() if n.startswith("grad/")},
+        TRAIN_CASE.layers,
+    )
     for name, parameter in network.weight_parameters().items():
         # A key bias on a channel that does not rotate moves all scores of a query alike: its gradient is
         # zero but for rounding, which AdamW blows up to whole steps in either implementation.
-        counts = np.abs(gradients[name]) > 1e-6 if name.endswith("bias") else np.ones(parameter.shape, bool)
+        counts = (
+            np.abs(gradients[name]) > 1e-6
+            if name.endswith("bias")
+            else np.ones(parameter.shape, bool)
+        )
         assert counts.mean() > 0.9
         assert_close(parameter.asnumpy()[counts], ours[name][counts], 1e-5, name)
 

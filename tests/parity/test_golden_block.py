@@ -41,10 +41,22 @@ class Reader:
 
 def load() -> tuple[ChatGLM2ForConditionalGeneration, list[tuple[np.ndarray, np.ndarray]]]:
     reader = Reader()
-    network = ChatGLM2ForConditionalGeneration(ChatGLM2Config(
-        num_layers=1, padded_vocab_size=5, hidden_size=32, num_attention_heads=8, multi_query_group_num=2,
-        ffn_hidden_size=48, kv_channels=4, layernorm_epsilon=1.5625e-07, seq_length=16, block_size=4,
-        param_init_type="float32", compute_dtype="float32"))
+    network = ChatGLM2ForConditionalGeneration(
+        ChatGLM2Config(
+            num_layers=1,
+            padded_vocab_size=5,
+            hidden_size=32,
+            num_attention_heads=8,
+            multi_query_group_num=2,
+            ffn_hidden_size=48,
+            kv_channels=4,
+            layernorm_epsilon=1.5625e-07,
+            seq_length=16,
+            block_size=4,
+            param_init_type="float32",
+            compute_dtype="float32",
+        )
+    )
     parameters = network.weight_parameters()
     for name, shape in WEIGHTS.items():
         parameters[name].set_data(Tensor(reader.take(shape)))
@@ -60,7 +72,9 @@ def load() -> tuple[ChatGLM2ForConditionalGeneration, list[tuple[np.ndarray, np.
 def test_full_forward_equals_the_original_block(mode: int) -> None:
     network, steps = load()
     hidden = network.transformer(ints(np.concatenate([ids for ids, _ in steps], axis=1)))
-    assert_close(hidden.asnumpy().reshape(1, 5, 32), np.concatenate([y for _, y in steps], axis=1), 1e-6)
+    assert_close(
+        hidden.asnumpy().reshape(1, 5, 32), np.concatenate([y for _, y in steps], axis=1), 1e-6
+    )
 
 
 def test_cached_decoding_equals_the_original_block(pynative: None) -> None:
@@ -70,6 +84,16 @@ def test_cached_decoding_equals_the_original_block(pynative: None) -> None:
     for ids, expected in steps:
         stop = start + ids.shape[1]
         hidden = network.transformer.with_cache(
-            ints(ids), ints(np.arange(start, stop)[None]), ints(slots[start:stop]), ints([[2, 1]]), ints([stop]))
-        assert_close(hidden.asnumpy().reshape(expected.shape), expected, 1e-6, f"positions {start}..{stop - 1}")
+            ints(ids),
+            ints(np.arange(start, stop)[None]),
+            ints(slots[start:stop]),
+            ints([[2, 1]]),
+            ints([stop]),
+        )
+        assert_close(
+            hidden.asnumpy().reshape(expected.shape),
+            expected,
+            1e-6,
+            f"positions {start}..{stop - 1}",
+        )
         start = stop

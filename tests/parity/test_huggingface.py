@@ -37,7 +37,9 @@ def test_logits_of_a_left_padded_batch_equal_the_oracle(case: GoldenCase, mode: 
     network = golden_network(case)
     network.set_train(False)
     ids, mask, positions = padded_batch(case)
-    logits = network(ints(ids), position_ids=ints(positions), attention_mask=ints(mask))[0].asnumpy()
+    logits = network(ints(ids), position_ids=ints(positions), attention_mask=ints(mask))[
+        0
+    ].asnumpy()
     real = mask.astype(bool)
     assert_close(logits[real], golden(case.name)["logits"][real], MODEL_FP32, case.name)
 
@@ -50,7 +52,9 @@ def test_split_weights_give_the_same_logits(pynative: None) -> None:
 
 
 def golden_split_network(case: GoldenCase):
-    network = ChatGLM2ForConditionalGeneration(golden_config(case, qkv_concat=False, mlp_concat=False))
+    network = ChatGLM2ForConditionalGeneration(
+        golden_config(case, qkv_concat=False, mlp_concat=False)
+    )
     weights = our_weights(huggingface_weights(case), case.layers)
     q, kv = case.heads * case.head_dim, case.groups * case.head_dim
     rows = {"wq": (0, q), "wk": (q, q + kv), "wv": (q + kv, q + 2 * kv)}
@@ -71,7 +75,9 @@ def golden_split_network(case: GoldenCase):
 def test_a_bfloat16_network_stays_near_the_float32_one(pynative: None) -> None:
     case = CASES[1]
     low = golden_network(case, param_init_type="bfloat16")
-    assert {str(p.dtype) for n, p in low.weight_parameters().items() if "norm" not in n} == {"BFloat16"}
+    assert {str(p.dtype) for n, p in low.weight_parameters().items() if "norm" not in n} == {
+        "BFloat16"
+    }
     ids = padded_batch(case)[0]
     exact = golden_network(case)(ints(ids))[0].asnumpy()
     # bfloat16 weights carry 8 bits; through two layers the logits (of size 10) move by at most 0.2.
@@ -79,7 +85,9 @@ def test_a_bfloat16_network_stays_near_the_float32_one(pynative: None) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_64_greedy_tokens_of_unequal_prompts_equal_the_oracle(case: GoldenCase, pynative: None) -> None:
+def test_64_greedy_tokens_of_unequal_prompts_equal_the_oracle(
+    case: GoldenCase, pynative: None
+) -> None:
     check_greedy(case, use_past=True)
 
 
@@ -99,12 +107,14 @@ def test_a_prompt_read_in_chunks_gives_the_same_tokens(pynative: None) -> None:
     check_greedy(CASES[2], use_past=True, network=network)
 
 
-def check_greedy(case: GoldenCase, use_past: bool, network: ChatGLM2ForConditionalGeneration | None = None) -> None:
+def check_greedy(
+    case: GoldenCase, use_past: bool, network: ChatGLM2ForConditionalGeneration | None = None
+) -> None:
     ids, mask, _ = padded_batch(case)
     network = network or golden_network(case)
     output = network.generate(ids, attention_mask=mask, max_new_tokens=64, use_past=use_past)
     for row, expected in enumerate(golden(case.name)["greedy"]):
-        assert output[row][mask[row].sum():].tolist() == expected.tolist()
+        assert output[row][mask[row].sum() :].tolist() == expected.tolist()
 
 
 def test_loss_and_every_gradient_of_a_step_equal_the_oracle(mode: int) -> None:
@@ -138,4 +148,6 @@ class LossAndGradients(ms.nn.Cell):
 
 def value_and_gradients(network, ids, labels):
     loss, gradients = LossAndGradients(network)(ints(ids), ints(labels))
-    return loss, {p.name: g.asnumpy() for p, g in zip(network.trainable_params(), gradients, strict=True)}
+    return loss, {
+        p.name: g.asnumpy() for p, g in zip(network.trainable_params(), gradients, strict=True)
+    }

@@ -33,7 +33,9 @@ CASES = (
     GoldenCase("groups2", groups=2),
     GoldenCase("groups4", groups=4, rope_theta=5e6),
     GoldenCase("groups8", groups=8, rope_theta=1e8, first_position=900),
-    GoldenCase("head128", groups=2, heads=4, head_dim=128, layers=1, rope_theta=5e6, first_position=700),
+    GoldenCase(
+        "head128", groups=2, heads=4, head_dim=128, layers=1, rope_theta=5e6, first_position=700
+    ),
 )
 TRAIN_CASE = CASES[1]
 
@@ -41,17 +43,25 @@ TRAIN_CASE = CASES[1]
 def huggingface_weights(case: GoldenCase) -> dict[str, np.ndarray]:
     """Return float32 weights under Hugging Face ``glm`` names; each tensor is seeded by its name."""
     q, kv = case.heads * case.head_dim, case.groups * case.head_dim
-    shapes = {"model.embed_tokens.weight": (case.vocab, case.hidden), "model.norm.weight": (case.hidden,),
-              "lm_head.weight": (case.vocab, case.hidden)}
+    shapes = {
+        "model.embed_tokens.weight": (case.vocab, case.hidden),
+        "model.norm.weight": (case.hidden,),
+        "lm_head.weight": (case.vocab, case.hidden),
+    }
     for i in range(case.layers):
         p = f"model.layers.{i}."
         shapes |= {
-            p + "input_layernorm.weight": (case.hidden,), p + "post_attention_layernorm.weight": (case.hidden,),
-            p + "self_attn.q_proj.weight": (q, case.hidden), p + "self_attn.q_proj.bias": (q,),
-            p + "self_attn.k_proj.weight": (kv, case.hidden), p + "self_attn.k_proj.bias": (kv,),
-            p + "self_attn.v_proj.weight": (kv, case.hidden), p + "self_attn.v_proj.bias": (kv,),
+            p + "input_layernorm.weight": (case.hidden,),
+            p + "post_attention_layernorm.weight": (case.hidden,),
+            p + "self_attn.q_proj.weight": (q, case.hidden),
+            p + "self_attn.q_proj.bias": (q,),
+            p + "self_attn.k_proj.weight": (kv, case.hidden),
+            p + "self_attn.k_proj.bias": (kv,),
+            p + "self_attn.v_proj.weight": (kv, case.hidden),
+            p + "self_attn.v_proj.bias": (kv,),
             p + "self_attn.o_proj.weight": (case.hidden, q),
-            p + "mlp.gate_up_proj.weight": (2 * case.ffn, case.hidden), p + "mlp.down_proj.weight": (case.hidden, case.ffn),
+            p + "mlp.gate_up_proj.weight": (2 * case.ffn, case.hidden),
+            p + "mlp.down_proj.weight": (case.hidden, case.ffn),
         }
     weights = {}
     for name, shape in shapes.items():
@@ -69,14 +79,17 @@ def huggingface_weights(case: GoldenCase) -> dict[str, np.ndarray]:
 
 def our_weights(weights: dict[str, np.ndarray], layers: int) -> dict[str, np.ndarray]:
     """Return the same tensors under this library's names, query, key and value in one."""
-    ours = {"transformer.embedding.embedding_weight": weights["model.embed_tokens.weight"],
-            "transformer.encoder.final_layernorm.weight": weights["model.norm.weight"],
-            "transformer.output_layer.weight": weights["lm_head.weight"]}
+    ours = {
+        "transformer.embedding.embedding_weight": weights["model.embed_tokens.weight"],
+        "transformer.encoder.final_layernorm.weight": weights["model.norm.weight"],
+        "transformer.output_layer.weight": weights["lm_head.weight"],
+    }
     for i in range(layers):
         hf, p = f"model.layers.{i}.", f"transformer.encoder.layers.{i}."
         for kind in ("weight", "bias"):
             ours[p + f"self_attention.query_key_value.{kind}"] = np.concatenate(
-                [weights[hf + f"self_attn.{part}_proj.{kind}"] for part in "qkv"])
+                [weights[hf + f"self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            )
         ours[p + "self_attention.dense.weight"] = weights[hf + "self_attn.o_proj.weight"]
         ours[p + "mlp.dense_h_to_4h.weight"] = weights[hf + "mlp.gate_up_proj.weight"]
         ours[p + "mlp.dense_4h_to_h.weight"] = weights[hf + "mlp.down_proj.weight"]
@@ -86,7 +99,7 @@ def our_weights(weights: dict[str, np.ndarray], layers: int) -> dict[str, np.nda
 
 
 def padded_batch(case: GoldenCase) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ids, attention mask (1 = real) and positions, (3, 24) int64, rows 24, 15 and 6 tokens long, left-padded."""
+    """Return ids, attention mask (1 = real) and positions, (3, 24) int64; rows of 24, 15 and 6 tokens."""
     rng = np.random.default_rng(7)
     ids = rng.integers(1, case.vocab, (3, 24))
     mask = np.ones_like(ids)

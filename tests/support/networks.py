@@ -15,12 +15,27 @@ from tests.support.golden_model import GoldenCase, huggingface_weights, our_weig
 
 def golden_config(case: GoldenCase, **changes: Any) -> ChatGLM2Config:
     """Return the settings of a golden case."""
-    return ChatGLM2Config(**{
-        "num_layers": case.layers, "padded_vocab_size": case.vocab, "hidden_size": case.hidden,
-        "ffn_hidden_size": case.ffn, "kv_channels": case.head_dim, "num_attention_heads": case.heads,
-        "multi_query_group_num": case.groups, "layernorm_epsilon": case.eps, "seq_length": 1024,
-        "rope_ratio": case.rope_theta / 10000.0, "param_init_type": "float32", "compute_dtype": "float32",
-        "block_size": 4, "num_blocks": 1024, "eos_token_id": [], "pad_token_id": 0, **changes})
+    return ChatGLM2Config(
+        **{
+            "num_layers": case.layers,
+            "padded_vocab_size": case.vocab,
+            "hidden_size": case.hidden,
+            "ffn_hidden_size": case.ffn,
+            "kv_channels": case.head_dim,
+            "num_attention_heads": case.heads,
+            "multi_query_group_num": case.groups,
+            "layernorm_epsilon": case.eps,
+            "seq_length": 1024,
+            "rope_ratio": case.rope_theta / 10000.0,
+            "param_init_type": "float32",
+            "compute_dtype": "float32",
+            "block_size": 4,
+            "num_blocks": 1024,
+            "eos_token_id": [],
+            "pad_token_id": 0,
+            **changes,
+        }
+    )
 
 
 def golden_network(case: GoldenCase, **changes: Any) -> ChatGLM2ForConditionalGeneration:

@@ -32,10 +32,15 @@ class ChatGLM2Model(nn.Cell):
         super().__init__()
         compute, stream = compute_dtype(config.compute_dtype), residual_dtype(config)
         self.block_size = config.block_size
-        self.embedding = VocabEmbedding(config.vocab_size, config.hidden_size,
-                                        param_dtype=storage_dtype(config.param_init_type), out_dtype=compute)
-        self.rotary_angles = RotaryAngles(config.seq_length, config.rotary_dim, config.kv_channels,
-                                          config.rope_base, compute)
+        self.embedding = VocabEmbedding(
+            config.vocab_size,
+            config.hidden_size,
+            param_dtype=storage_dtype(config.param_init_type),
+            out_dtype=compute,
+        )
+        self.rotary_angles = RotaryAngles(
+            config.seq_length, config.rotary_dim, config.kv_channels, config.rope_base, compute
+        )
         self.encoder = ChatGLM2Transformer(config)
         self.output_layer = build_linear(config, config.hidden_size, config.vocab_size)
         self.to_stream = build_cast(compute, stream)
@@ -46,8 +51,12 @@ class ChatGLM2Model(nn.Cell):
         hidden = self.to_stream(self.embedding(input_ids))  # (B, S, H)
         return hidden.reshape((-1, hidden.shape[-1]))
 
-    def construct(self, input_ids: Tensor, position_ids: Tensor | None = None,
-                  attention_mask: Tensor | None = None) -> Tensor:
+    def construct(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
         """Return the hidden states after the final norm, (B * S, H), without a cache.
 
         Args:
@@ -61,8 +70,14 @@ class ChatGLM2Model(nn.Cell):
         mask = attention_bias(steps, attention_mask)
         return self.encoder(self.embed(input_ids), cos, sin, mask)
 
-    def with_cache(self, input_ids: Tensor, position_ids: Tensor, slot_mapping: Tensor, block_tables: Tensor,
-                   batch_valid_length: Tensor) -> Tensor:
+    def with_cache(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        slot_mapping: Tensor,
+        block_tables: Tensor,
+        batch_valid_length: Tensor,
+    ) -> Tensor:
         """Return the hidden states after the final norm, (B * S, H), writing to and reading the cache.
 
         Args:
@@ -114,9 +129,23 @@ class ChatGLM2ForConditionalGeneration(PreTrainedModel):
         if config.checkpoint_name_or_path:
             self.load_checkpoint(config.checkpoint_name_or_path)
 
-    def construct(self, input_ids=None, labels=None, input_position=None, position_ids=None, attention_mask=None,
-                  input_embeds=None, init_reset=None, batch_valid_length=None, prefix_key_values=None,
-                  block_tables=None, slot_mapping=None, batch_index=None, zactivate_len=None, input_mask=None):
+    def construct(  # noqa: PLR0913 -- upstream's inputs, in upstream's order
+        self,
+        input_ids=None,
+        labels=None,
+        input_position=None,
+        position_ids=None,
+        attention_mask=None,
+        input_embeds=None,
+        init_reset=None,
+        batch_valid_length=None,
+        prefix_key_values=None,
+        block_tables=None,
+        slot_mapping=None,
+        batch_index=None,
+        zactivate_len=None,
+        input_mask=None,
+    ):
         """Run the network; the order of the inputs is upstream's.
 
         Args:
@@ -143,8 +172,9 @@ class ChatGLM2ForConditionalGeneration(PreTrainedModel):
             Without either: ``(logits (B, S, V),)``.
         """
         if block_tables is not None:
-            hidden = self.transformer.with_cache(input_ids, position_ids, slot_mapping, block_tables,
-                                                 batch_valid_length)
+            hidden = self.transformer.with_cache(
+                input_ids, position_ids, slot_mapping, block_tables, batch_valid_length
+            )
             return (self.cast(self.transformer.head(hidden), ms.float32),)
         hidden = self.transformer(input_ids, position_ids, attention_mask)  # (B*S, H)
         logits = self.transformer.head(hidden)  # (B*S, V)
@@ -159,8 +189,11 @@ class ChatGLM2ForConditionalGeneration(PreTrainedModel):
             return self.loss(logits, labels.reshape((-1,)), input_mask.reshape((-1,)))
         logits = logits.reshape(shape)
         start = ops.zeros_like(labels[:, :1])  # (B, 1)
-        return (ops.cat((logits, ops.zeros_like(logits[:, :1])), 1), ops.cat((start, labels), 1),
-                ops.cat((self.cast(start, ms.float32), input_mask), 1))
+        return (
+            ops.cat((logits, ops.zeros_like(logits[:, :1])), 1),
+            ops.cat((start, labels), 1),
+            ops.cat((self.cast(start, ms.float32), input_mask), 1),
+        )
 
     def load_weights(self, source: Path) -> glm2_weights.LoadReport:
         """Fill the weights from a Hugging Face directory, a directory we saved, a step folder or one file.
@@ -181,8 +214,15 @@ class ChatGLM2ForConditionalGeneration(PreTrainedModel):
         # The new parameters need names of their own before they meet in one graph.
         self.update_parameters_name()
 
-    def cached_logits(self, input_ids: Tensor, position_ids: Tensor, slot_mapping: Tensor, block_tables: Tensor,
-                      batch_valid_length: Tensor, last_rows: Tensor) -> Tensor:
+    def cached_logits(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        slot_mapping: Tensor,
+        block_tables: Tensor,
+        batch_valid_length: Tensor,
+        last_rows: Tensor,
+    ) -> Tensor:
         """Return the logits (B, V) float32 of the tokens ``last_rows`` (B,) points at, using the cache.
 
         Args:
@@ -193,12 +233,16 @@ class ChatGLM2ForConditionalGeneration(PreTrainedModel):
             batch_valid_length: (B,) int32.
             last_rows: (B,) int32, row of B * S to take for each sequence.
         """
-        hidden = self.transformer.with_cache(input_ids, position_ids, slot_mapping, block_tables, batch_valid_length)
+        hidden = self.transformer.with_cache(
+            input_ids, position_ids, slot_mapping, block_tables, batch_valid_length
+        )
         return self.cast(self.transformer.head(ops.gather(hidden, last_rows, 0)), ms.float32)
 
     def full_logits(self, input_ids: Tensor, last_rows: Tensor) -> Tensor:
         """Return the logits (B, V) float32 of the tokens ``last_rows`` (B,) points at, without a cache."""
-        return self.cast(self.transformer.head(ops.gather(self.transformer(input_ids), last_rows, 0)), ms.float32)
+        return self.cast(
+            self.transformer.head(ops.gather(self.transformer(input_ids), last_rows, 0)), ms.float32
+        )
 
     def add_flags_custom(self, is_first_iteration: bool) -> None:
         """Tell attention forms that need to know (an NPU's) whether a prompt or one token comes next."""

@@ -27,7 +27,9 @@ class ChatGLM2Config(PretrainedConfig):
     @property
     def n_kv_heads(self) -> int:
         """Key/value heads."""
-        return int(self.multi_query_group_num if self.multi_query_attention else self.num_attention_heads)
+        return int(
+            self.multi_query_group_num if self.multi_query_attention else self.num_attention_heads
+        )
 
     @property
     def vocab_size(self) -> int:

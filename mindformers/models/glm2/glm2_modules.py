@@ -14,10 +14,17 @@ from mindformers.ops.activation import build_swiglu
 from mindformers.ops.backend import compute_dtype, storage_dtype
 
 
-def build_linear(config: ChatGLM2Config, in_channels: int, out_channels: int, has_bias: bool = False) -> Linear:
+def build_linear(
+    config: ChatGLM2Config, in_channels: int, out_channels: int, has_bias: bool = False
+) -> Linear:
     """Return a linear layer in the configuration's types."""
-    return Linear(in_channels, out_channels, has_bias=has_bias, param_dtype=storage_dtype(config.param_init_type),
-                  compute_dtype=compute_dtype(config.compute_dtype))
+    return Linear(
+        in_channels,
+        out_channels,
+        has_bias=has_bias,
+        param_dtype=storage_dtype(config.param_init_type),
+        compute_dtype=compute_dtype(config.compute_dtype),
+    )
 
 
 def residual_dtype(config: ChatGLM2Config) -> ms.dtype.Type:

@@ -48,10 +48,17 @@ class ChatGLM2SelfAttention(nn.Cell):
     def allocate_cache(self, num_blocks: int) -> None:
         """Give this layer an empty key/value cache of ``num_blocks`` blocks."""
         self.cached_attention = build_paged_attention(
-            self.num_heads, self.num_groups, self.head_dim, num_blocks, self.config.block_size,
-            compute_dtype(self.config.compute_dtype))
+            self.num_heads,
+            self.num_groups,
+            self.head_dim,
+            num_blocks,
+            self.config.block_size,
+            compute_dtype(self.config.compute_dtype),
+        )
 
-    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: tuple | None = None) -> Tensor:
+    def construct(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: tuple | None = None
+    ) -> Tensor:
         """Attend.
 
         Args:
@@ -65,8 +72,12 @@ class ChatGLM2SelfAttention(nn.Cell):
             (T, H).
         """
         tokens = cos.shape[1]
-        qkv = self.project(x).reshape((-1, tokens, self.num_heads + 2 * self.num_groups, self.head_dim))  # (B, S, N+2G, D)
-        rotated = self.rotary(qkv[:, :, : self.num_heads + self.num_groups], cos, sin)  # (B, S, N+G, D)
+        qkv = self.project(x).reshape(
+            (-1, tokens, self.num_heads + 2 * self.num_groups, self.head_dim)
+        )  # (B, S, N+2G, D)
+        rotated = self.rotary(
+            qkv[:, :, : self.num_heads + self.num_groups], cos, sin
+        )  # (B, S, N+G, D)
         query = rotated[:, :, : self.num_heads]  # (B, S, N, D)
         key = rotated[:, :, self.num_heads :]  # (B, S, G, D)
         value = qkv[:, :, self.num_heads + self.num_groups :]  # (B, S, G, D)
@@ -83,7 +94,9 @@ class ChatGLM2SplitSelfAttention(ChatGLM2SelfAttention):
     def build_projections(self, config: ChatGLM2Config) -> None:
         """Make the weights ``wq``, ``wk`` and ``wv``."""
         groups = self.num_groups * self.head_dim
-        self.wq = build_linear(config, config.hidden_size, self.num_heads * self.head_dim, config.add_qkv_bias)
+        self.wq = build_linear(
+            config, config.hidden_size, self.num_heads * self.head_dim, config.add_qkv_bias
+        )
         self.wk = build_linear(config, config.hidden_size, groups, config.add_qkv_bias)
         self.wv = build_linear(config, config.hidden_size, groups, config.add_qkv_bias)
         self.join = ops.Concat(-1)
@@ -100,8 +113,12 @@ def build_self_attention(config: ChatGLM2Config) -> ChatGLM2SelfAttention:
 
 def build_norm(config: ChatGLM2Config) -> RMSNorm:
     """Return a norm that takes the residual stream."""
-    return RMSNorm(config.hidden_size, config.layernorm_epsilon, input_dtype=residual_dtype(config),
-                   norm_dtype=storage_dtype(config.layernorm_compute_type))
+    return RMSNorm(
+        config.hidden_size,
+        config.layernorm_epsilon,
+        input_dtype=residual_dtype(config),
+        norm_dtype=storage_dtype(config.layernorm_compute_type),
+    )
 
 
 class ChatGLM2Block(nn.Cell):
@@ -112,16 +129,22 @@ class ChatGLM2Block(nn.Cell):
         stream, compute = residual_dtype(config), compute_dtype(config.compute_dtype)
         self.input_layernorm = build_norm(config)
         self.self_attention = build_self_attention(config)
-        self.post_self_attn_layernorm = build_norm(config) if config.post_self_attn_layernorm else Keep()
+        self.post_self_attn_layernorm = (
+            build_norm(config) if config.post_self_attn_layernorm else Keep()
+        )
         self.post_attention_layernorm = build_norm(config)
         self.mlp = build_mlp(config)
         self.post_mlp_layernorm = build_norm(config) if config.post_mlp_layernorm else Keep()
         self.to_compute = build_cast(stream, compute)
         self.to_stream = build_cast(compute, stream)
 
-    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: tuple | None = None) -> Tensor:
+    def construct(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: tuple | None = None
+    ) -> Tensor:
         """Return (T, H) in the residual type; arguments as in ``ChatGLM2SelfAttention.construct``."""
-        attended = self.self_attention(self.to_compute(self.input_layernorm(x)), cos, sin, mask, cache)
+        attended = self.self_attention(
+            self.to_compute(self.input_layernorm(x)), cos, sin, mask, cache
+        )
         x = x + self.post_self_attn_layernorm(self.to_stream(attended))
         transformed = self.mlp(self.to_compute(self.post_attention_layernorm(x)))
         return x + self.post_mlp_layernorm(self.to_stream(transformed))
@@ -135,7 +158,9 @@ class ChatGLM2Transformer(nn.Cell):
         self.layers = nn.CellList([ChatGLM2Block(config) for _ in range(config.num_layers)])
         self.final_layernorm = build_norm(config)
 
-    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: tuple | None = None) -> Tensor:
+    def construct(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: tuple | None = None
+    ) -> Tensor:
         """Return (T, H) after the final norm; arguments as in ``ChatGLM2SelfAttention.construct``."""
         for layer in self.layers:
             x = layer(x, cos, sin, mask, cache)

@@ -264,7 +264,7 @@ def check_against_config(
     ]
     if lines:
         name = f" (this is {model_name(stored)})" if model_name(stored) else ""
-        text = f"disagrees with the run's model_config{name}; change it to match, or load other weights"
+        text = f"disagrees with the run's model_config{name}; change it or load other weights"
         raise CheckpointError("\n".join([text, *lines]), where=where)
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,10 +159,11 @@ def encode_files(
     """
     rows = (row for _ in range(repeat) for file in files for row in read_rows(file, on_bytes))
     chunks = _chunks(rows, max(1, min(_CHUNK_ROWS, _CHUNK_TOKENS // options.seq_length)))
-    if num_workers == 1:
-        encoded = (encode_rows(tokenizer, chunk, options) for chunk in chunks)
-    else:
-        encoded = _encode_in_workers(chunks, tokenizer, options, num_workers)
+    encoded = (
+        map(partial(encode_rows, tokenizer, options=options), chunks)
+        if num_workers == 1
+        else _encode_in_workers(chunks, tokenizer, options, num_workers)
+    )
     for chunk in encoded:
         yield chunk
         if chunk.error is not None:
@@ -209,7 +211,7 @@ def _encode_in_workers(
 
 
 def _result(rows: Rows, future: Future[EncodedChunk]) -> EncodedChunk:
-    where = _where(rows[0])
+    where = rows[0].where
     try:
         return future.result(timeout=WORKER_TIMEOUT)
     except BrokenProcessPool as error:
@@ -224,10 +226,6 @@ def _result(rows: Rows, future: Future[EncodedChunk]) -> EncodedChunk:
             where=where,
             fix="use --num_workers 1 to see where it hangs",
         ) from error
-
-
-def _where(row: RawRow | DataError) -> str:
-    return row.where
 
 
 _worker: dict[str, Any] = {}

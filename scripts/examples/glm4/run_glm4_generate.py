@@ -19,12 +19,19 @@ PROMPTS = ("晚上睡不着应该怎么办", "使用python编写快速排序代�
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config_path", default=str(ROOT / "configs/glm4/predict_glm4_9b_chat.yaml"),
-                        help="predict YAML")
-    parser.add_argument("--load_checkpoint", default="", help="weights: a Hugging Face directory, ours, or one file")
+    parser.add_argument(
+        "--config_path",
+        default=str(ROOT / "configs/glm4/predict_glm4_9b_chat.yaml"),
+        help="predict YAML",
+    )
+    parser.add_argument(
+        "--load_checkpoint", default="", help="weights: a Hugging Face directory, ours, or one file"
+    )
     parser.add_argument("--vocab_file", default="", help="tokenizer.model; default: the YAML's")
     parser.add_argument("--device_target", choices=("CPU", "Ascend"), help="default: the YAML's")
-    parser.add_argument("--use_parallel", action="store_true", help="several processes; not in this release")
+    parser.add_argument(
+        "--use_parallel", action="store_true", help="several processes; not in this release"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args(argv)
 
@@ -46,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer, network = build.build_tokenizer(run), build.build_network(run)
     build.load_weights(network, run, required=True)
     for prompt in PROMPTS:
-        ids = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True
+        )
         output = network.generate([ids], max_length=network.config.max_decode_length, seed=run.seed)
         print(tokenizer.decode(output))
     return 0

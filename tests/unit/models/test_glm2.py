@@ -24,30 +24,68 @@ def build(**changes) -> ChatGLM2ForConditionalGeneration:
 
 def test_weights_have_upstreams_names(pynative: None) -> None:
     layer = "transformer.encoder.layers.1."
-    fused, split = set(build().weight_parameters()), set(build(qkv_concat=False, mlp_concat=False).weight_parameters())
-    assert fused - split == {f"transformer.encoder.layers.{i}.{n}" for i in (0, 1) for n in (
-        "self_attention.query_key_value.weight", "self_attention.query_key_value.bias", "mlp.dense_h_to_4h.weight")}
-    assert {n for n in split if n.startswith(layer)} == {layer + n for n in (
-        "input_layernorm.weight", "self_attention.wq.weight", "self_attention.wq.bias", "self_attention.wk.weight",
-        "self_attention.wk.bias", "self_attention.wv.weight", "self_attention.wv.bias", "self_attention.dense.weight",
-        "post_attention_layernorm.weight", "mlp.dense_left.weight", "mlp.dense_right.weight",
-        "mlp.dense_4h_to_h.weight")}
+    fused, split = (
+        set(build().weight_parameters()),
+        set(build(qkv_concat=False, mlp_concat=False).weight_parameters()),
+    )
+    assert fused - split == {
+        f"transformer.encoder.layers.{i}.{n}"
+        for i in (0, 1)
+        for n in (
+            "self_attention.query_key_value.weight",
+            "self_attention.query_key_value.bias",
+            "mlp.dense_h_to_4h.weight",
+        )
+    }
+    assert {n for n in split if n.startswith(layer)} == {
+        layer + n
+        for n in (
+            "input_layernorm.weight",
+            "self_attention.wq.weight",
+            "self_attention.wq.bias",
+            "self_attention.wk.weight",
+            "self_attention.wk.bias",
+            "self_attention.wv.weight",
+            "self_attention.wv.bias",
+            "self_attention.dense.weight",
+            "post_attention_layernorm.weight",
+            "mlp.dense_left.weight",
+            "mlp.dense_right.weight",
+            "mlp.dense_4h_to_h.weight",
+        )
+    }
     assert {n for n in fused if ".layers." not in n} == {
-        "transformer.embedding.embedding_weight", "transformer.encoder.final_layernorm.weight",
-        "transformer.output_layer.weight"}
+        "transformer.embedding.embedding_weight",
+        "transformer.encoder.final_layernorm.weight",
+        "transformer.output_layer.weight",
+    }
 
 
 def test_sandwich_norms_have_their_own_weights(pynative: None) -> None:
     names = set(build(post_self_attn_layernorm=True, post_mlp_layernorm=True).weight_parameters())
     assert {n.split(".")[-2] for n in names if "layers.0" in n and "norm" in n} == {
-        "input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"}
+        "input_layernorm",
+        "post_attention_layernorm",
+        "post_self_attn_layernorm",
+        "post_mlp_layernorm",
+    }
 
 
-@pytest.mark.parametrize("changes", [{}, {"qkv_concat": False, "mlp_concat": False}, {"add_qkv_bias": False},
-                                     {"multi_query_attention": False}, {"post_mlp_layernorm": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"qkv_concat": False, "mlp_concat": False},
+        {"add_qkv_bias": False},
+        {"multi_query_attention": False},
+        {"post_mlp_layernorm": True},
+    ],
+)
 def test_the_closed_form_counts_the_built_network(changes: dict, pynative: None) -> None:
     network = build(**changes)
-    assert count_parameters(network.config) == sum(p.size for p in network.weight_parameters().values())
+    assert count_parameters(network.config) == sum(
+        p.size for p in network.weight_parameters().values()
+    )
 
 
 def test_the_closed_form_gives_the_published_sizes() -> None:
@@ -74,7 +112,10 @@ def test_an_input_mask_takes_the_place_of_ignored_labels(pynative: None) -> None
     network.set_train(True)
     labels = np.array([[3, 4, -100, -100, 7, 8]])
     mask = ints([[1, 1, 0, 0, 1, 1]])
-    assert network(ids, ints(labels)).asnumpy() == network(ids, ints(np.where(labels < 0, 5, labels)), input_mask=mask).asnumpy()
+    assert (
+        network(ids, ints(labels)).asnumpy()
+        == network(ids, ints(np.where(labels < 0, 5, labels)), input_mask=mask).asnumpy()
+    )
 
 
 def test_a_three_dimensional_mask_hides_what_it_marks(pynative: None) -> None:
@@ -104,9 +145,13 @@ def test_parameters_are_stored_in_the_type_asked_for(pynative: None) -> None:
 
 
 def test_a_wrong_setting_is_named_with_its_neighbours() -> None:
-    with pytest.raises(ConfigError, match=r"unknown setting 'num_layer'; did you mean 'num_layers'"):
+    with pytest.raises(
+        ConfigError, match=r"unknown setting 'num_layer'; did you mean 'num_layers'"
+    ):
         ChatGLM2Config(num_layer=2)
-    with pytest.raises(ConfigError, match="multi_query_group_num 3 does not divide num_attention_heads 8"):
+    with pytest.raises(
+        ConfigError, match="multi_query_group_num 3 does not divide num_attention_heads 8"
+    ):
         ChatGLM2Config(num_attention_heads=8, multi_query_group_num=3)
     with pytest.raises(ConfigError, match="ring attention is not implemented"):
         ChatGLM2Config(use_ring_attention=True)

@@ -14,7 +14,9 @@ def test_loss_is_the_mean_over_labelled_tokens_only(mode: int) -> None:
     logits = np.array([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0], [1.0, 1.0, 1.0]], np.float32)
     labels = np.array([2, -100, 0])
     first = -(2 - np.log(1 + np.e + np.e**2))
-    loss = CrossEntropyLoss()(Tensor(logits), ints(labels), Tensor((labels != -100).astype(np.float32)))
+    loss = CrossEntropyLoss()(
+        Tensor(logits), ints(labels), Tensor((labels != -100).astype(np.float32))
+    )
     assert loss.shape == (1,)
     assert_close(loss.asnumpy(), [(first + np.log(3)) / 2])
 

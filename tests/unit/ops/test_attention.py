@@ -31,14 +31,19 @@ def attention_by_hand(q: np.ndarray, k: np.ndarray, v: np.ndarray, first: int = 
 
 def random_qkv(heads: int, groups: int, tokens: int, size: int = 8) -> list[np.ndarray]:
     rng = np.random.default_rng(heads * 10 + groups)
-    return [rng.standard_normal((2, tokens, n, size)).astype(np.float32) for n in (heads, groups, groups)]
+    return [
+        rng.standard_normal((2, tokens, n, size)).astype(np.float32)
+        for n in (heads, groups, groups)
+    ]
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4, 8])
 def test_each_kv_head_serves_consecutive_query_heads(groups: int, pynative: None) -> None:
     q, k, v = random_qkv(8, groups, 6)
     steps = ints(np.arange(6)[None])
-    got = build_attention(8, groups, 8, use_flash=True)(*map(Tensor, (q, k, v)), causal_mask(steps, steps))
+    got = build_attention(8, groups, 8, use_flash=True)(
+        *map(Tensor, (q, k, v)), causal_mask(steps, steps)
+    )
     assert_close(got.asnumpy(), attention_by_hand(q, k, v))
 
 
@@ -48,7 +53,9 @@ def test_cpu_takes_the_portable_forms(pynative: None) -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_attention_over_the_cache_equals_attention_over_all_tokens(groups: int, pynative: None) -> None:
+def test_attention_over_the_cache_equals_attention_over_all_tokens(
+    groups: int, pynative: None
+) -> None:
     q, k, v = random_qkv(4, groups, 7)
     expected = attention_by_hand(q, k, v)
     paged = build_paged_attention(4, groups, 8, num_blocks=6, block_size=3, dtype=ms.float32)

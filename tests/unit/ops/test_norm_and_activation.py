@@ -17,7 +17,10 @@ from tests.support.compare import BF16, assert_close
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 def test_rms_norm_equals_the_formula_for_small_and_large_inputs(scale: float, mode: int) -> None:
     rng = np.random.default_rng(3)
-    x, weight = (scale * rng.standard_normal((5, 33))).astype(np.float32), rng.random(33).astype(np.float32)
+    x, weight = (
+        (scale * rng.standard_normal((5, 33))).astype(np.float32),
+        rng.random(33).astype(np.float32),
+    )
     got = build_rms_norm(1.5625e-07, ms.float32, ms.float32)(Tensor(x), Tensor(weight)).asnumpy()
     wide = x.astype(np.float64)
     assert_close(got, wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1.5625e-07) * weight)
@@ -28,7 +31,9 @@ def test_rms_norm_keeps_the_type_that_comes_in_and_computes_in_float32(pynative:
     norm = PortableRmsNorm(1e-5, ms.bfloat16, ms.float32)
     got = norm(Tensor(x).astype(ms.bfloat16), Tensor(np.ones(16, np.float32)))
     assert got.dtype == ms.bfloat16
-    assert_close(got.astype(ms.float32).asnumpy(), x / np.sqrt((x**2).mean(-1, keepdims=True)), BF16)
+    assert_close(
+        got.astype(ms.float32).asnumpy(), x / np.sqrt((x**2).mean(-1, keepdims=True)), BF16
+    )
 
 
 def test_swiglu_takes_the_gate_from_the_first_half(mode: int) -> None:

@@ -13,7 +13,9 @@ from tests.support.compare import assert_close
 
 @pytest.mark.parametrize("base", [1e4, 5e6, 1e8])
 @pytest.mark.parametrize("position", [0, 1, 8191, 32767, 131071])
-def test_the_table_holds_cos_and_sin_of_position_times_wavelength(base: float, position: int) -> None:
+def test_the_table_holds_cos_and_sin_of_position_times_wavelength(
+    base: float, position: int
+) -> None:
     table = build_rotary_table(position + 1, 64, base)[position]
     angles = [position * base ** (-2 * j / 64) for j in range(32)]
     assert_close(table[:, 0], np.cos(angles), 1e-6)
@@ -21,7 +23,9 @@ def test_the_table_holds_cos_and_sin_of_position_times_wavelength(base: float, p
     assert table.dtype == np.float32
 
 
-def rotated_by_hand(x: np.ndarray, positions: np.ndarray, rotary_dim: int, base: float) -> np.ndarray:
+def rotated_by_hand(
+    x: np.ndarray, positions: np.ndarray, rotary_dim: int, base: float
+) -> np.ndarray:
     """Rotate (B, S, N, D) pair by pair."""
     out = x.astype(np.float64).copy()
     for j in range(rotary_dim // 2):

@@ -57,7 +57,7 @@ def test_a_call_may_choose_its_own_side():
 
 
 def one_by_one(first, second, count):
-    """Hugging Face's rule, said slowly: take from the longer, from the second when they are equal."""
+    """Hugging Face's rule, slowly: take from the longer, from the second when both are equal."""
     first, second = list(first), list(second)
     for _ in range(count):
         (first if len(first) > len(second) else second).pop()

@@ -172,7 +172,7 @@ def test_a_wrong_rank_file_is_refused_with_file_and_reason(fault, tmp_path):
 
 def test_an_empty_a_missing_and_a_huge_file_and_a_folder_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "tokenizer.model"
-    with pytest.raises(TokenizerError, match="cannot be read .No such file"):
+    with pytest.raises(TokenizerError, match="cannot be read"):
         load_encoder(path)
     path.touch()
     with pytest.raises(TokenizerError, match="is empty"):

@@ -81,9 +81,9 @@ def test_what_is_left_of_a_character_comes_out_at_the_end_or_before_a_special_to
 def test_an_id_without_a_token_is_an_error_or_a_placeholder():
     with pytest.raises(TokenizerError, match=rf"id {N + 9}; allowed: 0 to {N + 2}; the model's"):
         DETOKENIZER.decode([1, N + 9], DecodeRules())
-    with pytest.raises(TokenizerError, match="-100 marks labels"):
+    with pytest.raises(TokenizerError, match="marks labels that are not learnt"):
         DETOKENIZER.decode([-100], DecodeRules())
-    with pytest.raises(TokenizerError, match="a token id cannot be 1.5"):
+    with pytest.raises(TokenizerError, match="a token id cannot be"):
         DETOKENIZER.decode([1.5], DecodeRules())
     shown = DecodeRules(errors="placeholder")
     assert DETOKENIZER.decode([97, N + 9], shown) == f"a <|unused_{N + 9}|>"

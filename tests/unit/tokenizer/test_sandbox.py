@@ -72,8 +72,10 @@ REFUSED = {
     "repeat": "{{ 'a' * 10 ** 9 }}",
     "repeat_list": "{{ [0] * 10 ** 9 }}",
     "power": "{{ 9 ** 99999999 }}",
-    "square": "{% set n = namespace(x=3) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
-    "double": "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "square": "{% set n = namespace(x=3) %}"
+    "{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
+    "double": "{% set n = namespace(x='ab') %}"
+    "{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
     "double_plus": "{% set n = namespace(x='ab') %}"
     "{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
     "double_block": "{% set x = 'ab' %}" + "{% set x %}{{ x }}{{ x }}{% endset %}" * 60,
@@ -100,7 +102,7 @@ REFUSED = {
 @pytest.mark.parametrize("fault", REFUSED)
 def test_a_template_that_does_harm_or_fails_is_a_clear_error(fault, monkeypatch):
     monkeypatch.setattr(sandbox_limits, "MAX_SECONDS", 1.0)
-    with pytest.raises(TokenizerError, match="^chat_template: .*chat template") as caught:
+    with pytest.raises(TokenizerError, match=r"^chat_template: .*chat template") as caught:
         render(REFUSED[fault], xs=[])
     assert "\n" not in str(caught.value)
 
@@ -114,13 +116,13 @@ def test_a_template_s_own_message_is_shown():
     "source",
     [
         "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
-        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-        "{% set n = namespace(x=0) %}{% for a in s %}{% for b in s %}{% set n.x = 1 %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) ~ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% for a in s %}{% for b in s %}{% set x = a %}{% endfor %}{% endfor %}",
     ],
 )
 def test_a_template_that_would_run_for_hours_is_stopped(source, monkeypatch):
     monkeypatch.setattr(sandbox_limits, "MAX_SECONDS", 0.2)
-    with pytest.raises(TokenizerError, match="runs longer than 0.2 seconds"):
+    with pytest.raises(TokenizerError, match=r"runs longer than 0\.2 seconds"):
         render(source, s="x" * 100_000)
 
 

@@ -191,9 +191,8 @@ class Raises(Callback):
 
 
 def test_an_error_in_a_callback_ends_the_run_and_reaches_the_others(tmp_path, run_log):
-    losses = Losses()
+    losses, settings = Losses(), TrainSettings(output_dir=tmp_path)
     with pytest.raises(OSError, match="a full disk"):
-        settings = TrainSettings(output_dir=tmp_path)
         train(toy_step(), ToyData(), settings, callbacks=[losses, Raises("step")])
     assert losses.events == ["begin", "step 1", "OSError"]
     assert "Raises after the error: again" in run_log.text

@@ -19,7 +19,7 @@ def test_the_first_line_is_upstreams():
 
 def test_the_second_line_is_upstreams():
     assert second_line(report_of(), 1.23405) == (
-        "   2.0% |█                                                 | 0.81034 samples/s/p  0:02:01 }"
+        f"   2.0% |█{' ' * 49}| 0.81034 samples/s/p  0:02:01 }}"
     )
     done = second_line(report_of(global_step=100, eta_seconds=0.0, num_samples=8), 2.0)
     assert done == f"  100.0% |{'█' * 50}| 4.00000 samples/s/p  0:00:00 }}"

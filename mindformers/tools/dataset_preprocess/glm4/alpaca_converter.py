@@ -1,7 +1,6 @@
-"""Alpaca rows to conversations: one ``{"messages": [...]}`` a line.
+"""Alpaca rows to conversations, one ``{"messages": [...]}`` a line: the first step to a data set.
 
-    python mindformers/tools/dataset_preprocess/glm4/alpaca_converter.py \
-        --data_path alpaca_data.json --output_path alpaca_glm4_data.jsonl
+``alpaca_converter.py --data_path alpaca_data.json --output_path alpaca_glm4_data.jsonl``
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ def convert(
 def _write(source: Path, temp: Path, skip_malformed: bool, bar: Bar) -> Tally:
     from mindformers.dataset.formats import conversation_or_error
     from mindformers.dataset.rows import read_rows
-    from mindformers.tools.dataset_preprocess.report import Bar, Tally
+    from mindformers.tools.dataset_preprocess.report import Tally
 
     tally = Tally()
     with temp.open("w", encoding="utf-8", newline="\n") as stream:

@@ -1,7 +1,7 @@
 """Conversations to MindRecord: the data set that GLM-4 is finetuned on.
 
-    python mindformers/tools/dataset_preprocess/glm4/glm4_preprocess.py \
-        --input_glob 'data/*.jsonl' --vocab_file tokenizer.model --output_file alpaca.mindrecord
+``glm4_preprocess.py --input_glob 'data/*.jsonl' --vocab_file tokenizer.model
+--output_file alpaca.mindrecord --seq_length 8192``
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def input_files(pattern: str) -> list[Path]:
 
     if Path(pattern).is_file():
         return [Path(pattern)]
-    found = sorted(path for path in map(Path, glob(pattern, recursive=True)) if path.is_file())
+    matches = glob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    found = sorted(path for path in map(Path, matches) if path.is_file())
     if found:
         return found
     folder = Path(pattern).parent

@@ -1,0 +1,153 @@
+"""The flags of ``run_mindformer.py``: names, value types, and the key each one sets."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from mindformers.cli.guard import DEBUG_FLAG
+from mindformers.errors import ConfigError
+
+_LOADER = "data_loader.dataset_dir"
+
+
+def truth(text: str) -> bool:
+    """Return the bool that ``true`` or ``false`` stands for, in any case.
+
+    Raises:
+        argparse.ArgumentTypeError: For any other text.
+    """
+    known = {"true": True, "false": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: true or false")
+    return known[text.lower()]
+
+
+def truth_or_text(text: str) -> bool | str:
+    """Return a bool for ``true`` and ``false``, else the text."""
+    return text.lower() == "true" if text.lower() in ("true", "false") else text
+
+
+def whole_number(text: str) -> int:
+    """Return the int a text stands for.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number") from None
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Args:
+        name: Without the dashes.
+        key: Dotted key it sets.
+        read: Text to value.
+        help: One line for ``--help``.
+        aliases: Other spellings.
+        is_list: Takes one or more values.
+    """
+
+    name: str
+    key: str
+    read: Callable[[str], Any]
+    help: str
+    aliases: tuple[str, ...] = ()
+    is_list: bool = False
+
+
+def _flag(name: str, read: Callable[[str], Any], text: str, key: str = "", **more: Any) -> Flag:
+    return Flag(name, key or name, read, text, **more)
+
+
+FLAGS = (
+    _flag("mode", whole_number, "0 graph, 1 PyNative", "context.mode"),
+    _flag("device_id", whole_number, "number of the NPU", "context.device_id"),
+    _flag("device_target", str, "CPU or Ascend", "context.device_target"),
+    _flag("run_mode", str, "train, finetune or predict"),
+    _flag("do_eval", truth, "evaluate while training (not implemented)"),
+    _flag("train_dataset_dir", str, "MindRecord file or folder to train on",
+          f"train_dataset.{_LOADER}", aliases=("train_dataset",)),
+    _flag("eval_dataset_dir", str, "MindRecord file or folder to evaluate on",
+          f"eval_dataset.{_LOADER}", aliases=("eval_dataset",)),
+    _flag("predict_data", str, "prompts, or files of one prompt per line", "input_data",
+          is_list=True),
+    _flag("modal_type", str, "kind of each input (not implemented)", is_list=True),
+    _flag("predict_batch_size", whole_number, "prompts answered at once"),
+    _flag("adapter_id", str, "adapter of each prompt (not implemented)", is_list=True),
+    _flag("load_checkpoint", str, "weights: a folder or a file"),
+    _flag("src_strategy_path_or_dir", str, "layout of a distributed checkpoint (not implemented)"),
+    _flag("auto_trans_ckpt", truth, "read for compatibility"),
+    _flag("transform_process_num", whole_number, "read for compatibility"),
+    _flag("only_save_strategy", truth, "write the layout and stop (not implemented)"),
+    _flag("resume_training", truth_or_text, "true, or the name of a checkpoint"),
+    _flag("strategy_load_checkpoint", str, "layout of a checkpoint (not implemented)"),
+    _flag("remote_save_url", str, "address to copy results to (not implemented)"),
+    _flag("seed", whole_number, "seed of weights, order and sampling"),
+    _flag("use_parallel", truth, "run as one of several processes"),
+    _flag("profile", truth, "profile the run (not implemented)"),
+    _flag("epochs", whole_number, "passes over the training data", "runner_config.epochs"),
+    _flag("batch_size", whole_number, "rows of a micro batch", "runner_config.batch_size"),
+    _flag("gradient_accumulation_steps", whole_number, "micro batches of one step",
+          "runner_config.gradient_accumulation_steps"),
+    _flag("sink_mode", truth, "Ascend: feed data on the device", "runner_config.sink_mode"),
+    _flag("num_samples", whole_number, "rows of the training data to use",
+          "train_dataset.data_loader.num_samples"),
+    _flag("output_dir", str, "folder for all a run writes"),
+    _flag("do_sample", truth, "draw tokens instead of taking the likeliest",
+          "model.model_config.do_sample"),
+    _flag("trust_remote_code", truth, "run code of a model folder (refused)",
+          "processor.tokenizer.trust_remote_code"),
+)  # fmt: skip
+
+CONFIG, OPTIONS, REGISTER_PATH = "config", "options", "register_path"
+
+
+class FlagParser(argparse.ArgumentParser):
+    """An argument parser whose errors are ConfigErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the whole usage."""
+        raise ConfigError(message, where="command line", fix="--help lists the flags")
+
+
+def build_parser() -> FlagParser:
+    """Return the parser; every flag is None unless it is given."""
+    parser = FlagParser(
+        prog="run_mindformer.py",
+        description="Finetune GLM-4 or predict with it, from a YAML file.",
+        epilog="Any other --a.b.c VALUE sets that key of the file; list items have numbers: "
+        "--callbacks.1.save_checkpoint_steps 50.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(f"--{CONFIG}", metavar="FILE", help="the YAML file (required)")
+    for flag in FLAGS:
+        spellings = [f"--{name}" for name in (flag.name, *flag.aliases)]
+        parser.add_argument(
+            *spellings,
+            dest=flag.name,
+            type=flag.read,
+            nargs="+" if flag.is_list else None,
+            metavar="VALUE",
+            help=flag.help,
+        )
+    parser.add_argument(
+        f"--{OPTIONS}", nargs="+", default=[], metavar="KEY=VALUE", help="set keys: a.b=1 c=True"
+    )
+    parser.add_argument(f"--{REGISTER_PATH}", metavar="DIR", help="load code (refused)")
+    parser.add_argument(DEBUG_FLAG, action="store_true", help="show tracebacks")
+    return parser
+
+
+def all_spellings() -> list[str]:
+    """Return every flag with its dashes."""
+    return sorted(
+        {option for action in build_parser()._actions for option in action.option_strings}
+    )

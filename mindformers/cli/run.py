@@ -1,0 +1,119 @@
+"""``run_mindformer.py``: flags and a YAML file to one of the tasks.
+
+Nothing here loads MindSpore, so ``--help`` and every mistake in a file are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mindformers.cli.flags import CONFIG, FLAGS, OPTIONS, REGISTER_PATH, all_spellings, build_parser
+from mindformers.errors import ConfigError
+from mindformers.logger import setup_console_logging
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_MODES = "train, finetune or predict"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the flags and the file, and run the task; returns the exit code.
+
+    Raises:
+        ConfigError: If a flag, the file or a path in it is wrong; nothing has been started then.
+    """
+    arguments, rest = build_parser().parse_known_args(argv)
+    setup_console_logging()
+    config = load(arguments, rest)
+    _task(config.run_mode)(config)
+    return 0
+
+
+def load(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> Any:
+    """Return the ``RunConfig`` that the flags and their YAML file describe.
+
+    Raises:
+        ConfigError: If a flag, the file or a path in it is wrong.
+    """
+    if not getattr(arguments, CONFIG):
+        raise ConfigError(
+            "--config is missing",
+            where="command line",
+            fix="add --config with a YAML file, as configs/glm4/finetune_glm4_tiny_cpu.yaml",
+        )
+    if getattr(arguments, REGISTER_PATH):
+        raise ConfigError(
+            "loading code from a folder is refused",
+            where=f"command line: --{REGISTER_PATH}",
+            fix="register the class in a script of yours with MindFormerRegister.register",
+        )
+    from mindformers.config.loader import load_yaml
+    from mindformers.config.overrides import apply_patches
+    from mindformers.config.preflight import check_run
+    from mindformers.config.run_config import bind_run_config
+
+    path = find_config(getattr(arguments, CONFIG))
+    document = apply_patches(load_yaml(path), patches(arguments, rest))
+    config = bind_run_config(document)
+    _task(config.run_mode)
+    check_run(config, document)
+    return config
+
+
+def patches(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> list[Any]:
+    """Return what the flags change, in order: named flags, ``--options``, then dotted ones."""
+    from mindformers.config.overrides import (
+        Patch,
+        patches_from_arguments,
+        patches_from_options,
+        split_path,
+    )
+
+    found = [
+        Patch(
+            split_path(flag.key, flag.name),
+            getattr(arguments, flag.name),
+            f"command line: --{flag.name}",
+        )
+        for flag in FLAGS
+        if getattr(arguments, flag.name) is not None
+    ]
+    found += patches_from_options(getattr(arguments, OPTIONS))
+    return found + patches_from_arguments(rest, all_spellings())
+
+
+def find_config(name: str) -> Path:
+    """Return the file: a relative name is looked up here, then in the repository's folder."""
+    path = Path(name)
+    if path.is_absolute() or path.exists():
+        return path
+    beside = _REPOSITORY / path
+    return beside if beside.exists() else path
+
+
+def _task(run_mode: str | None) -> Callable[[Any], Any]:
+    """Return the task of a mode; its module is loaded when it is called.
+
+    Raises:
+        ConfigError: If there is no such task.
+    """
+    if run_mode in ("train", "finetune"):
+        return _finetune
+    if run_mode == "predict":
+        return _predict
+    found = "no run_mode is given" if run_mode is None else f"{run_mode} is not implemented"
+    raise ConfigError(found, where="run_mode", allowed=_MODES, fix="add --run_mode")
+
+
+def _finetune(config: Any) -> None:
+    from mindformers.tasks.finetune import finetune
+
+    finetune(config)
+
+
+def _predict(config: Any) -> None:
+    from mindformers.tasks.predict import predict
+
+    predict(config)

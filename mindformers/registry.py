@@ -109,7 +109,7 @@ class MindFormerRegister:
         return bool(names) if class_name is None else class_name in names
 
     @classmethod
-    def get_cls(cls, module_type: str, class_name: str) -> type:
+    def get_cls(cls, module_type: str, class_name: str) -> Any:
         """Return the class registered under ``class_name``.
 
         Raises:

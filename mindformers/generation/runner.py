@@ -17,6 +17,7 @@ from mindspore import Tensor, nn
 from mindformers.generation.block_manager import BlockManager
 from mindformers.ops.backend import active_backend
 
+Array = np.ndarray[Any, Any]
 PREFILL_CHUNK = 512  # tokens; bounds the memory of one pass over a long prompt
 
 
@@ -76,12 +77,12 @@ class RecomputeRunner:
         self.forward = FullForward(network)
         self.rows: list[list[int]] = []
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Array:
         """Take the prompts and return the logits after each, (B, V) float32."""
         self.rows = [list(prompt) for prompt in prompts]
         return self._logits(range(len(self.rows)))
 
-    def decode(self, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def decode(self, tokens: Array, rows: Array) -> Array:
         """Append ``tokens`` (A,) to the prompts ``rows`` (A,) and return the logits after each, (A, V)."""
         for token, row in zip(tokens, rows, strict=True):
             self.rows[row].append(int(token))
@@ -91,7 +92,7 @@ class RecomputeRunner:
         """Forget the sequences."""
         self.rows = []
 
-    def _logits(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    def _logits(self, rows: Sequence[int] | Array) -> Array:
         picked = [self.rows[row] for row in rows]
         width = max(map(len, picked))
         ids = np.zeros((len(picked), width), np.int32)
@@ -126,7 +127,7 @@ class CachedRunner:
         self.blocks = BlockManager(2, self.block_size)
         self.forward: CachedForward | None = None
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Array:
         """Take the prompts and return the logits after each, (B, V) float32.
 
         Raises:
@@ -161,7 +162,7 @@ class CachedRunner:
             self.network.add_flags_custom(is_first_iteration=False)
         return logits
 
-    def decode(self, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def decode(self, tokens: Array, rows: Array) -> Array:
         """Append ``tokens`` (A,) to the prompts ``rows`` (A,) and return the logits after each, (A, V).
 
         Raises:
@@ -195,13 +196,13 @@ class CachedRunner:
 
     def _run(
         self,
-        ids: np.ndarray,
-        positions: np.ndarray,
-        slots: np.ndarray,
-        tables: np.ndarray,
-        lengths: np.ndarray,
-        last: np.ndarray,
-    ) -> np.ndarray:
+        ids: Array,
+        positions: Array,
+        slots: Array,
+        tables: Array,
+        lengths: Array,
+        last: Array,
+    ) -> Array:
         """Run the network on (B, S) ids; ``last`` (B,) is the column whose logits are wanted."""
         assert self.forward is not None
         batch, width = ids.shape

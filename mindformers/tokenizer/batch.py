@@ -279,7 +279,11 @@ def as_encoding(rows: Sequence[Row], is_batch: bool, return_tensors: Any) -> Bat
     Raises:
         TokenizerError: If arrays are asked for and the rows have different lengths.
     """
-    names = list(rows[0]) if rows else ["input_ids"]
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["input_ids"]
+    for name in (name for name in names for row in rows if name not in row):
+        raise TokenizerError(
+            f"an encoded text has no {name}, others have", fix="give all rows the same columns"
+        )
     columns = BatchEncoding({name: [row[name] for row in rows] for name in names})
     kind = getattr(return_tensors, "value", return_tensors)
     if kind is None:

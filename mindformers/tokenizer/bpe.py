@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-import regex  # type: ignore[import-untyped]
+import regex
 import tiktoken
 
 from mindformers.errors import TokenizerError

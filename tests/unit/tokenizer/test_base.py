@@ -74,26 +74,28 @@ def test_pairs_come_as_two_arguments_two_lists_or_tuples(tiny):
 
 def test_truncation_keeps_the_prefix_on_both_sides(tiny):
     prefix = tiny.get_prefix_tokens()
-    assert tiny.encode("qwerty", truncation=True, max_length=4) == [*prefix, *b"qw"]
+    assert tiny.encode("qzxjvk", truncation=True, max_length=4) == [*prefix, *b"qz"]
     tiny.truncation_side = "left"
-    assert tiny.encode("qwerty", truncation=True, max_length=4) == [*prefix, *b"ty"]
-    assert tiny.encode("qwerty", truncation=True, max_length=2) == prefix
+    assert tiny.encode("qzxjvk", truncation=True, max_length=4) == [*prefix, *b"vk"]
+    assert tiny.encode("qzxjvk", truncation=True, max_length=2) == prefix
     with pytest.raises(TokenizerError, match="max_length=1 has no room for the 2 special tokens"):
-        tiny.encode("qwerty", truncation=True, max_length=1)
+        tiny.encode("qzxjvk", truncation=True, max_length=1)
 
 
 def test_the_model_s_length_is_the_default_limit(tiny_file):
     from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 
     tokenizer = ChatGLM4Tokenizer(tiny_file, model_max_length=5)
-    assert len(tokenizer.encode("qwerty", truncation=True)) == 5
+    assert len(tokenizer.encode("qzxjvk", truncation=True)) == 5
     assert len(tokenizer.encode("q", padding="max_length")) == 5
-    assert len(tokenizer.encode("qwerty")) == 8
+    assert len(tokenizer.encode("qzxjvk")) == 8
 
 
 def test_special_text_is_text_unless_the_tokenizer_is_told_to_read_it(tiny):
     text = "a<|user|>b"
-    assert tiny.encode(text, add_special_tokens=False) == list(text.encode())
+    ids = tiny.encode(text, add_special_tokens=False)
+    assert max(ids) < n(tiny)
+    assert tiny.decode(ids) == text
     tiny.encode_special_tokens = True
     assert tiny.encode(text, add_special_tokens=False) == [97, n(tiny) + 7, 98]
     assert tiny.tokenize(text) == [b"a", "<|user|>", b"b"]
@@ -114,7 +116,9 @@ def test_tokens_and_ids_convert_both_ways(tiny):
     assert tiny.convert_ids_to_tokens(np.int64(104)) == b"h"
     assert tiny.convert_ids_to_tokens([104, n(tiny)]) == [b"h", "<|endoftext|>"]
     assert tiny.convert_ids_to_tokens([104, n(tiny)], skip_special_tokens=True) == [b"h"]
-    with pytest.raises(TokenizerError, match="'<|usr|>' is no token.*did you mean '<|user|>'"):
+    with pytest.raises(
+        TokenizerError, match=r"is no token of this vocabulary; did you mean '<\|user\|>'"
+    ):
         tiny.convert_tokens_to_ids("<|usr|>")
     with pytest.raises(TokenizerError, match="no token has the id 99999"):
         tiny.convert_ids_to_tokens([99999])
@@ -157,7 +161,7 @@ def test_a_special_tokens_mask_and_lengths_can_be_had(tiny):
 
 
 def test_pad_completes_what_a_call_returned(tiny):
-    rows = [tiny("hi"), {"input_ids": [104]}]
+    rows = [{"input_ids": tiny.encode("hi")}, {"input_ids": [104]}]
     padded = tiny.pad(rows, return_tensors="np", padding_side="right")
     assert padded.input_ids.tolist()[1] == [104, n(tiny), n(tiny), n(tiny)]
     assert padded.attention_mask.tolist()[1] == [1, 0, 0, 0]
@@ -167,6 +171,8 @@ def test_pad_completes_what_a_call_returned(tiny):
     }
     with pytest.raises(TokenizerError, match="no input_ids"):
         tiny.pad([{"labels": [1]}])
+    with pytest.raises(TokenizerError, match="an encoded text has no position_ids, others have"):
+        tiny.pad([tiny("hi"), {"input_ids": [104]}])
 
 
 def test_a_conversation_becomes_the_published_ids(published):
@@ -175,8 +181,8 @@ def test_a_conversation_becomes_the_published_ids(published):
 
 
 def test_content_that_begins_with_a_newline_is_encoded_with_the_newline_before_it(tiny):
-    ids = tiny.apply_chat_template([{"role": "user", "content": "\nfoo"}])
-    assert tiny.convert_ids_to_tokens(ids)[3:] == [b"\n\n", b"f", b"o", b"o"]
+    ids = tiny.apply_chat_template([{"role": "user", "content": "\nxyz"}])
+    assert tiny.convert_ids_to_tokens(ids)[3:] == [b"\n\n", b"x", b"y", b"z"]
 
 
 def test_a_conversation_as_text_as_arrays_as_a_dict_and_in_batches(tiny):
@@ -206,7 +212,7 @@ def test_a_template_s_own_variables_pass_and_a_misspelt_option_does_not(tiny):
     source = "{{ 'thinking' if enable_thinking else 'plain' }}{{ eos_token }}"
     segments = tiny.render(USER, chat_template=source, enable_thinking=True)
     assert segments == [("thinking", False), ("<|endoftext|>", True)]
-    with pytest.raises(TokenizerError, match="'paddding'.*did you mean 'padding'"):
+    with pytest.raises(TokenizerError, match=r"'paddding'.*did you mean 'padding'"):
         tiny.apply_chat_template(USER, paddding=True)
 
 
@@ -216,8 +222,9 @@ def test_segments_are_encoded_run_by_run(tiny):
     segments = [Segment("<|user|>", True), Segment("\n", False), Segment("\nx<|user|>", False)]
     ids = tiny.encode_segments(segments)
     assert ids[:3] == [n(tiny) + 7, tiny.convert_tokens_to_ids(b"\n\n"), ord("x")]
-    assert ids[3:] == list(b"<|user|>")
-    with pytest.raises(TokenizerError, match="'<|usr|>' is no special token"):
+    assert max(ids[3:]) < n(tiny)
+    assert tiny.decode(ids[3:]) == "<|user|>"
+    with pytest.raises(TokenizerError, match="is no special token"):
         tiny.encode_segments([Segment("<|usr|>", True)])
 
 

@@ -67,7 +67,7 @@ def test_the_default_template_renders_as_the_published_one(rows, prompt):
             message["tools"] = [
                 {"type": tool}
                 if isinstance(tool, str)
-                else {"type": "function", "function": {"name": f"f{i}", **tool, "name": f"f{i}"}}
+                else {"type": "function", "function": {**tool, "name": f"f{i}"}}
                 for i, tool in enumerate(tools)
             ]
         messages.append(message)

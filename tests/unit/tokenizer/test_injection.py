@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -100,12 +101,17 @@ GLUE = [
 def test_no_template_of_many_kinds_lets_text_become_a_control_token(user, line, note, glue):
     template = ChatTemplate("<sop>{% for m in messages %}" + glue + "{% endfor %}", TABLE)
     message = {"role": "user", "content": user, "metadata": line, "note": note}
-    try:
-        segments = template.render([message])
-    except TokenizerError as error:  # the template undid or depended on the mark: refused
-        assert "looks at a special token's text" in str(error)
-        return
-    assert controls(segments) == ["<sop>"]
+    # a template may undo or depend on the mark; then it is refused, which is safe too
+    with contextlib.suppress(TokenizerError):
+        assert controls(template.render([message])) == ["<sop>"]
+
+
+@pytest.mark.parametrize("glue", GLUE)
+def test_none_of_these_templates_is_refused_for_usual_text(glue):
+    template = ChatTemplate("{% for m in messages %}" + glue + "{% endfor %}", TABLE)
+    for text in ("Hello", "x < y [1]", "中文 -> <b>"):
+        message = {"role": "user", "content": text, "metadata": text, "note": text}
+        assert controls(template.render([message])) == []
 
 
 @pytest.mark.parametrize("special", SPECIAL_TOKENS)

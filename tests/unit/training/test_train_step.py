@@ -9,7 +9,11 @@ import pytest
 from mindformers.errors import ConfigError, DataError
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.optimizer import AdamW
-from mindformers.training.train_step import MFTrainOneStepCell
+from mindformers.training.train_step import (
+    MFTrainOneStepCell,
+    SquareSumCell,
+    host_square_sum,
+)
 from tests.support.compare import assert_close
 from tests.unit.training.toy import IGNORED, SEQ, VOCAB, ToyData, ToyNet, weights_of
 
@@ -187,3 +191,13 @@ def test_a_wrong_argument_is_refused_with_its_key(pynative, arguments, message):
 
 def test_upstreams_neutral_arguments_are_accepted(pynative):
     build(local_norm=False, calculate_per_token_loss=True, print_separate_loss=False)
+
+
+def test_both_forms_of_the_norm_agree_with_float64(mode):
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in ((300, 70), (5,), ())]
+    grads = [ms.Tensor(array) for array in arrays]
+    exact = sum(float((array.astype(np.float64) ** 2).sum()) for array in arrays)
+    assert host_square_sum(*grads) == pytest.approx(exact, rel=1e-6)
+    assert float(SquareSumCell()(*grads)) == pytest.approx(exact, rel=1e-6)
+    assert np.isnan(host_square_sum(ms.Tensor([1.0, float("nan")])))

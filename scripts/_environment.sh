@@ -31,7 +31,11 @@ use_environment() {
     wanted="$(cksum < "$root/pyproject.toml") $root"
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "installing the package and what it needs (extras: $extras); the first time this takes a minute or two"
-        python -m pip install --quiet --disable-pip-version-check -e "$root[$extras]" || return 2
+        if ! python -m pip install --disable-pip-version-check -e "$root[$extras]" > "$VIRTUAL_ENV/install.log" 2>&1; then
+            tail -n 20 "$VIRTUAL_ENV/install.log" >&2
+            echo "error: the installation failed; the whole log is $VIRTUAL_ENV/install.log" >&2
+            return 2
+        fi
         echo "$wanted" > "$stamp"
     fi
 }

@@ -35,7 +35,7 @@ step "2/6 the data set as GLM-4 conversations, then as MindRecord"
 run python $tools/alpaca_converter.py --data_path examples/tiny_chat/alpaca_tiny.json \
     --output_path "$out/alpaca_tiny.jsonl" --overwrite
 run python $tools/glm4_preprocess.py --input_glob "$out/alpaca_tiny.jsonl" --vocab_file "$out/tokenizer.model" \
-    --output_file "$out/alpaca_tiny.mindrecord" --seq_length 64 --overwrite --preview 2
+    --output_file "$out/alpaca_tiny.mindrecord" --seq_length 32 --overwrite --preview 2
 step "3/6 finetuning a tiny GLM-4"
 rm -rf "$out/finetune"
 run python run_mindformer.py --config $config --run_mode finetune --train_dataset "$out/alpaca_tiny.mindrecord" \

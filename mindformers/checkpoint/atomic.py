@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from mindformers.errors import CheckpointError
 
 TEMP_PREFIX = ".tmp-"
+_TEMP_NAME = re.compile(r"\.tmp-(\d{1,9})-[0-9a-f]{8}(\..{0,15})?")
 
 _ADVICE = {
     errno.ENOSPC: "free some space or write to another disk",
@@ -40,13 +42,14 @@ def temp_path(path: Path) -> Path:
 
 def is_leftover(path: Path) -> bool:
     """Tell whether ``path`` is a temporary name that no process of this machine is writing."""
-    if not path.name.startswith(TEMP_PREFIX) or path.name in _in_use:
+    name = _TEMP_NAME.fullmatch(path.name)
+    if name is None or path.name in _in_use:
         return False
-    owner = path.name[len(TEMP_PREFIX) :].partition("-")[0]
-    if not owner.isdigit() or len(owner) > 9 or int(owner) == os.getpid():
+    owner = int(name[1])
+    if owner == os.getpid():  # a container gives the same id to every run
         return True
     try:
-        os.kill(int(owner), 0)
+        os.kill(owner, 0)
     except ProcessLookupError:
         return True
     except PermissionError:

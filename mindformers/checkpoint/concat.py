@@ -6,13 +6,23 @@ tensor-parallel run with fused weights reads.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-from mindformers.checkpoint.export import ExportOptions, check_output_path
+from mindformers.checkpoint.atomic import write_text
+from mindformers.checkpoint.export import (
+    ExportOptions,
+    carry_files,
+    check_output_path,
+    export,
+    is_folder,
+)
 from mindformers.checkpoint.keymap import Piece, Stored, locate_pieces
-from mindformers.checkpoint.loading import WeightSource, open_weights
+from mindformers.checkpoint.loading import WeightSource, open_weights, read_json
 from mindformers.checkpoint.naming import Layout
 from mindformers.checkpoint.saving import staged_folder, write_weights
 from mindformers.checkpoint.tensor_io import TensorToWrite
@@ -103,29 +113,39 @@ def concat_files(
         CheckpointError: If there is nothing to fuse, parts are missing or the output may not be
             written.
     """
-    ranks = rank_folders(input_path)
-    for path in ranks or [input_path]:
-        with open_weights(path, verify=False) as source:
-            _require_ours(known(source.tensors, str(path)), path)
     target = check_output_path(output, options)
-    if not ranks:
-        with open_weights(input_path, options.verify) as source:
-            tensors = _plan(source, fusions)
-            options.start(sum(tensor.bytes for tensor in tensors))
-            _write_one(target, tensors, options)
-        return target
-    with staged_folder(target) as folder:
-        plans: Sequence[tuple[Path, WeightSource]] = [
-            (rank, open_weights(rank, options.verify)) for rank in ranks
+    ranks = rank_folders(input_path)
+    if ranks and not is_folder(target):
+        raise CheckpointError(
+            f"is one file for {len(ranks)} rank folders", where=str(target), allowed="a folder"
+        )
+    with ExitStack() as stack:
+        sources = [
+            stack.enter_context(open_weights(path, options.verify))
+            for path in ranks or [input_path]
         ]
-        total = [_plan(source, fusions) for _, source in plans]
-        options.start(sum(tensor.bytes for tensors in total for tensor in tensors))
-        for (rank, source), tensors in zip(plans, total, strict=True):
-            with source:
-                suffix = f".{options.output_format}" if options.output_format else _suffix(source)
-                path = folder / rank.name / f"checkpoint_{rank.name[5:]}{suffix}"
-                write_weights(path, tensors, metadata={"format": "ms"}, progress=options.progress)
+        for source in sources:
+            _require_ours(known(source.tensors, str(source.path)), source.path)
+        plans = [_plan(source, fusions) for source in sources]
+        if not ranks:
+            add = partial(_add_files, sources[0].folder)
+            return export(target, plans[0], options, {"format": "ms"}, add)
+        options.start(sum(tensor.bytes for plan in plans for tensor in plan))
+        folder = stack.enter_context(staged_folder(target))
+        for rank, source, plan in zip(ranks, sources, plans, strict=True):
+            suffix = f".{options.output_format}" if options.output_format else _suffix(source)
+            path = folder / rank.name / f"checkpoint_{rank.name[5:]}{suffix}"
+            write_weights(path, plan, metadata={"format": "ms"}, progress=options.progress)
     return target
+
+
+def _add_files(source: Path, folder: Path) -> None:
+    """Carry a folder's configuration, now of fused weights, and its tokenizer along."""
+    if (source / "config.json").is_file():
+        content = read_json(source / "config.json")
+        content |= {key: True for key in ("qkv_concat", "mlp_concat") if key in content}
+        write_text(folder / "config.json", json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        carry_files(source, folder, {})
 
 
 def _require_ours(layout: Layout, path: Path) -> None:
@@ -140,12 +160,3 @@ def _require_ours(layout: Layout, path: Path) -> None:
 
 def _suffix(source: WeightSource) -> str:
     return ".ckpt" if any(file.path.suffix == ".ckpt" for file in source.files) else ".safetensors"
-
-
-def _write_one(target: Path, tensors: list[TensorToWrite], options: ExportOptions) -> None:
-    if target.suffix in (".ckpt", ".safetensors"):
-        write_weights(target, tensors, metadata={"format": "ms"}, progress=options.progress)
-        return
-    with staged_folder(target) as folder:
-        path = folder / "model.ckpt" if options.output_format == "ckpt" else folder
-        write_weights(path, tensors, options.max_shard_size, {"format": "ms"}, options.progress)

@@ -111,13 +111,15 @@ def carry_files(source: Path, folder: Path, generation: dict[str, Any]) -> list[
             carried.append(name)
     own = read_json(source / GENERATION_FILE) if (source / GENERATION_FILE).is_file() else {}
     settings = {**generation, **{key: value for key, value in own.items() if value is not None}}
-    write_text(folder / GENERATION_FILE, json.dumps(settings, indent=2) + "\n")
+    if settings:
+        write_text(folder / GENERATION_FILE, json.dumps(settings, indent=2) + "\n")
+        carried.append(GENERATION_FILE)
     if "tokenizer.model" not in carried and "tokenizer.json" not in carried:
         logger.warning(
             "no tokenizer beside %s: copy tokenizer.model and tokenizer_config.json to the output",
             source,
         )
-    return [*carried, GENERATION_FILE]
+    return carried
 
 
 def export(

@@ -85,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max_shard_size", default="5GB", help="largest file in a folder (default 5GB)")
     add("--force", "--overwrite", action="store_true", help="replace an output that exists")
     add("--no_verify", action="store_true", help="do not compare the sha256 of a step folder")
+    add("--debug", action="store_true", help="show where an error was raised")
     for old in ("torch_ckpt_path", "mindspore_ckpt_path", "ms_not_concat_ckpt_path", "config_path"):
         add(f"--{old}", help=argparse.SUPPRESS)
     return parser

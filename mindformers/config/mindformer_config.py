@@ -232,6 +232,8 @@ def _plain(value: Any) -> Any:
 def _masked(value: Any, key: str | int = "") -> Any:
     if isinstance(value, dict):
         return {name: _masked(child, name) for name, child in value.items()}
+    if isinstance(value, list):
+        return [_masked(child, key) for child in value]
     return "***" if is_secret(key) and value else value
 
 

@@ -84,7 +84,7 @@ class RunnerWrapperSection(Section):
     def _fixed_scale(cls, value: Any) -> Any:
         if isinstance(value, dict):
             raise ValueError(
-                f"{value.get('type', 'a section')}: a loss scale that changes is not implemented; "
+                f"found {value.get('type', 'a section')}: a loss scale that changes is not implemented; "
                 "allowed: a number, as in 'scale_sense: 1024.0'"
             )
         return value

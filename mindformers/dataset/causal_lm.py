@@ -68,7 +68,8 @@ def _bind(
         return DatasetSection.model_validate(given)
     except ValidationError as error:
         faults = [
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}, found {fault['input']!r:.60}"
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}, "
+            f"found {fault['input']!r:.60}"
             for fault in error.errors()
         ]
         raise ConfigError("; ".join(faults), where=_SECTION) from error

@@ -203,4 +203,4 @@ def _check_call(turn: Message, before: str, called: bool, where: str) -> None:
 
 
 def _article(role: str) -> str:
-    return f"{'an' if role[:1] in 'aeiou' else 'a'} {role}"
+    return f"{'an' if role in ('assistant', 'observation') else 'a'} {role}"

@@ -191,7 +191,7 @@ class TrainDataset:
         own = [
             np.arange(first, min(end, self.num_rows))
             for first, end, noted in zip(
-                self._first_rows, self._first_rows[1:], has_facts, strict=True
+                self._first_rows[:-1], self._first_rows[1:], has_facts, strict=True
             )
             if not noted
         ]

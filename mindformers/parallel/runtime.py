@@ -96,13 +96,13 @@ def start_runtime(
             allowed="CPU or Ascend",
             fix="check the MindSpore installation",
         ) from error
-    settings = {"mode": mode}
-    for name in ("max_call_depth", "save_graphs", "save_graphs_path"):
-        if options.get(name) is not None:
-            settings[name] = options[name]
+    ms.set_context(mode=mode)
+    if options.get("max_call_depth"):
+        ms.set_recursion_limit(options["max_call_depth"])
+    if options.get("save_graphs"):
+        ms.set_context(save_graphs=True, save_graphs_path=options.get("save_graphs_path", "./graph"))
     if device_target == "Ascend" and options.get("max_device_memory"):
-        settings["max_device_memory"] = options["max_device_memory"]
-    ms.set_context(**settings)
+        ms.runtime.set_memory(max_size=options["max_device_memory"])
     if mode == PYNATIVE_MODE and device_target == "CPU":
         # Without it the launch threads starve one another on a small machine: 10 to 40 times slower.
         ms.runtime.launch_blocking()

@@ -9,6 +9,7 @@ import yaml
 
 from mindformers.checkpoint.atomic import write_text
 from mindformers.config.run_config import RunConfig
+from mindformers.dataset.causal_lm import CausalLanguageModelDataset
 from mindformers.errors import ConfigError, DataError
 from mindformers.logger import logger, setup_file_logging
 from mindformers.models.base_config import PretrainedConfig
@@ -151,16 +152,14 @@ def build_train_dataset(config: RunConfig, network: Any) -> Any:
 
 
 def check_dataset(dataset: Any, settings: PretrainedConfig) -> None:
-    """Refuse data whose rows do not fit the network.
+    """Refuse data whose rows are longer than the network's ``seq_length``; shorter ones are fine.
 
     Raises:
-        DataError: If rows are longer than ``seq_length`` or hold an id beyond the vocabulary.
+        DataError: If they are.
     """
     if dataset.seq_length > settings.seq_length:
         raise DataError(
             f"rows of {dataset.seq_length} tokens for a network of seq_length {settings.seq_length}",
-            where=str(getattr(dataset, "source", "the training data")),
+            where="the training data",
             fix="preprocess again with --seq_length, or raise model.model_config.seq_length",
         )
-    if hasattr(dataset, "check_vocabulary"):
-        dataset.check_vocabulary(settings.vocab_size)

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, TypeVar
 
 from mindformers.errors import TokenizerError, did_you_mean
 from mindformers.tokenizer import pretrained_files
-from mindformers.tokenizer.batch import OPTION_NAMES, EncodeOptions, truncate_behind
+from mindformers.tokenizer.batch import truncate_behind
 from mindformers.tokenizer.bpe import load_encoder
 from mindformers.tokenizer.chat import Segment, default_template
 from mindformers.tokenizer.chat import chat_template as find_template
+from mindformers.tokenizer.options import OPTION_NAMES, EncodeOptions
 from mindformers.tokenizer.settings import TokenizerSettings
 from mindformers.tokenizer.special_tokens import build_special_tokens
 from mindformers.tokenizer.text_encoder import TextEncoder

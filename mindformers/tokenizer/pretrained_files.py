@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 from mindformers.checkpoint.atomic import write_bytes, write_text
 from mindformers.errors import TokenizerError
 from mindformers.logger import warn_once
-from mindformers.tokenizer.batch import NO_LIMIT
 from mindformers.tokenizer.bpe import BytePairEncoder
 from mindformers.tokenizer.json_text import MAX_JSON_BYTES, read_json_object
+from mindformers.tokenizer.options import NO_LIMIT
+from mindformers.tokenizer.tokenizer_json import read_added_tokens
 
 if TYPE_CHECKING:
     from mindformers.tokenizer.base import PreTrainedTokenizer
 
 VOCAB_NAME = "tokenizer.model"
+JSON_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"
 TEMPLATE_NAME = "chat_template.jinja"
 _GENERIC_CLASSES = ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
@@ -33,6 +35,8 @@ def read_folder(path: Path, class_name: str) -> tuple[Path, dict[str, Any]]:
         TokenizerError: If there is no vocabulary, or a file cannot be read.
     """
     folder, vocab_file = (path, path / VOCAB_NAME) if path.is_dir() else (path.parent, path)
+    if not vocab_file.is_file() and (path / JSON_NAME).is_file():
+        vocab_file = path / JSON_NAME
     if not vocab_file.is_file():
         raise TokenizerError(
             _what_is_missing(path), where=str(path), fix=f"give a folder that holds {VOCAB_NAME}"
@@ -44,6 +48,8 @@ def read_folder(path: Path, class_name: str) -> tuple[Path, dict[str, Any]]:
         stored = settings.get("tokenizer_class")
         if stored not in (None, class_name, *_GENERIC_CLASSES):
             warn_once("%s names the class %s; it is read as %s", config, stored, class_name)
+    if vocab_file.suffix == ".json" and "added_tokens_decoder" not in settings:
+        settings["added_tokens_decoder"] = read_added_tokens(vocab_file)
     template = folder / TEMPLATE_NAME
     if template.is_file():
         settings["chat_template"] = _read_text(template)
@@ -53,8 +59,6 @@ def read_folder(path: Path, class_name: str) -> tuple[Path, dict[str, Any]]:
 def _what_is_missing(path: Path) -> str:
     if not path.exists():
         return "there is no such folder or file"
-    if (path / "tokenizer.json").exists():
-        return f"the folder has tokenizer.json but no {VOCAB_NAME}"
     names = sorted(entry.name for entry in path.iterdir())[:8]
     return f"the folder has no {VOCAB_NAME}, only {', '.join(names) or 'nothing'}"
 

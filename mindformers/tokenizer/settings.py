@@ -8,7 +8,7 @@ from typing import Any
 
 from mindformers.errors import TokenizerError, did_you_mean
 from mindformers.logger import warn_once
-from mindformers.tokenizer.batch import NO_LIMIT, check_side
+from mindformers.tokenizer.options import NO_LIMIT, check_side
 
 # Arguments and file entries of other tokenizers that change nothing here.
 _HARMLESS = frozenset(

@@ -9,7 +9,6 @@ from mindformers.errors import TokenizerError
 from mindformers.logger import warn_once
 from mindformers.tokenizer.batch import (
     BatchEncoding,
-    EncodeOptions,
     Padder,
     Row,
     as_encoding,
@@ -17,6 +16,7 @@ from mindformers.tokenizer.batch import (
     truncate_pair,
 )
 from mindformers.tokenizer.bpe import BytePairEncoder
+from mindformers.tokenizer.options import EncodeOptions
 from mindformers.tokenizer.settings import TokenizerSettings, check_known_token
 from mindformers.tokenizer.special_tokens import SpecialTokens
 from mindformers.tokenizer.token_table import TokenTable

@@ -111,11 +111,9 @@ class TokenTable:
     ) -> list[Token]:
         """Return the tokens of ``text`` (and ``pair``): bytes for text, str for special tokens."""
         ids = self.encode_text(text)
-        pair_ids = self.encode_text(pair) if pair is not None else None
-        if add_special_tokens:
-            ids = self.build_inputs_with_special_tokens(ids, pair_ids)
-        else:
-            ids = ids + (pair_ids or [])
+        pair_ids = None if pair is None else self.encode_text(pair)
+        build = self.build_inputs_with_special_tokens if add_special_tokens else _joined
+        ids = build(ids, pair_ids)
         tokens: list[Token] = self.convert_ids_to_tokens(ids)
         return tokens
 
@@ -123,7 +121,7 @@ class TokenTable:
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
         """Return the ids of one or two texts as a model reads them; a family adds its prefix."""
-        return list(token_ids_0) + list(token_ids_1 or [])
+        return _joined(token_ids_0, token_ids_1)
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         """Return the id of a token, or the ids of a list of tokens.
@@ -253,3 +251,7 @@ class TokenTable:
         for mark in (".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re"):
             out_string = out_string.replace(f" {mark}", mark)
         return out_string.replace(" ' ", "'")
+
+
+def _joined(first: list[int], second: list[int] | None) -> list[int]:
+    return [*first, *(second or [])]

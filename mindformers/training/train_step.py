@@ -17,6 +17,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindformers.errors import ConfigError, DataError
 from mindformers.modules.loss import IGNORED_LABEL
+from mindformers.ops.backend import active_backend
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.optimizer import AdamW
 from mindformers.training.options import refuse_options
@@ -142,8 +143,8 @@ class MFTrainOneStepCell:
         network.set_train(True)
         self._gradients = _GradientCell(network, optimizer.parameters)
         self._gradients.set_train(True)
-        on_cpu = ms.get_context("device_target") == "CPU"
-        self._square_sum = host_square_sum if on_cpu else SquareSumCell()
+        on_host = active_backend() == "portable"
+        self._square_sum = host_square_sum if on_host else SquareSumCell()
 
     def __call__(self, micro_batches: Sequence[Batch], lr: float) -> StepResult:
         """Run one step; see ``step``."""

@@ -54,7 +54,7 @@ def main(scratch: Path) -> None:
     def reset() -> None:
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(start, root)
-        (root / ".tmp-999999999-aa").mkdir()
+        (root / ".tmp-999999999-aaaaaaaa").mkdir()
 
     def check() -> None:
         latest = latest_step(root, verify=True)

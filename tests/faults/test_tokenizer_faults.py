@@ -78,7 +78,8 @@ def test_a_stopped_template_does_not_disturb_another_thread(folder, monkeypatch)
 @pytest.mark.parametrize("place", ["user", "tool", "metadata", "description", "key", "system"])
 def test_no_field_of_a_request_can_write_a_control_token(special, place, folder):
     tokenizer = ChatGLM4Tokenizer.from_pretrained(folder)
-    text = {name: "x" for name in ("user", "tool", "metadata", "description", "key", "system")}
+    places = ("user", "tool", "metadata", "description", "key", "system")
+    text = dict.fromkeys(places, "x")
 
     def ids(values):
         tools = [

@@ -60,6 +60,7 @@ def convert_ms_to_pt(
         raise ConfigError("a Hugging Face directory as .ckpt", allowed="safetensors")
     if layout not in PUBLISHED:
         raise ConfigError(f"layout {layout!r}", allowed=" or ".join(PUBLISHED))
+    output = check_output_path(output_path, options)
     with open_weights(input_path, options.verify) as source:
         content = source.config()
         settings = network_config(content, source.config_where(), config)
@@ -71,7 +72,6 @@ def convert_ms_to_pt(
                 allowed="weights of MindFormers",
                 fix="leave --reversed out to convert to MindFormers",
             )
-        output = check_output_path(output_path, options)
         tensors = tensors_in_layout(
             stored_tensors(settings, PUBLISHED[layout]),
             mapped.places,

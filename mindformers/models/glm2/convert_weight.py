@@ -51,6 +51,7 @@ def convert_pt_to_ms(
     """
     options = options or ExportOptions()
     kind = weight_type(dtype or DEFAULT_DTYPE)
+    output = check_output_path(output_path, options)
     with open_weights(input_path, options.verify) as source:
         content = source.config()
         where = source.config_where()
@@ -63,7 +64,6 @@ def convert_pt_to_ms(
                 allowed="a Hugging Face directory",
                 fix="give --reversed to convert back, --concat to fuse split weights",
             )
-        output = check_output_path(output_path, options)
         target = layout_named("mindformers", settings)
         tensors = tensors_in_layout(
             stored_tensors(settings, target),

@@ -113,9 +113,10 @@ def test_impossible_names_are_clear_errors(tmp_path):
 
 def test_a_temporary_of_a_running_process_is_no_leftover(tmp_path):
     parent, dead = os.getppid(), 999_999_999
-    assert not atomic.is_leftover(tmp_path / f".tmp-{parent}-ab")
-    assert atomic.is_leftover(tmp_path / f".tmp-{dead}-ab")
+    assert not atomic.is_leftover(tmp_path / f".tmp-{parent}-abababab")
+    assert atomic.is_leftover(tmp_path / f".tmp-{dead}-abababab")
     assert not atomic.is_leftover(tmp_path / "model.safetensors")
+    assert not atomic.is_leftover(tmp_path / ".tmp-of-another-program")
     with atomic.temp_name(tmp_path / "x") as temp:
         assert not atomic.is_leftover(temp)
     assert atomic.is_leftover(temp)

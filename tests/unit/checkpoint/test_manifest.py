@@ -142,9 +142,9 @@ def test_retention_keeps_the_step_written_last_even_if_it_is_not_the_highest(tmp
 
 def test_leftovers_of_dead_processes_are_removed(tmp_path):
     save(tmp_path, "step_1", 1)
-    (tmp_path / ".tmp-999999999-ab").mkdir()
-    (tmp_path / ".tmp-999999999-ab" / "a.bin").write_text("half")
-    (tmp_path / ".tmp-999999999-cd.txt").write_text("half")
+    (tmp_path / ".tmp-999999999-abababab").mkdir()
+    (tmp_path / ".tmp-999999999-abababab" / "a.bin").write_text("half")
+    (tmp_path / ".tmp-999999999-cdcdcdcd.txt").write_text("half")
     assert len(clean_leftovers(tmp_path)) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["step_1"]
     assert clean_leftovers(tmp_path / "absent") == []

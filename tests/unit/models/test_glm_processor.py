@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 
+import mindformers.logger
 from mindformers.errors import TokenizerError
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 from mindformers.models.glm2.glm_processor import GLMProcessor
@@ -48,7 +51,9 @@ def test_a_conversation_ends_with_the_assistant_s_token(tiny):
     assert both.dtype == np.int32
 
 
-def test_lists_can_be_had_and_an_image_is_ignored_with_a_warning(tiny, caplog):
+def test_lists_can_be_had_and_an_image_is_ignored_with_a_warning(tiny, caplog, monkeypatch):
+    monkeypatch.setattr(mindformers.logger, "_seen_once", set())
+    monkeypatch.setattr(logging.getLogger("mindformers"), "propagate", True)
     processor = GLMProcessor(tiny, padding=False, return_tensors=None)
     assert processor(["h", "hi"], image_input=object())["text"] == [
         tiny.encode("h"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
+import mindformers.logger
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 from tests.support.shared import shared_file
 from tests.support.vocab import write_tiny_vocab
@@ -22,3 +25,11 @@ def tiny(tiny_file):
 @pytest.fixture(scope="session")
 def published():
     return ChatGLM4Tokenizer(shared_file("data/glm4_tokenizer.model"))
+
+
+@pytest.fixture
+def fresh_log(caplog, monkeypatch):
+    """The package's log of this test, whatever earlier tests logged once or set up."""
+    monkeypatch.setattr(mindformers.logger, "_seen_once", set())
+    monkeypatch.setattr(logging.getLogger("mindformers"), "propagate", True)
+    return caplog

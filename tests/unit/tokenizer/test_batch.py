@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 
 from mindformers.errors import TokenizerError
 from mindformers.tokenizer.batch import (
-    NO_LIMIT,
     BatchEncoding,
-    EncodeOptions,
     Padder,
     as_encoding,
     as_rows,
     truncate_behind,
     truncate_pair,
 )
+from mindformers.tokenizer.options import NO_LIMIT, EncodeOptions
 
 ROWS = [
     {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "position_ids": [0, 1, 2]},

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindformers.errors import TokenizerError
-from mindformers.tokenizer import bpe
-from mindformers.tokenizer.bpe import SPLIT_PATTERN, BytePairEncoder, load_encoder, read_rank_file
+from mindformers.tokenizer import bpe, rank_file
+from mindformers.tokenizer.bpe import SPLIT_PATTERN, BytePairEncoder, load_encoder
+from mindformers.tokenizer.rank_file import read_rank_file
 from tests.support.shared import shared_file
 from tests.support.vocab import tiny_tokens
 
@@ -179,7 +180,7 @@ def test_an_empty_a_missing_and_a_huge_file_and_a_folder_are_refused(tmp_path, m
         load_encoder(path)
     with pytest.raises(TokenizerError, match="is a folder"):
         load_encoder(tmp_path)
-    monkeypatch.setattr(bpe, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(rank_file, "MAX_FILE_BYTES", 100)
     write(tmp_path, LINES)
     with pytest.raises(TokenizerError, match="larger than"):
         load_encoder(path)

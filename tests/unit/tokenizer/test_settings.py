@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mindformers.errors import TokenizerError
-from mindformers.tokenizer.batch import NO_LIMIT
+from mindformers.tokenizer.options import NO_LIMIT
 from mindformers.tokenizer.settings import TokenizerSettings
 
 
@@ -16,7 +16,7 @@ def test_nothing_given_means_left_padding_and_no_limit():
     assert settings.model_max_length == NO_LIMIT == int(1e30)
 
 
-def test_arguments_of_other_tokenizers_are_accepted_in_silence(caplog):
+def test_arguments_of_other_tokenizers_are_accepted_in_silence(fresh_log):
     TokenizerSettings.parse(
         {
             "add_bos_token": True,
@@ -28,25 +28,25 @@ def test_arguments_of_other_tokenizers_are_accepted_in_silence(caplog):
             "remove_space": False,
         }
     )
-    assert not caplog.records
+    assert not fresh_log.records
 
 
-def test_an_unknown_argument_is_warned_about_once(caplog):
+def test_an_unknown_argument_is_warned_about_once(fresh_log):
     for _ in range(2):
         TokenizerSettings.parse({"padding_sid": "right"})
-    texts = [record.getMessage() for record in caplog.records]
+    texts = [record.getMessage() for record in fresh_log.records]
     assert len(texts) == 1
     assert "'padding_sid' has no effect; did you mean 'padding_side'?" in texts[0]
 
 
-def test_lower_casing_is_not_done_and_said_so(caplog):
+def test_lower_casing_is_not_done_and_said_so(fresh_log):
     TokenizerSettings.parse({"do_lower_case": True})
-    assert "do_lower_case=True has no effect" in caplog.text
+    assert "do_lower_case=True has no effect" in fresh_log.text
 
 
-def test_the_padding_token_of_an_older_family_is_replaced(caplog):
+def test_the_padding_token_of_an_older_family_is_replaced(fresh_log):
     assert TokenizerSettings.parse({"pad_token": "<pad>"}).pad_token == "<|endoftext|>"
-    assert "GLM-4 has no '<pad>'" in caplog.text
+    assert "GLM-4 has no '<pad>'" in fresh_log.text
 
 
 def test_tokens_and_templates_may_come_in_hugging_face_s_longer_forms():

@@ -27,10 +27,20 @@ def build(preset: str, seq_length: int):
 
     size = PRESETS[preset]
     config = ChatGLM2Config(
-        num_layers=size["layers"], hidden_size=size["hidden"], num_attention_heads=size["heads"],
-        multi_query_group_num=size["groups"], ffn_hidden_size=size["ffn"], padded_vocab_size=size["vocab"],
-        kv_channels=size["hidden"] // size["heads"], layernorm_epsilon=EPS, seq_length=seq_length,
-        param_init_type="float32", compute_dtype="float32", eos_token_id=[], num_blocks=1024)
+        num_layers=size["layers"],
+        hidden_size=size["hidden"],
+        num_attention_heads=size["heads"],
+        multi_query_group_num=size["groups"],
+        ffn_hidden_size=size["ffn"],
+        padded_vocab_size=size["vocab"],
+        kv_channels=size["hidden"] // size["heads"],
+        layernorm_epsilon=EPS,
+        seq_length=seq_length,
+        param_init_type="float32",
+        compute_dtype="float32",
+        eos_token_id=[],
+        num_blocks=1024,
+    )
     return ChatGLM2ForConditionalGeneration(config)
 
 
@@ -43,9 +53,15 @@ def decode(preset: str, batch: int, mode: int) -> None:
     prompts = [list(range(1, 65))] * batch
     network.generate(prompts, max_new_tokens=8)  # compiles the graph
     found = network.generate(prompts, max_new_tokens=128, return_dict_in_generate=True)
-    report(who="mindformers", what="decode", preset=preset, batch=batch, mode=mode,
-           tokens_per_second=round(127 * batch / found.decode_seconds, 2),
-           first_token_ms=round(found.prefill_seconds * 1000, 1))
+    report(
+        who="mindformers",
+        what="decode",
+        preset=preset,
+        batch=batch,
+        mode=mode,
+        tokens_per_second=round(127 * batch / found.decode_seconds, 2),
+        first_token_ms=round(found.prefill_seconds * 1000, 1),
+    )
 
 
 def train(preset: str, batch: int, mode: int) -> None:
@@ -58,8 +74,14 @@ def train(preset: str, batch: int, mode: int) -> None:
 
     start_runtime(mode=mode, seed=1)
     network = build(preset, 512)
-    step = MFTrainOneStepCell(network, AdamW(get_optimizer_grouped_parameters(network, 0.01)), use_clip_grad=True)
-    ids = np.random.default_rng(0).integers(1, PRESETS[preset]["vocab"], (batch, 512)).astype(np.int32)
+    step = MFTrainOneStepCell(
+        network, AdamW(get_optimizer_grouped_parameters(network, 0.01)), use_clip_grad=True
+    )
+    ids = (
+        np.random.default_rng(0)
+        .integers(1, PRESETS[preset]["vocab"], (batch, 512))
+        .astype(np.int32)
+    )
     rows = {"input_ids": ids, "labels": ids}
     started = time.perf_counter()
     step([rows], 1e-4)
@@ -69,14 +91,30 @@ def train(preset: str, batch: int, mode: int) -> None:
         started = time.perf_counter()
         step([rows], 1e-4)
         speeds.append(ids.size / (time.perf_counter() - started))
-    report(who="mindformers", what="train", preset=preset, batch=batch, mode=mode,
-           tokens_per_second=median(speeds), first_step_s=round(first, 1))
+    report(
+        who="mindformers",
+        what="train",
+        preset=preset,
+        batch=batch,
+        mode=mode,
+        tokens_per_second=median(speeds),
+        first_step_s=round(first, 1),
+    )
 
 
 def one(python: str, script: str, arguments: argparse.Namespace) -> dict:
     """Run one measurement in a process of its own and return what it printed."""
-    command = [python, str(HERE / script), "--once", "--preset", arguments.preset, "--what", arguments.what,
-               "--batch", str(arguments.batch)]
+    command = [
+        python,
+        str(HERE / script),
+        "--once",
+        "--preset",
+        arguments.preset,
+        "--what",
+        arguments.what,
+        "--batch",
+        str(arguments.batch),
+    ]
     if script == Path(__file__).name:
         command += ["--mode", str(arguments.mode)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -87,7 +125,9 @@ def one(python: str, script: str, arguments: argparse.Namespace) -> dict:
 
 def main() -> None:
     """Run the rounds and print a line each and the medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", choices=PRESETS, default="tiny")
     parser.add_argument("--what", choices=("decode", "train"), default="decode")
     parser.add_argument("--batch", type=int, default=0, help="default: 1 to decode, 4 to train")
@@ -98,7 +138,9 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.batch = arguments.batch or (1 if arguments.what == "decode" else 4)
     if arguments.once:
-        (decode if arguments.what == "decode" else train)(arguments.preset, arguments.batch, arguments.mode)
+        (decode if arguments.what == "decode" else train)(
+            arguments.preset, arguments.batch, arguments.mode
+        )
         return
     speeds: dict[str, list[float]] = {}
     for _ in range(arguments.rounds):
@@ -108,8 +150,16 @@ def main() -> None:
         for run in runs:
             print(json.dumps(run), flush=True)
             speeds.setdefault(run["who"], []).append(run["tokens_per_second"])
-    print(json.dumps({"what": arguments.what, "preset": arguments.preset, "batch": arguments.batch,
-                      "median_tokens_per_second": {who: median(values) for who, values in speeds.items()}}))
+    print(
+        json.dumps(
+            {
+                "what": arguments.what,
+                "preset": arguments.preset,
+                "batch": arguments.batch,
+                "median_tokens_per_second": {who: median(values) for who, values in speeds.items()},
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

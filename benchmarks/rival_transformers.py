@@ -14,11 +14,23 @@ def build(preset: str) -> GlmForCausalLM:
     """Return GlmForCausalLM of a preset with random weights, float32."""
     size = PRESETS[preset]
     torch.manual_seed(0)
-    return GlmForCausalLM(GlmConfig(
-        vocab_size=size["vocab"], hidden_size=size["hidden"], intermediate_size=size["ffn"],
-        num_hidden_layers=size["layers"], num_attention_heads=size["heads"], num_key_value_heads=size["groups"],
-        head_dim=size["hidden"] // size["heads"], rms_norm_eps=EPS, attention_bias=True, pad_token_id=0,
-        eos_token_id=None, bos_token_id=None, tie_word_embeddings=False)).float()
+    return GlmForCausalLM(
+        GlmConfig(
+            vocab_size=size["vocab"],
+            hidden_size=size["hidden"],
+            intermediate_size=size["ffn"],
+            num_hidden_layers=size["layers"],
+            num_attention_heads=size["heads"],
+            num_key_value_heads=size["groups"],
+            head_dim=size["hidden"] // size["heads"],
+            rms_norm_eps=EPS,
+            attention_bias=True,
+            pad_token_id=0,
+            eos_token_id=None,
+            bos_token_id=None,
+            tie_word_embeddings=False,
+        )
+    ).float()
 
 
 def decode(preset: str, batch: int) -> None:
@@ -33,8 +45,14 @@ def decode(preset: str, batch: int) -> None:
         started = time.perf_counter()
         model.generate(ids, max_new_tokens=128, min_new_tokens=128, do_sample=False)
         seconds = time.perf_counter() - started - first
-    report(who="transformers", what="decode", preset=preset, batch=batch,
-           tokens_per_second=round(127 * batch / seconds, 2), first_token_ms=round(first * 1000, 1))
+    report(
+        who="transformers",
+        what="decode",
+        preset=preset,
+        batch=batch,
+        tokens_per_second=round(127 * batch / seconds, 2),
+        first_token_ms=round(first * 1000, 1),
+    )
 
 
 def train(preset: str, batch: int) -> None:
@@ -50,7 +68,13 @@ def train(preset: str, batch: int) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         speeds.append(ids.numel() / (time.perf_counter() - started))
-    report(who="transformers", what="train", preset=preset, batch=batch, tokens_per_second=median(speeds[1:]))
+    report(
+        who="transformers",
+        what="train",
+        preset=preset,
+        batch=batch,
+        tokens_per_second=median(speeds[1:]),
+    )
 
 
 def main() -> None:

@@ -7,4 +7,4 @@ case "${1:-}" in
 esac
 . scripts/_environment.sh
 use_environment viz
-exec python -m mindformers chat "${1:-output/quickstart/huggingface}"
+exec python -m mindformers chat "${1:-output/quickstart/huggingface}" --no_history

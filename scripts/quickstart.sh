@@ -53,6 +53,6 @@ run python examples/tiny_chat/check_answers.py --model "$out/huggingface" --data
 
 printf '\ndone in %s s. Loss curve: %s/finetune/loss.png. Model: %s/huggingface\n' "$(($(date +%s) - begin))" "$out" "$out"
 if [ "$chat" = yes ]; then
-    exec python -m mindformers chat "$out/huggingface"
+    exec python -m mindformers chat "$out/huggingface" --no_history
 fi
 echo "talk to it: bash scripts/chat.sh $out/huggingface"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -40,7 +41,13 @@ def chat_command(argv: Sequence[str]) -> int:
         "--system", default="", help="an instruction that stands before the conversation"
     )
     parser.add_argument("--device_target", default="CPU", choices=("CPU", "Ascend"))
-    parser.add_argument("--max_new_tokens", type=int, default=512, help="longest answer (tokens)")
+    parser.add_argument(
+        "--no_history",
+        dest="keep_history",
+        action="store_false",
+        help="every question stands alone",
+    )
+    parser.add_argument("--max_new_tokens", type=int, help="longest answer (tokens)")
     parser.add_argument(
         "--do_sample", action="store_true", help="draw tokens instead of taking the likeliest"
     )
@@ -52,8 +59,10 @@ def chat_command(argv: Sequence[str]) -> int:
     options = {
         name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None
     }
+    from mindformers.logger import setup_console_logging
     from mindformers.tasks.chat import chat
 
+    setup_console_logging(logging.WARNING)
     chat(options.pop("model_dir"), **options)
     return 0
 

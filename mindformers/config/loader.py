@@ -84,15 +84,16 @@ class _Inheritance:
         self.num_files = 0
 
     def load(self, path: Path, chain: list[Path], where: str = "") -> Document:
+        self.num_files += 1
+        if self.num_files > MAX_FILES:
+            raise ConfigError(f"{BASE_KEY} names more than {MAX_FILES} files", where=where)
+        text = read_text(path, where)
         if path.resolve() in [link.resolve() for link in chain]:
             names = " -> ".join(str(link) for link in [*chain, path])
             raise ConfigError(
                 f"{BASE_KEY} goes in a circle: {names}", where=where, fix="cut one link"
             )
-        self.num_files += 1
-        if self.num_files > MAX_FILES:
-            raise ConfigError(f"{BASE_KEY} names more than {MAX_FILES} files", where=where)
-        data, positions = parse_yaml(read_text(path, where), str(path))
+        data, positions = parse_yaml(text, str(path))
         if not isinstance(data, dict):
             found = "holds no settings" if data is None else f"holds {data!r:.40}"
             raise ConfigError(

@@ -16,11 +16,12 @@ from mindformers.config.yaml_text import KeyPath
 from mindformers.errors import ConfigError, MindFormersError, did_you_mean
 
 _REFERENCE = "docs/config_reference.md lists every key"
+MAX_LISTED = 50  # problems of one report; near names are looked up for each
 _SHOWN = 60  # characters of a value in a message
 _SECRET = re.compile(
     r"(?i)(^|_)(enc_key|secret|password|passwd|credential|api_key|access_key|url)s?$"
 )
-_ANY_TYPE = ("list_type", "dict_type", "model_type", "model_attributes_type")
+_SECTION_TYPES = ("dict_type", "model_type", "model_attributes_type", "union_tag_invalid")
 _WANTED = {
     "bool_type": "true or false",
     "int_type": "a whole number",
@@ -30,7 +31,7 @@ _WANTED = {
     "string_type": "text",
     "list_type": "a list",
     "none_required": "null",
-    **dict.fromkeys(_ANY_TYPE[1:], "a section of 'key: value'"),
+    **dict.fromkeys(_SECTION_TYPES, "a section of 'key: value'"),
 }
 _LIMITS = {
     "greater_than": "more than {gt}",
@@ -46,17 +47,18 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong at one key path."""
+    """One thing wrong at one key path; ``count`` is above 1 for the line that says how many more."""
 
     path: KeyPath
     found: str
     allowed: str = ""
     fix: str = ""
+    count: int = 1
 
     def line(self, document: Document) -> str:
         """Return the problem as one line that begins with file and line, or the flag."""
-        name = ".".join(map(str, self.path))
-        place = document.where(self.path)
+        name = ".".join(_short(str(step)) for step in self.path)
+        place = document.where(self.path) if self.path else ""
         if place.startswith("command line") and place.endswith(name):
             name = ""  # the flag says it already
         where = ": ".join(part for part in (place, name) if part)
@@ -70,19 +72,21 @@ class Problem:
 
 def report(problems: Sequence[Problem], document: Document) -> ConfigError:
     """Return one error that holds every problem: its line, or a head and a line for each."""
-    ordered = sorted(problems, key=lambda each: document.place(each.path))
+    ordered = sorted(problems, key=lambda each: (not each.path, document.place(each.path)))
     lines: list[str] = []
+    count = 0
     seen: set[tuple[str, str, str | int]] = set()
     for problem in ordered:
         place = document.where(problem.path)
         same = (place, problem.found, problem.path[-1] if problem.path else "")
         if same not in seen:  # an alias repeats the problem of its anchor
             lines.append(problem.line(document))
+            count += problem.count
         if place != document.source:
             seen.add(same)
     if len(lines) == 1:
         return ConfigError(lines[0])
-    head = f"{len(lines)} problems in {document.source or 'the configuration'}:"
+    head = f"{count} problems in {document.source or 'the configuration'}:"
     return ConfigError("\n  ".join([head, *lines]))
 
 
@@ -96,9 +100,12 @@ def problems_of(error: ValidationError, root: type[Section], data: Any) -> list[
             problems += detail["ctx"]["problems"]
         else:
             grouped.setdefault(path, []).append(dict(detail))
-    for path, details in grouped.items():
-        inside = any(other[: len(path)] == path for other in grouped if other != path)
-        if inside and all(detail["type"] in _WANTED for detail in details):
+    outer = {path[:end] for path in grouped for end in range(len(path))}
+    for position, (path, details) in enumerate(grouped.items()):
+        if position == MAX_LISTED:
+            count = len(grouped) - position
+            return [*problems, Problem((), f"and {count} more", count=count)]
+        if path in outer and all(detail["type"] in _WANTED for detail in details):
             continue  # another form of this value was meant: its own problem stands further in
         problems.append(_problem(path, details, root, data))
     return problems
@@ -120,8 +127,11 @@ def show(value: Any, key: str | int = "") -> str:
     if isinstance(value, dict):
         return "a section"
     text = repr(value)
-    text = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-    return f"{text} (text)" if isinstance(value, str) else text
+    return f"{_short(text)} (text)" if isinstance(value, str) else _short(text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _path(detail: Any, data: Any) -> KeyPath:
@@ -153,11 +163,10 @@ def _problem(
     if kind == "union_tag_not_found":
         allowed = _names(_types_at(root, path, data))
         return Problem((*path, "type"), "the key is missing", allowed)
-    if kind == "union_tag_invalid":
+    if kind == "union_tag_invalid" and isinstance(value, dict):
         names = re.findall(r"'([^']*)'", context["expected_tags"])
-        wanted = value.get("type") if isinstance(value, dict) else value
-        fix = did_you_mean(str(wanted), names)
-        return Problem((*path, "type"), f"found {show(wanted)}", _names(names), fix)
+        fix = did_you_mean(str(value.get("type")), names)
+        return Problem((*path, "type"), f"found {show(value.get('type'))}", _names(names), fix)
     if kind == "value_error":
         return _own_check(path, value, str(context["error"]))
     if kind == "literal_error":
@@ -208,4 +217,6 @@ def _unknown_key(path: KeyPath, root: type[Section], data: Any) -> Problem:
         hints.append(f"this name is known as {' or '.join(elsewhere[:3])}")
     fix = " ".join(hint for hint in hints if hint)
     allowed = _names(known) if known and not fix and len(known) <= 12 else ""
-    return Problem(path, f"unknown key {key!r}", allowed, fix or ("" if allowed else _REFERENCE))
+    return Problem(
+        path, f"unknown key {_short(key)!r}", allowed, fix or ("" if allowed else _REFERENCE)
+    )

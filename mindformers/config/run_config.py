@@ -216,6 +216,8 @@ def _later_problems(data: dict[str, Any], problems: Sequence[Problem]) -> list[P
 
     A check that reads a value which is wrong itself is left out: its answer would mean nothing.
     """
+    if any(problem.count > 1 for problem in problems):
+        return []  # the list is cut off already
     rest = copy.deepcopy(data)
     wrong = [problem.path for problem in problems]
     later: list[Problem] = []

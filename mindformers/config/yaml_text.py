@@ -17,7 +17,7 @@ from mindformers.errors import ConfigError
 from mindformers.logger import logger
 
 MAX_DEPTH = 32  # sections inside sections; the deepest key of a run configuration has 5
-MAX_VALUES = 50_000  # values after every alias is expanded; a run configuration has about 200
+MAX_VALUES = 20_000  # values after every alias is expanded; a run configuration has about 200
 MAX_DIGITS = 400  # of one number; a double holds 309
 
 KeyPath = tuple[str | int, ...]
@@ -259,6 +259,7 @@ class _Expander:
                         where=f"{self.file}:{line}",
                         allowed="an alias of a section",
                     )
+                self._grow(source, depth + 1)
                 for pair in self._pairs(source, depth + 1):
                     self._grow(source, depth + 1)
                     merged.setdefault(pair[0], pair)

@@ -80,12 +80,14 @@ def read_file(path: Path) -> MindRecordFile:
 def _read_index(database: sqlite3.Connection) -> tuple[str, int, int, int, dict[str, str]]:
     (name,) = database.execute("SELECT NAME FROM SHARD_NAME").fetchone() or ("",)
     num_rows = database.execute("SELECT COUNT(*) FROM INDEXES").fetchone()[0]
-    last_page = end = 0
-    if num_rows:
-        last_page, end = database.execute(
-            "SELECT PAGE_ID_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES "
-            "ORDER BY PAGE_ID_BLOB DESC, PAGE_OFFSET_BLOB_END DESC LIMIT 1"
+    ends = [
+        database.execute(
+            f"SELECT PAGE_ID_{kind}, PAGE_OFFSET_{kind}_END FROM INDEXES "
+            f"ORDER BY PAGE_ID_{kind} DESC, PAGE_OFFSET_{kind}_END DESC LIMIT 1"
         ).fetchone()
+        for kind in ("RAW", "BLOB")
+    ]
+    last_page, end = max(filter(None, ends), default=(0, 0))
     has_facts = database.execute(
         "SELECT COUNT(*) FROM sqlite_master WHERE name = ?", (FACTS_TABLE,)
     ).fetchone()[0]

@@ -52,7 +52,9 @@ class PretrainedConfig:
 
     def __getattr__(self, name: str) -> Any:
         near = did_you_mean(name, self.section.model_fields)
-        raise AttributeError(f"{type(self).__name__} has no setting {name!r}" + (f"; {near}" if near else ""))
+        raise AttributeError(
+            f"{type(self).__name__} has no setting {name!r}" + (f"; {near}" if near else "")
+        )
 
     def update(self, **settings: Any) -> None:
         """Change some fields; the whole is checked again."""

@@ -12,6 +12,7 @@ from mindspore import Parameter, nn
 from mindformers.checkpoint.atomic import write_bytes
 from mindformers.errors import CheckpointError, ConfigError
 from mindformers.generation.config import GenerationConfig
+from mindformers.generation.config_fields import FIELDS
 from mindformers.generation.engine import GenerateOutput, generate
 from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.runner import CachedRunner, RecomputeRunner
@@ -24,6 +25,9 @@ CARRIED_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
+
+UPSTREAM_LENGTH = FIELDS["max_length"].default  # nobody wants a prompt and answer of 20 tokens
+DEFAULT_ANSWER_LENGTH = 512  # tokens, where neither the call nor the model's files give a length
 
 
 class PreTrainedModel(nn.Cell):
@@ -147,7 +151,8 @@ class PreTrainedModel(nn.Cell):
             logits_processor: Further processors, applied after the standard ones.
             streamer: Gets the ids as they come: see ``TextStreamer`` and ``TextIteratorStreamer``.
             seed: Seed of this call's draws, 0 <= seed < 2**64.
-            **kwargs: Fields of ``GenerationConfig``; and ``attention_mask`` (B, S), ``tokenizer`` (needed
+            **kwargs: Fields of ``GenerationConfig`` (without a length anywhere, an answer may have
+                512 tokens, or as many as fit); and ``attention_mask`` (B, S), ``tokenizer`` (needed
                 for stop strings), ``use_past`` (False: no cache).
 
         Returns:
@@ -162,9 +167,18 @@ class PreTrainedModel(nn.Cell):
         settings = (generation_config or self.generation_defaults()).merged(**kwargs)
         if settings.allowed_vocab_size is None:
             settings.update(allowed_vocab_size=getattr(self.config, "num_used_tokens", None))
+        lengths = (settings.max_new_tokens, settings.max_length)
+        is_open = (
+            generation_config is None
+            and "max_length" not in kwargs
+            and lengths == (None, UPSTREAM_LENGTH)
+        )
         self.set_train(False)
         with streaming(streamer):
             prompts = prepare_prompts(input_ids, settings.pad_token_id, mask)
+            if is_open:
+                room = self.config.seq_length - max(len(prompt) for prompt in prompts)
+                settings.update(max_new_tokens=max(1, min(DEFAULT_ANSWER_LENGTH, room)))
             output = generate(
                 self.runner(use_cache),
                 prompts,

@@ -66,6 +66,7 @@ class RotaryAngles(nn.Cell):
         self.spread = Tensor(spread)  # (R/2, D)
         self.pass_through = Tensor((np.arange(head_dim) >= rotary_dim).astype(np.float32))  # (D,)
         self.head_dim = head_dim
+        self.matmul = ops.MatMul()
         self.cast = build_cast(ms.float32, dtype)
 
     def construct(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,9 +74,9 @@ class RotaryAngles(nn.Cell):
         batch, tokens = positions.shape
         flat = positions.reshape((-1,))
         cos = (
-            ops.matmul(ops.gather(self.cos_table, flat, 0), self.spread) + self.pass_through
+            self.matmul(ops.gather(self.cos_table, flat, 0), self.spread) + self.pass_through
         )  # (B*S, D)
-        sin = ops.matmul(ops.gather(self.sin_table, flat, 0), self.spread)  # (B*S, D)
+        sin = self.matmul(ops.gather(self.sin_table, flat, 0), self.spread)  # (B*S, D)
         shape = (batch, tokens, 1, self.head_dim)
         return self.cast(cos.reshape(shape)), self.cast(sin.reshape(shape))
 

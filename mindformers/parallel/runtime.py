@@ -100,7 +100,9 @@ def start_runtime(
     if options.get("max_call_depth"):
         ms.set_recursion_limit(options["max_call_depth"])
     if options.get("save_graphs"):
-        ms.set_context(save_graphs=True, save_graphs_path=options.get("save_graphs_path", "./graph"))
+        ms.set_context(
+            save_graphs=True, save_graphs_path=options.get("save_graphs_path", "./graph")
+        )
     if device_target == "Ascend" and options.get("max_device_memory"):
         ms.runtime.set_memory(max_size=options["max_device_memory"])
     if mode == PYNATIVE_MODE and device_target == "CPU":

@@ -134,19 +134,12 @@ def build_train_dataset(config: RunConfig, network: Any) -> Any:
             where="train_dataset.data_loader.dataset_dir",
             fix="add --train_dataset_dir with a MindRecord file or a folder of them",
         )
-    kind = (
-        config.train_dataset_task.type
-        if config.train_dataset_task
-        else "CausalLanguageModelDataset"
-    )
     settings = {
         **section.model_dump(exclude_none=True),
         "seed": config.seed if section.seed is None else section.seed,
     }
     settings.setdefault("batch_size", config.runner_config.batch_size)
-    dataset = MindFormerRegister.get_cls(MindFormerModuleType.DATASET, kind)(
-        dataset_config=settings
-    )
+    dataset = CausalLanguageModelDataset(settings, vocab_size=network.config.vocab_size)
     check_dataset(dataset, network.config)
     return dataset
 

@@ -7,9 +7,21 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mindformers.generation.streamer import TextStreamer
-from mindformers.logger import logger
 from mindformers.models.auto import AutoModel, AutoTokenizer
 from mindformers.parallel.runtime import start_runtime
+
+
+class AnswerStreamer(TextStreamer):
+    """Writes an answer without the newline that begins every assistant turn."""
+
+    has_begun = False
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Write ``text``, its first newline left out."""
+        if text and not self.has_begun:
+            text, self.has_begun = text.removeprefix("\n"), True
+        super().on_finalized_text(text, stream_end)
+
 
 HELP = "/reset forgets the conversation, /system TEXT sets the instruction, /exit leaves; Ctrl-C stops an answer"
 
@@ -18,6 +30,7 @@ def chat(
     model_dir: str | Path,
     *,
     system: str = "",
+    keep_history: bool = True,
     device_target: str = "CPU",
     source: TextIO | None = None,
     **settings: Any,
@@ -27,6 +40,7 @@ def chat(
     Args:
         model_dir: What ``AutoModel`` and ``AutoTokenizer`` take.
         system: An instruction that stands before the conversation.
+        keep_history: False: every question stands alone, for a model that learnt single questions.
         device_target: ``CPU`` or ``Ascend``.
         source: Where questions come from; None: standard input.
         **settings: Fields of ``GenerationConfig``; ``seed``.
@@ -44,7 +58,7 @@ def chat(
     source = source or sys.stdin
     interactive = source.isatty()
     if interactive:
-        logger.info("talk to %s; %s", model_dir, HELP)
+        sys.stdout.write(f"talk to {model_dir}; {HELP}\n")
     history: list[dict[str, Any]] = []
     answered = 0
     while True:
@@ -54,13 +68,14 @@ def chat(
         if question.startswith("/"):
             history, system = _command(question, history, system)
         elif question:
-            streamer = TextStreamer(tokenizer, skip_prompt=True)
+            streamer = AnswerStreamer(tokenizer, skip_prompt=True)
             try:
                 _, history = network.chat(
                     tokenizer, question, history, instruction=system, streamer=streamer, **settings
                 )
             except KeyboardInterrupt:
                 continue
+            history = history if keep_history else []
             answered += 1
 
 

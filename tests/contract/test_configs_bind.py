@@ -37,7 +37,7 @@ def test_a_typo_in_any_key_is_found_with_its_line_and_the_right_name(path):
     document = load_yaml(path)
     for where in key_paths(document.data):
         key = where[-1]
-        if not isinstance(key, str) or key == "type" or where[:3] in FREE and len(where) > 3:
+        if not isinstance(key, str) or key == "type" or (where[:3] in FREE and len(where) > 3):
             continue
         typo = f"{key[:-1]}{key[-1] * 2}"
         data = copy.deepcopy(document.data)

@@ -18,7 +18,9 @@ def numbered_rows(num_rows: int, seq_length: int = 8) -> tuple[np.ndarray, np.nd
     return ids, labels
 
 
-def write_numbered(path: Path, num_rows: int, *, seq_length: int = 8, partitions: int = 1, batch: int = 100) -> Path:
+def write_numbered(
+    path: Path, num_rows: int, *, seq_length: int = 8, partitions: int = 1, batch: int = 100
+) -> Path:
     """Write a numbered data set with our writer."""
     ids, labels = numbered_rows(num_rows, seq_length)
     with mindrecord_writer(path, num_partitions=partitions) as writer:
@@ -27,11 +29,16 @@ def write_numbered(path: Path, num_rows: int, *, seq_length: int = 8, partitions
     return path
 
 
-def write_foreign(path: Path, rows: list[dict], schema: dict | None = None, partitions: int = 1) -> Path:
+def write_foreign(
+    path: Path, rows: list[dict], schema: dict | None = None, partitions: int = 1
+) -> Path:
     """Write rows the way upstream's script does: MindSpore's FileWriter, nothing else."""
     from mindspore.mindrecord import FileWriter
 
-    default = {"input_ids": {"type": "int32", "shape": [-1]}, "labels": {"type": "int32", "shape": [-1]}}
+    default = {
+        "input_ids": {"type": "int32", "shape": [-1]},
+        "labels": {"type": "int32", "shape": [-1]},
+    }
     writer = FileWriter(file_name=str(path), shard_num=partitions)
     writer.add_schema(schema or default, "lm-schema")
     writer.write_raw_data(rows)

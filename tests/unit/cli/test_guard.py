@@ -40,10 +40,10 @@ def test_a_users_mistake_is_one_line_and_code_2(capsys):
 
 
 def test_an_error_has_the_exit_code_of_its_class(capsys):
-    class Own(DataError):
+    class OwnError(DataError):
         exit_code = 9
 
-    assert run_guarded(raising(Own("x")), []) == 9
+    assert run_guarded(raising(OwnError("x")), []) == 9
 
 
 def test_debug_shows_the_traceback_before_the_line(capsys):
@@ -56,9 +56,7 @@ def test_debug_shows_the_traceback_before_the_line(capsys):
 def test_a_bug_is_one_line_with_the_way_to_its_traceback(capsys):
     assert run_guarded(raising(KeyError("a\nb")), []) == 1
     text = capsys.readouterr().err
-    assert text == (
-        "internal error: KeyError: 'a\\nb'; run again with --debug to see where\n"
-    )
+    assert text == ("internal error: KeyError: 'a\\nb'; run again with --debug to see where\n")
     assert run_guarded(raising(RuntimeError("a\nb")), ["--debug"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "internal error: RuntimeError: a b"
 
@@ -116,7 +114,8 @@ def test_an_output_that_knows_no_chinese_gets_escapes(encoding):
 
 def test_chinese_stays_chinese_in_the_c_locale():
     done = python(
-        "sys.exit(run_guarded(lambda argv: print('\\u4f60') or 0))", env={"LANG": "C", "LC_ALL": "C"}
+        "sys.exit(run_guarded(lambda argv: print('\\u4f60') or 0))",
+        env={"LANG": "C", "LC_ALL": "C"},
     )
     assert done.stdout == "你\n".encode()
 

@@ -65,7 +65,10 @@ def test_a_flag_sets_its_key(path, name):
 
 
 def test_prompts_may_be_several(path):
-    assert load("--config", path, "--predict_data", "a", "b=c", "--seed", "3").input_data == ["a", "b=c"]
+    assert load("--config", path, "--predict_data", "a", "b=c", "--seed", "3").input_data == [
+        "a",
+        "b=c",
+    ]
 
 
 def test_resuming_takes_the_name_of_a_checkpoint(path):

@@ -24,7 +24,9 @@ def config(tmp_path):
 
 
 def test_items_and_attributes_reach_the_same_value(config):
-    assert config.model.model_config.num_layers == config["model"]["model_config"]["num_layers"] == 2
+    assert (
+        config.model.model_config.num_layers == config["model"]["model_config"]["num_layers"] == 2
+    )
     assert config.callbacks[1].prefix == "glm4"
     assert isinstance(config.model, MindFormerConfig)
 
@@ -56,7 +58,9 @@ def test_a_default_list_is_not_shared(config):
 def test_an_unknown_name_is_an_error_with_the_nearest_one(config):
     with pytest.raises(AttributeError, match="no setting is called 'sed'; did you mean 'seed'"):
         _ = config.sed
-    with pytest.raises(KeyError, match="no setting is called 'num_layer'; did you mean 'num_layers'"):
+    with pytest.raises(
+        KeyError, match="no setting is called 'num_layer'; did you mean 'num_layers'"
+    ):
         config.model.model_config["num_layer"]
     with pytest.raises(AttributeError, match="no setting is called 'prefx'; did you mean 'prefix'"):
         _ = config.callbacks[1].prefx
@@ -113,7 +117,10 @@ def test_binding_gives_the_typed_settings(config):
     run = config.bind()
     assert isinstance(run, RunConfig)
     assert run.model.network.num_layers == 2
-    assert MindFormerConfig(model={"model_config": {"num_layers": 3}}).bind().model.network.num_layers == 3
+    assert (
+        MindFormerConfig(model={"model_config": {"num_layers": 3}}).bind().model.network.num_layers
+        == 3
+    )
     assert MindFormerConfig().bind() == RunConfig()
 
 

@@ -49,7 +49,9 @@ def test_json_arguments_keep_their_value(value):
 
 
 def test_both_spellings_of_an_override_are_read():
-    found = patches_from_arguments(["--a.b", "1", "--c=x=y", "--d", "k=v", "--e", "-1", "--f", "-.5"])
+    found = patches_from_arguments(
+        ["--a.b", "1", "--c=x=y", "--d", "k=v", "--e", "-1", "--f", "-.5"]
+    )
     assert [(patch.path, patch.value) for patch in found] == [
         (("a", "b"), 1), (("c",), "x=y"), (("d",), "k=v"), (("e",), -1), (("f",), -0.5),
     ]  # fmt: skip

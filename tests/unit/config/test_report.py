@@ -8,7 +8,9 @@ from tests.support.config_files import refused, write
 
 
 def test_one_problem_is_one_line_with_place_key_finding_and_hint(tmp_path):
-    path = write(tmp_path, "seed: 1\nlr_schedule:\n  type: CosineWithWarmUpLR\n  warmup_rato: 0.1\n")
+    path = write(
+        tmp_path, "seed: 1\nlr_schedule:\n  type: CosineWithWarmUpLR\n  warmup_rato: 0.1\n"
+    )
     with pytest.raises(ConfigError) as caught:
         bind_run_config(load_yaml(path))
     assert str(caught.value) == (
@@ -43,7 +45,9 @@ def test_all_problems_stand_in_one_report_in_the_order_of_the_file(tmp_path):
 
 def test_a_check_that_reads_a_wrong_value_is_left_out():
     text = refused(model={"model_config": {"num_attention_heads": "x", "multi_query_group_num": 3}})
-    assert text == "model.model_config.num_attention_heads: found 'x' (text); allowed: a whole number"
+    assert (
+        text == "model.model_config.num_attention_heads: found 'x' (text); allowed: a whole number"
+    )
     text = refused(use_parallel=True, parallel_config={"pipeline_stage": "4"},
                    recompute_config={"recompute": [1, 2]})  # fmt: skip
     assert text == "parallel_config.pipeline_stage: found '4' (text); allowed: a whole number"

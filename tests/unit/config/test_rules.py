@@ -12,7 +12,11 @@ def network(**settings):
 
 CASES = {
     "_one_recompute_count_per_stage": (
-        {"use_parallel": True, "parallel_config": PIPELINE, "recompute_config": {"recompute": [6, 3]}},
+        {
+            "use_parallel": True,
+            "parallel_config": PIPELINE,
+            "recompute_config": {"recompute": [6, 3]},
+        },
         "recompute_config.recompute: found a list of 2, but parallel_config.pipeline_stage is 4",
     ),
     "_one_offset_per_stage": (

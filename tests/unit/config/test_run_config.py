@@ -77,8 +77,9 @@ def test_callbacks_are_found_by_kind():
     config = bind(callbacks=[{"type": "CheckpointMonitor", "prefix": "glm4"}])
     assert config.checkpoint_monitor.prefix == "glm4"
     assert config.loss_monitor.per_print_times == 1
-    assert bind(callbacks=[{"type": "MFLossMonitor", "per_print_times": 5}]).loss_monitor == (
-        bind(callbacks=[{"type": "MFLossMonitor", "per_print_times": 5}]).callbacks[0]
+    assert (
+        bind(callbacks=[{"type": "MFLossMonitor", "per_print_times": 5}]).loss_monitor
+        == (bind(callbacks=[{"type": "MFLossMonitor", "per_print_times": 5}]).callbacks[0])
     )
     assert bind().checkpoint_monitor is None
 

@@ -35,7 +35,9 @@ def test_a_type_has_its_full_name_and_its_short_one():
 def test_every_key_says_what_it_means():
     for path, field in all_keys(RunConfig):
         assert field.description, path
-        assert field.description[0].isupper() or field.description.startswith(("ms:", "1/")) or (
-            field.description[0].isdigit()
+        assert (
+            field.description[0].isupper()
+            or field.description.startswith(("ms:", "1/"))
+            or (field.description[0].isdigit())
         ), path
         assert field.description.endswith("."), path

@@ -8,7 +8,12 @@ from tests.support.config_files import bind, refused
 SCHEDULES = {
     "ConstantWarmUpLR": {"warmup_steps": 3},
     "LinearWithWarmUpLR": {"total_steps": 10},
-    "CosineWithWarmUpLR": {"lr_end": 1e-6, "warmup_ratio": 0, "total_steps": -1, "decay_ratio": 0.5},
+    "CosineWithWarmUpLR": {
+        "lr_end": 1e-6,
+        "warmup_ratio": 0,
+        "total_steps": -1,
+        "decay_ratio": 0.5,
+    },
     "CosineWithRestartsAndWarmUpLR": {"num_cycles": 2.0, "decay_steps": 5},
     "PolynomialWithWarmUpLR": {"power": 2, "lr_end": 1e-7},
     "CosineAnnealingLR": {"base_lr": 1e-3, "t_max": 5},

@@ -38,14 +38,20 @@ def test_the_published_section_builds_a_data_set(path: Path) -> None:
 
 def test_the_registry_builds_it(path: Path) -> None:
     dataset = MindFormerRegister.get_instance(
-        MindFormerModuleType.DATASET, "CausalLanguageModelDataset", dataset_config=published(path), batch_size=2)
+        MindFormerModuleType.DATASET,
+        "CausalLanguageModelDataset",
+        dataset_config=published(path),
+        batch_size=2,
+    )
     assert isinstance(dataset, CausalLanguageModelDataset)
     assert len(dataset) == 10
 
 
 def test_keyword_arguments_alone_are_enough_and_win(path: Path) -> None:
     loader = {"type": "MindDataset", "dataset_dir": str(path), "shuffle": True}
-    dataset = CausalLanguageModelDataset(data_loader=loader, batch_size=6, drop_remainder=False, seed=3)
+    dataset = CausalLanguageModelDataset(
+        data_loader=loader, batch_size=6, drop_remainder=False, seed=3
+    )
     assert len(dataset) == 4
     plain = CausalLanguageModelDataset(published(path), batch_size=6, drop_remainder=False)
     assert next(plain.batches(0))["input_ids"][:, 0].tolist() == [0, 1, 2, 3, 4, 5]

@@ -208,7 +208,10 @@ def test_tool_schemas_are_never_learnt(tmp_path: Path) -> None:
 
 def test_the_counts_say_what_was_cut_and_what_is_learnt(tokenizer: ChatGLM4Tokenizer) -> None:
     messages = [user("hi"), answer("ok")]  # 10 tokens and the closing one
-    whole, cut = encode_conversation(tokenizer, messages, 32), encode_conversation(tokenizer, messages, 8)
+    whole, cut = (
+        encode_conversation(tokenizer, messages, 32),
+        encode_conversation(tokenizer, messages, 8),
+    )
     assert (whole.num_tokens, whole.num_trained, whole.num_cut) == (11, 4, 0)
     assert (cut.num_tokens, cut.num_trained, cut.num_cut) == (8, 2, 2)
 
@@ -220,14 +223,18 @@ def test_the_counts_say_what_was_cut_and_what_is_learnt(tokenizer: ChatGLM4Token
     ([user("hi")], 12, "there is no answer"),
 ])  # fmt: skip
 def test_a_row_with_nothing_to_learn_is_refused(tokenizer, messages, seq_length, reason) -> None:
-    with pytest.raises(NothingToLearnError, match=f"data.jsonl:7: every label would be -100: {reason}"):
+    with pytest.raises(
+        NothingToLearnError, match=f"data.jsonl:7: every label would be -100: {reason}"
+    ):
         encode_conversation(tokenizer, messages, seq_length, where="data.jsonl:7")
 
 
 def test_a_long_conversation_may_be_refused_instead_of_cut(tokenizer: ChatGLM4Tokenizer) -> None:
     messages = [user("hi"), answer("ok")]
     assert encode_conversation(tokenizer, messages, 10, truncate=False).num_cut == 0
-    with pytest.raises(TooLongError, match="f:1: the conversation has 11 tokens; allowed: at most 10 "):
+    with pytest.raises(
+        TooLongError, match="f:1: the conversation has 11 tokens; allowed: at most 10 "
+    ):
         encode_conversation(tokenizer, messages, 9, truncate=False, where="f:1")
 
 
@@ -245,11 +252,15 @@ _turns = st.builds(
 )  # fmt: skip
 
 
-def rows_by_message(tokenizer: ChatGLM4Tokenizer, messages: list, seq_length: int) -> tuple[list, list]:
+def rows_by_message(
+    tokenizer: ChatGLM4Tokenizer, messages: list, seq_length: int
+) -> tuple[list, list]:
     """The rule as the original states it: a loss flag per message, the flags shifted right by one."""
     ids, flags = list(tokenizer.get_prefix_tokens()), [False, False]
     for message in messages:
-        piece = tokenizer.build_single_message(message["role"], message.get("metadata", ""), message["content"])
+        piece = tokenizer.build_single_message(
+            message["role"], message.get("metadata", ""), message["content"]
+        )
         ids += piece
         flags += [message["role"] == "assistant"] * len(piece)
     ids.append(tokenizer.special_tokens["<|user|>"])
@@ -261,7 +272,9 @@ def rows_by_message(tokenizer: ChatGLM4Tokenizer, messages: list, seq_length: in
     return ids[:-1], labels[1:]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(messages=st.lists(_turns, min_size=1, max_size=6), seq_length=st.integers(1, 80))
 def test_rows_equal_the_rule_message_by_message(tokenizer, messages, seq_length) -> None:
     input_ids, labels = rows_by_message(tokenizer, messages, seq_length)

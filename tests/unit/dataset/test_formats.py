@@ -21,7 +21,9 @@ from tests.support.shared import shared_file
     ("", "this", "this"),
     (".", "this", ": this"),
 ])  # fmt: skip
-def test_the_alpaca_rule_joins_instruction_and_input(instruction: str, context: str, expected: str) -> None:
+def test_the_alpaca_rule_joins_instruction_and_input(
+    instruction: str, context: str, expected: str
+) -> None:
     assert alpaca_prompt(instruction, context) == expected
 
 
@@ -29,21 +31,35 @@ def test_alpaca_rows_become_conversations() -> None:
     parsed = conversation_from_row({"instruction": "Say.", "input": "x", "output": "y", "id": 3})
     assert parsed.messages == (Message("user", "Say: x"), Message("assistant", "y"))
     for absent in ({}, {"input": None}, {"input": ""}):
-        assert conversation_from_row({"instruction": "Say.", "output": "y", **absent}).messages[0].content == "Say."
+        assert (
+            conversation_from_row({"instruction": "Say.", "output": "y", **absent})
+            .messages[0]
+            .content
+            == "Say."
+        )
 
 
 def test_alpaca_history_and_system_are_kept() -> None:
     parsed = conversation_from_row(
-        {"instruction": "c", "output": "d", "system": "s", "history": [["a", "b"]]})
+        {"instruction": "c", "output": "d", "system": "s", "history": [["a", "b"]]}
+    )
     assert [(m.role, m.content) for m in parsed.messages] == [
-        ("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+        ("system", "s"),
+        ("user", "a"),
+        ("assistant", "b"),
+        ("user", "c"),
+        ("assistant", "d"),
+    ]
 
 
 def test_sharegpt_rows_become_glm4_conversations() -> None:
     row = {
         "conversations": [
             {"from": "human", "value": "q"},
-            {"from": "function_call", "value": '{"name": "f", "arguments": {"城": "北京", "n": [1, null]}}'},
+            {
+                "from": "function_call",
+                "value": '{"name": "f", "arguments": {"城": "北京", "n": [1, null]}}',
+            },
             {"from": "observation", "value": "1"},
             {"from": "gpt", "value": "a"},
             {"from": "human", "value": "q2"},
@@ -56,19 +72,32 @@ def test_sharegpt_rows_become_glm4_conversations() -> None:
     }
     parsed = conversation_from_row(row)
     assert parsed.messages == (
-        Message("system", "s"), Message("user", "q"), Message("assistant", '{"城": "北京", "n": [1, null]}', "f"),
-        Message("observation", "1"), Message("assistant", "a"), Message("user", "q2"),
-        Message("assistant", "{}", "f"), Message("assistant", "{}", "g"), Message("observation", "2"),
-        Message("assistant", "b"))
-    assert parsed.tools == ({"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}},)
+        Message("system", "s"),
+        Message("user", "q"),
+        Message("assistant", '{"城": "北京", "n": [1, null]}', "f"),
+        Message("observation", "1"),
+        Message("assistant", "a"),
+        Message("user", "q2"),
+        Message("assistant", "{}", "f"),
+        Message("assistant", "{}", "g"),
+        Message("observation", "2"),
+        Message("assistant", "b"),
+    )
+    assert parsed.tools == (
+        {"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}},
+    )
 
 
 def test_messages_rows_take_tools_as_a_list_or_as_json_text() -> None:
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {"x": None, "城": {"y": []}}}}]
+    tools = [
+        {"type": "function", "function": {"name": "f", "parameters": {"x": None, "城": {"y": []}}}}
+    ]
     for given in (tools, json.dumps(tools)):
         assert conversation_from_row({"messages": messages, "tools": given}).as_dict() == {
-            "messages": messages, "tools": tools}
+            "messages": messages,
+            "tools": tools,
+        }
     for empty in (None, "", [], "[]"):
         assert conversation_from_row({"messages": messages, "tools": empty}).tools == ()
 
@@ -103,7 +132,9 @@ def test_a_malformed_row_is_named(row: dict, message: str) -> None:
 
 def test_a_file_yields_conversations_and_errors_in_order(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text('{"instruction": "a", "output": "b"}\n{"a"\n{"messages": []}\n{"instruction": "c", "output": "d"}\n')
+    path.write_text(
+        '{"instruction": "a", "output": "b"}\n{"a"\n{"messages": []}\n{"instruction": "c", "output": "d"}\n'
+    )
     first, second, third, fourth = read_conversations(path)
     assert (first.messages[1].content, fourth.messages[1].content) == ("b", "d")
     assert (first.where, fourth.where) == (f"{path}:1", f"{path}:4")

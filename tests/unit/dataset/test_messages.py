@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from mindformers.dataset.messages import Conversation, Message, check_order_policy, parse_conversation
+from mindformers.dataset.messages import (
+    Conversation,
+    Message,
+    check_order_policy,
+    parse_conversation,
+)
 from mindformers.errors import DataError
 
 QA = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -16,11 +21,16 @@ def turn(role: str, content: str = "x") -> dict:
 
 def test_a_conversation_is_frozen_and_gives_back_its_row() -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
-    parsed = parse_conversation([*QA, turn("user"), CALL, RESULT, turn("assistant")], tools, where="d:1")
+    parsed = parse_conversation(
+        [*QA, turn("user"), CALL, RESULT, turn("assistant")], tools, where="d:1"
+    )
     assert parsed.messages[0] == Message("user", "q")
     assert parsed.messages[3] == Message("assistant", "{}", metadata="f")
     assert parsed.where == "d:1"
-    assert parsed.as_dict() == {"messages": [*QA, turn("user"), CALL, RESULT, turn("assistant")], "tools": tools}
+    assert parsed.as_dict() == {
+        "messages": [*QA, turn("user"), CALL, RESULT, turn("assistant")],
+        "tools": tools,
+    }
     with pytest.raises(AttributeError):
         parsed.messages[0].content = "other"
 
@@ -33,7 +43,10 @@ def test_openai_spellings_are_settled() -> None:
         turn("tool"), turn("function"), turn("assistant"),
     ])  # fmt: skip
     assert parsed.messages[1:4] == (
-        Message("assistant", '{"城市": "北京"}', "f"), Message("assistant", "{}", "g"), Message("observation", "x"))
+        Message("assistant", '{"城市": "北京"}', "f"),
+        Message("assistant", "{}", "g"),
+        Message("observation", "x"),
+    )
 
 
 @pytest.mark.parametrize(("messages", "message"), [
@@ -90,5 +103,8 @@ def test_surrogates_in_tool_schemas_are_found() -> None:
 
 def test_an_unknown_order_policy_is_named() -> None:
     check_order_policy("any")
-    with pytest.raises(DataError, match="unknown order policy 'strct'; allowed: strict or any; did you mean 'strict'"):
+    with pytest.raises(
+        DataError,
+        match="unknown order policy 'strct'; allowed: strict or any; did you mean 'strict'",
+    ):
         check_order_policy("strct")

@@ -71,12 +71,17 @@ def test_the_index_notes_what_is_in_the_file(tmp_path: Path) -> None:
 def test_an_existing_output_is_kept_unless_overwriting(tmp_path: Path) -> None:
     path = write_numbered(tmp_path / "a.mindrecord", 9, partitions=3)
     before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
-    with pytest.raises(DataError, match=r"the output exists already \(a.mindrecord0, .*add --overwrite"):
+    with pytest.raises(
+        DataError, match=r"the output exists already \(a.mindrecord0, .*add --overwrite"
+    ):
         write_numbered(path, 5)
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
     with mindrecord_writer(path, overwrite=True) as writer:
         writer.write(*numbered_rows(4))
-    assert names(tmp_path) == ["a.mindrecord", "a.mindrecord.db"]  # no partition of the old one is left
+    assert names(tmp_path) == [
+        "a.mindrecord",
+        "a.mindrecord.db",
+    ]  # no partition of the old one is left
     assert len(read_with_mindspore([path])[0]) == 4
 
 
@@ -86,7 +91,10 @@ def test_a_failure_leaves_nothing_and_keeps_the_old_data(tmp_path: Path) -> None
     with pytest.raises(ZeroDivisionError), mindrecord_writer(path, overwrite=True) as writer:
         writer.write(*numbered_rows(4))
         raise ZeroDivisionError
-    with pytest.raises(DataError, match="there are no rows to write"), mindrecord_writer(path, overwrite=True):
+    with (
+        pytest.raises(DataError, match="there are no rows to write"),
+        mindrecord_writer(path, overwrite=True),
+    ):
         pass
     assert names(tmp_path) == ["a.mindrecord", "a.mindrecord.db"]
     assert path.read_bytes() == before
@@ -97,7 +105,11 @@ def test_the_old_data_returns_when_the_new_cannot_be_moved(tmp_path: Path, monke
     before, rename = path.read_bytes(), Path.rename
 
     def failing(source: Path, target: Path) -> Path:
-        if source.parent != tmp_path and target.name == "a.mindrecord" and target.parent == tmp_path:
+        if (
+            source.parent != tmp_path
+            and target.name == "a.mindrecord"
+            and target.parent == tmp_path
+        ):
             monkeypatch.setattr(Path, "rename", rename)
             raise OSError(28, "No space left on device")
         return rename(source, target)
@@ -134,7 +146,9 @@ def test_files_in_the_way_are_those_of_this_data_set_only(tmp_path: Path) -> Non
     ("a.mindrecord", 0, "0 partitions; allowed: 1 to 1000"),
     ("a.mindrecord", 1001, "1001 partitions"),
 ])  # fmt: skip
-def test_an_output_that_cannot_be_written_is_refused_before_work(tmp_path: Path, name, partitions, message) -> None:
+def test_an_output_that_cannot_be_written_is_refused_before_work(
+    tmp_path: Path, name, partitions, message
+) -> None:
     with pytest.raises(DataError, match=message):
         check_output(tmp_path / name, partitions, overwrite=False)
 

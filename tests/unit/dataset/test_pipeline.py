@@ -33,10 +33,18 @@ def test_batches_hold_the_rows_as_they_were_written(twenty_three: Path) -> None:
     batches = list(dataset.batches(0))
     assert len(batches) == 4
     assert all(set(batch) == {"input_ids", "labels"} for batch in batches)
-    assert all(array.shape == (5, 8) and array.dtype == np.int32 for batch in batches for array in batch.values())
+    assert all(
+        array.shape == (5, 8) and array.dtype == np.int32
+        for batch in batches
+        for array in batch.values()
+    )
     ids, labels = numbered_rows(23)
-    np.testing.assert_array_equal(np.concatenate([batch["input_ids"] for batch in batches]), ids[:20])
-    np.testing.assert_array_equal(np.concatenate([batch["labels"] for batch in batches]), labels[:20])
+    np.testing.assert_array_equal(
+        np.concatenate([batch["input_ids"] for batch in batches]), ids[:20]
+    )
+    np.testing.assert_array_equal(
+        np.concatenate([batch["labels"] for batch in batches]), labels[:20]
+    )
 
 
 def test_the_last_batch_may_be_kept(twenty_three: Path) -> None:
@@ -52,16 +60,25 @@ def test_the_order_follows_from_seed_and_epoch_alone(twenty_three: Path) -> None
     assert order(first, 3) == expected
     assert order(first, 0) != order(first, 1)
     np.random.seed(5)
-    assert [order(again, epoch) for epoch in (3, 1, 0)] == [expected, order(first, 1), order(first, 0)]
+    assert [order(again, epoch) for epoch in (3, 1, 0)] == [
+        expected,
+        order(first, 1),
+        order(first, 0),
+    ]
     assert sorted(order(first, 1)) == list(range(23))
-    other = TrainDataset(twenty_three, ReadOptions(batch_size=4, shuffle=True, seed=8, drop_remainder=False))
+    other = TrainDataset(
+        twenty_three, ReadOptions(batch_size=4, shuffle=True, seed=8, drop_remainder=False)
+    )
     assert order(other, 3) != expected
 
 
 @pytest.mark.parametrize("workers", [1, 8])
-def test_beginning_in_the_middle_gives_the_rest_of_the_epoch(twenty_three: Path, workers: int) -> None:
+def test_beginning_in_the_middle_gives_the_rest_of_the_epoch(
+    twenty_three: Path, workers: int
+) -> None:
     dataset = TrainDataset(
-        twenty_three, ReadOptions(batch_size=4, shuffle=True, seed=1, num_parallel_workers=workers))
+        twenty_three, ReadOptions(batch_size=4, shuffle=True, seed=1, num_parallel_workers=workers)
+    )
     whole = order(dataset, 2)
     for start in range(len(dataset) + 1):
         assert order(dataset, 2, start) == whole[4 * start :]
@@ -72,7 +89,11 @@ def test_rows_that_are_skipped_are_not_read(twenty_three: Path, monkeypatch) -> 
     dataset = TrainDataset(twenty_three, ReadOptions(batch_size=4))
     read: list[int] = []
     original = TrainDataset._read_raw
-    monkeypatch.setattr(TrainDataset, "_read_raw", lambda self, rows: (read.extend(rows.tolist()), original(self, rows))[1])
+    monkeypatch.setattr(
+        TrainDataset,
+        "_read_raw",
+        lambda self, rows: (read.extend(rows.tolist()), original(self, rows))[1],
+    )
     assert order(dataset, 0, start=4) == read == [16, 17, 18, 19]
 
 
@@ -90,9 +111,18 @@ def test_fewer_samples_may_be_asked_for(twenty_three: Path) -> None:
     assert set(order(dataset)) <= set(range(7))
 
 
-def test_the_four_ways_to_name_the_data(partitioned: Path, twenty_three: Path, tmp_path: Path) -> None:
+def test_the_four_ways_to_name_the_data(
+    partitioned: Path, twenty_three: Path, tmp_path: Path
+) -> None:
     folder, part = partitioned.parent, partitioned.with_name("p.mindrecord2")
-    for source in (partitioned, str(partitioned), part, folder, [partitioned], [str(folder / f"p.mindrecord{i}") for i in range(4)]):
+    for source in (
+        partitioned,
+        str(partitioned),
+        part,
+        folder,
+        [partitioned],
+        [str(folder / f"p.mindrecord{i}") for i in range(4)],
+    ):
         assert sorted(order(TrainDataset(source))) == list(range(12))
     assert TrainDataset([partitioned, twenty_three]).num_rows == 35
     nested = tmp_path / "x" / "y"
@@ -118,7 +148,9 @@ def test_folders_of_unfinished_runs_are_not_read(partitioned: Path, tmp_path: Pa
     assert TrainDataset(tmp_path).num_rows == 12
 
 
-def test_the_fingerprint_follows_name_and_content_not_the_folder(twenty_three: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_follows_name_and_content_not_the_folder(
+    twenty_three: Path, tmp_path: Path
+) -> None:
     fingerprint = TrainDataset(twenty_three).fingerprint
     for suffix in ("", ".db"):
         shutil.copy(f"{twenty_three}{suffix}", tmp_path)
@@ -138,28 +170,40 @@ def test_a_file_of_the_published_writer_loads(tmp_path: Path) -> None:
 
 def test_int64_columns_become_int32(tmp_path: Path) -> None:
     ids, labels = numbered_rows(4)
-    rows = [{"input_ids": i.astype(np.int64), "labels": j.astype(np.int64)} for i, j in zip(ids, labels, strict=True)]
+    rows = [
+        {"input_ids": i.astype(np.int64), "labels": j.astype(np.int64)}
+        for i, j in zip(ids, labels, strict=True)
+    ]
     schema = {name: {"type": "int64", "shape": [-1]} for name in ("input_ids", "labels")}
     batch = next(TrainDataset(write_foreign(tmp_path / "a.mindrecord", rows, schema)).batches(0))
     assert batch["input_ids"].dtype == batch["labels"].dtype == np.int32
 
 
 def test_fewer_rows_than_a_batch_is_an_error(twenty_three: Path) -> None:
-    with pytest.raises(DataError, match=r"a.mindrecord: 23 rows make no batch of 24; lower runner_config.batch_size"):
+    with pytest.raises(
+        DataError,
+        match=r"a.mindrecord: 23 rows make no batch of 24; lower runner_config.batch_size",
+    ):
         TrainDataset(twenty_three, ReadOptions(batch_size=24))
     assert len(TrainDataset(twenty_three, ReadOptions(batch_size=24, drop_remainder=False))) == 1
 
 
-def test_rows_without_notes_are_probed_before_the_first_step(twenty_three: Path, tmp_path: Path, monkeypatch) -> None:
+def test_rows_without_notes_are_probed_before_the_first_step(
+    twenty_three: Path, tmp_path: Path, monkeypatch
+) -> None:
     for suffix in ("", ".db"):
         shutil.copy(f"{twenty_three}{suffix}", tmp_path)
     path = tmp_path / twenty_three.name
     drop_facts(path)
-    with pytest.raises(DataError, match=r"a.mindrecord:21: token id 20 is beyond the model's vocabulary"):
+    with pytest.raises(
+        DataError, match=r"a.mindrecord:21: token id 20 is beyond the model's vocabulary"
+    ):
         TrainDataset(path, vocab_size=20)
     with pytest.raises(DataError, match="rows have 8 tokens, the model's seq_length is 16"):
         TrainDataset(path, seq_length=16)
-    monkeypatch.setattr(pipeline, "_NUM_PROBED_ROWS", 2)  # rows 0 and 12 only: the rest is checked as it is read
+    monkeypatch.setattr(
+        pipeline, "_NUM_PROBED_ROWS", 2
+    )  # rows 0 and 12 only: the rest is checked as it is read
     dataset = TrainDataset(path, vocab_size=20)
     with pytest.raises(DataError, match="a.mindrecord:21: token id 20"):
         order(dataset)

@@ -25,20 +25,27 @@ def places(path: Path) -> list[str]:
 
 
 def test_lines_keep_their_numbers_past_bom_crlf_and_blank_lines(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n\r\n  \n{"a": 2}\n{"a": "\xe4\xbd\xa0"}')
+    path = written(
+        tmp_path / "a.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n\r\n  \n{"a": 2}\n{"a": "\xe4\xbd\xa0"}'
+    )
     assert values(path) == [{"a": 1}, {"a": 2}, {"a": "你"}]
     assert places(path) == ["1", "4", "5"]
 
 
 def test_an_array_keeps_the_line_every_row_begins_on(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.json", b'\xef\xbb\xbf\n[\r\n  {"a": 1,\r\n   "b": "]}"}\r\n ,{"a": "\\"x"},\n{}]\n\n')
+    path = written(
+        tmp_path / "a.json",
+        b'\xef\xbb\xbf\n[\r\n  {"a": 1,\r\n   "b": "]}"}\r\n ,{"a": "\\"x"},\n{}]\n\n',
+    )
     assert values(path) == [{"a": 1, "b": "]}"}, {"a": '"x'}, {}]
     assert places(path) == ["3", "5", "6"]
     assert values(written(tmp_path / "b.json", b" [ ] ")) == []
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
-def test_an_array_is_read_alike_whatever_the_read_buffer(tmp_path: Path, monkeypatch, chunk: int) -> None:
+def test_an_array_is_read_alike_whatever_the_read_buffer(
+    tmp_path: Path, monkeypatch, chunk: int
+) -> None:
     content = [{"a": i, "b": "x\n你" * i, "c": [i, {"d": -1.5e3}]} for i in range(20)]
     path = written(tmp_path / "a.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
     expected = places(path)
@@ -61,7 +68,9 @@ def test_an_array_is_read_alike_whatever_the_read_buffer(tmp_path: Path, monkeyp
     (b"\xef\xbb\xbf", "the file is empty"),
     ('{"a": 1}'.encode("utf-16"), "the file is UTF-16; allowed: UTF-8"),
 ])  # fmt: skip
-def test_a_file_that_cannot_be_read_on_is_an_error_with_its_line(tmp_path: Path, data: bytes, message: str) -> None:
+def test_a_file_that_cannot_be_read_on_is_an_error_with_its_line(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
     with pytest.raises(DataError) as caught:
         values(written(tmp_path / "a.json", data))
     assert f"a.json{message}" in str(caught.value).replace(": the file is", "the file is")
@@ -78,7 +87,9 @@ def test_a_file_that_cannot_be_read_on_is_an_error_with_its_line(tmp_path: Path,
     (b'{"a": ' + b"9" * 5000 + b"}", "the line cannot be parsed: Exceeds the limit"),
     (b'{"a":' * 100_000, "the line cannot be parsed: it is nested too deeply"),
 ])  # fmt: skip
-def test_a_line_that_is_no_row_is_named_and_the_next_one_read(tmp_path: Path, line: bytes, message: str) -> None:
+def test_a_line_that_is_no_row_is_named_and_the_next_one_read(
+    tmp_path: Path, line: bytes, message: str
+) -> None:
     path = written(tmp_path / "a.jsonl", b'{"a": 1}\n' + line + b'\n{"a": 3}\n')
     first, second, third = read_rows(path)
     with pytest.raises(DataError) as caught:
@@ -119,7 +130,10 @@ def test_a_long_array_is_read_in_constant_memory(tmp_path: Path) -> None:
 
 
 def test_every_byte_is_reported_for_the_progress_bar(tmp_path: Path) -> None:
-    for name, data in (("a.jsonl", '{"a": "你"}\n\n{}\n'.encode()), ("a.json", '[{"a": "你"}]\n'.encode())):
+    for name, data in (
+        ("a.jsonl", '{"a": "你"}\n\n{}\n'.encode()),
+        ("a.json", '[{"a": "你"}]\n'.encode()),
+    ):
         path, counts = written(tmp_path / name, data), []
         list(read_rows(path, counts.append))
         assert sum(counts) == len(data)

@@ -59,20 +59,27 @@ def test_published_flags_and_defaults_are_kept() -> None:
     assert (parsed.data_path, parsed.output_path) == ("alpaca_data.json", "alpaca_glm4_data.jsonl")
 
 
-def test_an_existing_output_is_refused_with_exit_code_2(source: Path, tmp_path: Path, capsys) -> None:
+def test_an_existing_output_is_refused_with_exit_code_2(
+    source: Path, tmp_path: Path, capsys
+) -> None:
     output = tmp_path / "out.jsonl"
     output.write_text("mine")
     assert run_tool(main, arguments(source, output)) == 2
     assert output.read_text() == "mine"
     shown = capsys.readouterr().err
-    assert shown == f"error: {output}: the output exists already; add --overwrite to replace it, or choose another name\n"
+    assert (
+        shown
+        == f"error: {output}: the output exists already; add --overwrite to replace it, or choose another name\n"
+    )
     assert run_tool(main, arguments(source, output, "--overwrite")) == 0
     assert output.read_text(encoding="utf-8") == LINES
 
 
 def test_rows_without_an_answer_are_left_out_counted_and_named(tmp_path: Path, capsys) -> None:
     source = tmp_path / "a.json"
-    source.write_text(json.dumps([*ROWS, *[{"instruction": "x", "output": ""}] * 5], indent=1), encoding="utf-8")
+    source.write_text(
+        json.dumps([*ROWS, *[{"instruction": "x", "output": ""}] * 5], indent=1), encoding="utf-8"
+    )
     assert main(arguments(source, tmp_path / "out.jsonl")) == 0
     shown = capsys.readouterr()
     assert "rows read     8\n  rows written  3\n  dropped rows  5\n    malformed   5" in shown.out
@@ -88,7 +95,10 @@ def test_a_file_of_another_form_is_an_error_not_an_empty_file(tmp_path: Path, ca
     source.write_text('{"prompt": "a", "completion": "b"}\n' * 3)
     assert run_tool(main, arguments(source, tmp_path / "out.jsonl")) == 2
     message = capsys.readouterr().err
-    assert f"error: {source}: none of 3 rows can be used; the first one: {source}:1: a row with the keys prompt" in message
+    assert (
+        f"error: {source}: none of 3 rows can be used; the first one: {source}:1: a row with the keys prompt"
+        in message
+    )
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -105,8 +115,12 @@ def test_tool_dialogues_keep_calls_and_schemas(tmp_path: Path) -> None:
         "tools": '[{"name": "f"}]'}]))  # fmt: skip
     assert main(arguments(source, tmp_path / "out.jsonl")) == 0
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {
-        "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "{}", "metadata": "f"}],
-        "tools": [{"type": "function", "function": {"name": "f"}}]}
+        "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "{}", "metadata": "f"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+    }
 
 
 def test_the_real_file_converts_to_one_line_a_row(tmp_path: Path) -> None:
@@ -119,12 +133,18 @@ def test_the_real_file_converts_to_one_line_a_row(tmp_path: Path) -> None:
         prompt = row["instruction"]
         if row["input"] != "":
             prompt = (prompt[:-1] if prompt[-1] == "." else prompt) + ": " + row["input"]
-        assert json.loads(line) == {"messages": [
-            {"role": "user", "content": prompt}, {"role": "assistant", "content": row["output"]}]}
+        assert json.loads(line) == {
+            "messages": [
+                {"role": "user", "content": prompt},
+                {"role": "assistant", "content": row["output"]},
+            ]
+        }
 
 
 @pytest.mark.parametrize("form", ["path", "module"])
-def test_it_runs_as_a_script_and_as_a_module_under_lang_c(source: Path, tmp_path: Path, form: str) -> None:
+def test_it_runs_as_a_script_and_as_a_module_under_lang_c(
+    source: Path, tmp_path: Path, form: str
+) -> None:
     name = alpaca_converter.__file__ if form == "path" else alpaca_converter.__name__
     command = [sys.executable, *([] if form == "path" else ["-m"]), name]
     output = tmp_path / "输出.jsonl"

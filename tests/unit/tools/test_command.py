@@ -44,7 +44,9 @@ def test_sigterm_runs_the_clean_up_and_exits_143() -> None:
         "    finally:\n        print('clean', flush=True)\n"
         "sys.exit(run_tool(main, []))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "clean\n")
 
 
@@ -54,7 +56,9 @@ def test_a_closed_pipe_is_silent() -> None:
         "def main(argv):\n    [print('x' * 100) for _ in range(10000)]\n    return 0\n"
         "sys.exit(run_tool(main, []))\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""

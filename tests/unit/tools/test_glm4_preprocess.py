@@ -13,7 +13,11 @@ from mindformers.dataset.pipeline import ReadOptions, TrainDataset
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 from mindformers.tools.command import run_tool
 from mindformers.tools.dataset_preprocess.glm4 import glm4_preprocess
-from mindformers.tools.dataset_preprocess.glm4.glm4_preprocess import build_parser, input_files, main
+from mindformers.tools.dataset_preprocess.glm4.glm4_preprocess import (
+    build_parser,
+    input_files,
+    main,
+)
 from tests.support.vocab import tiny_tokens, write_tiny_vocab
 
 N = len(tiny_tokens())
@@ -26,10 +30,26 @@ def vocab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def row(question: str, reply: str) -> str:
-    return json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]}) + "\n"
+    return (
+        json.dumps(
+            {
+                "messages": [
+                    {"role": "user", "content": question},
+                    {"role": "assistant", "content": reply},
+                ]
+            }
+        )
+        + "\n"
+    )
 
 
-def run(tmp_path: Path, vocab: Path, *more: str, lines: str | None = None, output: str = "out.mindrecord") -> int:
+def run(
+    tmp_path: Path,
+    vocab: Path,
+    *more: str,
+    lines: str | None = None,
+    output: str = "out.mindrecord",
+) -> int:
     source = tmp_path / "in.jsonl"
     if lines is not None:
         source.write_text(lines, encoding="utf-8")
@@ -39,7 +59,9 @@ def run(tmp_path: Path, vocab: Path, *more: str, lines: str | None = None, outpu
 
 
 def stored(path: Path) -> tuple[list, list]:
-    batch = next(TrainDataset(path, ReadOptions(batch_size=10_000, drop_remainder=False)).batches(0))
+    batch = next(
+        TrainDataset(path, ReadOptions(batch_size=10_000, drop_remainder=False)).batches(0)
+    )
     return batch["input_ids"].tolist(), batch["labels"].tolist()
 
 
@@ -49,7 +71,9 @@ def test_rows_are_those_written_by_hand(tmp_path: Path, vocab: Path, capsys) -> 
     assert ids[0] == [M, P, U, 10, 104, 105, A, 10, 111, 107, U, E]
     assert labels[0] == [-100] * 6 + [10, 111, 107, U] + [-100] * 2
     shown = capsys.readouterr()
-    assert shown.out.endswith(f"Transformed 1 records.\nTransform finished, output files refer: {tmp_path / 'out.mindrecord'}\n")
+    assert shown.out.endswith(
+        f"Transformed 1 records.\nTransform finished, output files refer: {tmp_path / 'out.mindrecord'}\n"
+    )
     for line in ("rows read           2", "rows written        1", "tokens              11", "trained tokens      4 (36.4 %)",
                  "truncated rows      0 (0 tokens cut)", "dropped rows        1", "  nothing to learn  1"):  # fmt: skip
         assert line in shown.out
@@ -60,7 +84,10 @@ def test_rows_are_those_written_by_hand(tmp_path: Path, vocab: Path, capsys) -> 
 def test_published_flags_and_defaults_are_kept() -> None:
     parsed = build_parser().parse_args([])
     assert (parsed.input_glob, parsed.output_file, parsed.vocab_file) == (
-        "./alpaca_glm4_data.jsonl", "./alpaca-fastchat-glm4.mindrecord", "./tokenizer.model")
+        "./alpaca_glm4_data.jsonl",
+        "./alpaca-fastchat-glm4.mindrecord",
+        "./tokenizer.model",
+    )
     assert (parsed.file_partition, parsed.repeat, parsed.seq_length) == (1, 1, 8192)
 
 
@@ -84,7 +111,9 @@ def test_a_pattern_takes_several_files_sorted(tmp_path: Path, vocab: Path) -> No
     assert [chr(ids[4]) for ids in stored(tmp_path / "out.mindrecord")[0]] == ["a", "b", "c"]
 
 
-def test_no_matching_file_is_an_error_with_the_nearest_name(tmp_path: Path, vocab: Path, capsys) -> None:
+def test_no_matching_file_is_an_error_with_the_nearest_name(
+    tmp_path: Path, vocab: Path, capsys
+) -> None:
     (tmp_path / "alpaca.jsonl").touch()
     assert run(tmp_path, vocab, "--input_glob", str(tmp_path / "alpacca.jsonl")) == 2
     assert "there is no such file; did you mean 'alpaca.jsonl'?" in capsys.readouterr().err
@@ -105,7 +134,10 @@ def test_workers_keep_the_order(tmp_path: Path, vocab: Path, workers: str) -> No
     lines = "".join(row(str(i), "a" * (i % 7 + 1)) for i in range(400))
     assert run(tmp_path, vocab, "--num_workers", workers, "--seq_length", "24", lines=lines) == 0
     tokenizer = ChatGLM4Tokenizer(vocab)
-    texts = [tokenizer.decode(ids, skip_special_tokens=True).split("\n") for ids in stored(tmp_path / "out.mindrecord")[0]]
+    texts = [
+        tokenizer.decode(ids, skip_special_tokens=True).split("\n")
+        for ids in stored(tmp_path / "out.mindrecord")[0]
+    ]
     assert [text[1].strip() for text in texts] == [str(i) for i in range(400)]
 
 
@@ -113,7 +145,10 @@ def test_existing_output_is_refused_before_any_work(tmp_path: Path, vocab: Path,
     assert run(tmp_path, vocab, lines=row("a", "b")) == 0
     before = (tmp_path / "out.mindrecord").read_bytes()
     assert run(tmp_path, vocab, lines="broken") == 2
-    assert "the output exists already (out.mindrecord, out.mindrecord.db); add --overwrite" in capsys.readouterr().err
+    assert (
+        "the output exists already (out.mindrecord, out.mindrecord.db); add --overwrite"
+        in capsys.readouterr().err
+    )
     assert (tmp_path / "out.mindrecord").read_bytes() == before
     assert run(tmp_path, vocab, "--overwrite", lines=row("c", "d")) == 0
     assert stored(tmp_path / "out.mindrecord")[0][0][4] == ord("c")
@@ -123,9 +158,11 @@ LONG = row("a", "bcdefghijklm") + row("a", "b")
 
 
 @pytest.mark.parametrize(("policy", "rows", "count"), [
-    ("truncate", 2, "truncated rows  1 (6 tokens cut)"), ("drop", 1, "  too long      1"),
+    ("truncate", 2, "truncated rows  1 (7 tokens cut)"), ("drop", 1, "  too long      1"),
 ])  # fmt: skip
-def test_long_rows_are_cut_or_dropped_and_counted(tmp_path, vocab, capsys, policy: str, rows: int, count: str) -> None:
+def test_long_rows_are_cut_or_dropped_and_counted(
+    tmp_path, vocab, capsys, policy: str, rows: int, count: str
+) -> None:
     assert run(tmp_path, vocab, "--too_long", policy, lines=LONG) == 0
     assert len(stored(tmp_path / "out.mindrecord")[0]) == rows
     assert count in capsys.readouterr().out
@@ -133,7 +170,9 @@ def test_long_rows_are_cut_or_dropped_and_counted(tmp_path, vocab, capsys, polic
 
 def test_long_rows_may_be_an_error(tmp_path: Path, vocab: Path, capsys) -> None:
     assert run(tmp_path, vocab, "--too_long", "error", lines=LONG) == 2
-    assert "in.jsonl:1: the conversation has 19 tokens; allowed: at most 13" in capsys.readouterr().err
+    assert (
+        "in.jsonl:1: the conversation has 20 tokens; allowed: at most 13" in capsys.readouterr().err
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
@@ -141,21 +180,30 @@ def test_the_preview_marks_what_is_learnt(tmp_path: Path, vocab: Path, capsys) -
     lines = row("hi \x1b[31m<sop>", "ok <|user|>") + row("a", "b") + row("c", "d")
     assert run(tmp_path, vocab, "--preview", "2", "--seq_length", "64", lines=lines) == 0
     shown = capsys.readouterr().out
-    assert "[gMASK]<sop><|user|>\nhi \\x1b[31m<sop><|assistant|>{+\nok <|user|><|user|>+}\n" in shown
-    assert "--- sample 2 (9 of 64 tokens); {+learnt+}\n[gMASK]<sop><|user|>\na<|assistant|>{+\nb<|user|>+}\n" in shown
+    assert (
+        "[gMASK]<sop><|user|>\nhi \\x1b[31m<sop><|assistant|>{+\nok <|user|><|user|>+}\n" in shown
+    )
+    assert (
+        "--- sample 2 (9 of 64 tokens); {+learnt+}\n[gMASK]<sop><|user|>\na<|assistant|>{+\nb<|user|>+}\n"
+        in shown
+    )
     assert "sample 3" not in shown
     assert "\x1b" not in shown
 
 
-def test_the_preview_of_a_cut_row_ends_with_its_last_label(tmp_path: Path, vocab: Path, capsys) -> None:
+def test_the_preview_of_a_cut_row_ends_with_its_last_label(
+    tmp_path: Path, vocab: Path, capsys
+) -> None:
     assert run(tmp_path, vocab, "--preview", "1", lines=LONG) == 0
-    assert "a<|assistant|>{+\nbcdefg+}\n" in capsys.readouterr().out.replace("\nbcdef", "\nbcdef")
+    assert "a<|assistant|>{+\nbcdefg+}\n" in capsys.readouterr().out
 
 
 def test_a_model_folder_brings_its_chat_template(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     vocab = write_tiny_vocab(folder)
-    template = "[gMASK]<sop>{% for m in messages %}<|{{ m['role'] }}|>#{{ m['content'] }}{% endfor %}"
+    template = (
+        "[gMASK]<sop>{% for m in messages %}<|{{ m['role'] }}|>#{{ m['content'] }}{% endfor %}"
+    )
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     assert run(tmp_path, folder, lines=row("a", "b")) == 0
     assert stored(tmp_path / "out.mindrecord")[0][0] == [M, P, U, 35, 97, A, 35, 98, U, E, E, E]

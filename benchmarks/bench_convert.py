@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -83,7 +85,7 @@ def write_source(folder: Path, config: ChatGLM2Config, shard: str) -> None:
             stored.name,
             BY_NAME["bfloat16"],
             stored.shape,
-            lambda count=int(np.prod(stored.shape)): blocks(count),
+            partial(blocks, math.prod(stored.shape)),
         )
         for stored in stored_tensors(config, PUBLISHED["glm"])
     ]
@@ -92,11 +94,16 @@ def write_source(folder: Path, config: ChatGLM2Config, shard: str) -> None:
     (folder / "config.json").write_text(json.dumps(config_to_hf(config)))
 
 
+def remove(path: Path) -> None:
+    """Remove an output, file or folder."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def measure(kind: str, source: Path, target: Path, shard: str) -> list[float]:
     """Run one conversion in a process of its own; return seconds, bytes written, peak KiB."""
-    for old in (target,):
-        shutil.rmtree(old, ignore_errors=True)
-        old.unlink(missing_ok=True)
     subprocess.run(["sync"], check=True)
     done = subprocess.run(
         [sys.executable, "-c", _RUN, kind, source, target, shard],
@@ -128,25 +135,27 @@ def main() -> None:
             "hf to ours, fp32, one .ckpt": ("fp32", source, "out.ckpt"),
             "ours to hf, bf16": ("reversed", ours, "out"),
         }
-        for figure, (kind, start, name) in figures.items():
-            target = Path(scratch) / name
-            runs = [measure(kind, start, target, args.max_shard_size) for _ in range(args.repeats)]
-            rates = [written / seconds / 1e6 for seconds, written, _ in runs]
+        runs: dict[str, list[list[float]]] = {figure: [] for figure in figures}
+        for _ in range(args.repeats):  # in turn, so that a slow minute of the disk hits all alike
+            for figure, (kind, start, name) in figures.items():
+                target = Path(scratch) / name
+                runs[figure].append(measure(kind, start, target, args.max_shard_size))
+                remove(target)
+        for figure, results in runs.items():
+            rates = [written / seconds / 1e6 for seconds, written, _ in results]
             line = {
                 "bench": "convert",
                 "figure": figure,
                 "MB/s": round(statistics.median(rates)),
                 "min": round(min(rates)),
                 "max": round(max(rates)),
-                "peak_rss_MB": round(max(peak for _, _, peak in runs) * 1024 / 1e6),
+                "peak_rss_MB": round(max(peak for _, _, peak in results) * 1024 / 1e6),
                 "parameters": count_parameters(config),
-                "written_MB": round(runs[0][1] / 1e6),
+                "written_MB": round(results[0][1] / 1e6),
                 "repeats": args.repeats,
                 "cores": os.cpu_count(),
             }
             print(json.dumps(line), flush=True)
-            shutil.rmtree(target, ignore_errors=True)
-            target.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = build_parser().parse_known_args(argv)
     setup_console_logging()
     config = load(arguments, rest)
-    _task(config.run_mode)(config)
-    return 0
+    return _task(config.run_mode)(config)
 
 
 def load(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> Any:
@@ -93,7 +92,7 @@ def find_config(name: str) -> Path:
     return beside if beside.exists() else path
 
 
-def _task(run_mode: str | None) -> Callable[[Any], Any]:
+def _task(run_mode: str | None) -> Callable[[Any], int]:
     """Return the task of a mode; its module is loaded when it is called.
 
     Raises:
@@ -107,13 +106,14 @@ def _task(run_mode: str | None) -> Callable[[Any], Any]:
     raise ConfigError(found, where="run_mode", allowed=_MODES, fix="add --run_mode")
 
 
-def _finetune(config: Any) -> None:
+def _finetune(config: Any) -> int:
     from mindformers.tasks.finetune import finetune
 
-    finetune(config)
+    return finetune(config).exit_code
 
 
-def _predict(config: Any) -> None:
+def _predict(config: Any) -> int:
     from mindformers.tasks.predict import predict
 
     predict(config)
+    return 0

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -114,25 +114,41 @@ class TrainDataset:
             DataError: If a row cannot be read, has another length or an id beyond the vocabulary.
         """
         order = self._order(epoch)[start * self.batch_size : len(self) * self.batch_size]
-        rows = self._read(order)
-        with closing(rows):
-            for begin in range(0, len(order), self.batch_size):
-                indexes = order[begin : begin + self.batch_size]
-                batch = [next(rows) for _ in indexes]
-                columns = zip(*batch, strict=True)
-                yield dict(zip(COLUMNS, map(np.stack, columns), strict=True))
+        yield from self._read(order)
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self._options.shuffle:
             return np.arange(self.num_rows)
         return np.random.default_rng([self._options.seed, epoch]).permutation(self.num_rows)
 
-    def _read(self, order: np.ndarray) -> Generator[_Row, None, None]:
-        """Yield the checked rows whose numbers ``order`` holds."""
-        for index, row in zip(order, self._read_raw(order), strict=True):
-            for name, values in zip(COLUMNS, row, strict=True):
-                self._check_row(name, values, int(index))
-            yield row[0].astype(np.int32, copy=False), row[1].astype(np.int32, copy=False)
+    def _read(self, order: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        """Yield checked batches of the rows whose numbers ``order`` holds."""
+        with closing(self._read_raw(order)) as rows:
+            for begin in range(0, len(order), self.batch_size):
+                indexes = order[begin : begin + self.batch_size]
+                columns = zip(*islice(rows, len(indexes)), strict=True)
+                yield {
+                    name: self._stack(name, column, indexes)
+                    for name, column in zip(COLUMNS, columns, strict=True)
+                }
+
+    def _stack(self, name: str, rows: Sequence[np.ndarray], indexes: np.ndarray) -> np.ndarray:
+        for row, index in zip(rows, indexes, strict=True):
+            if len(row) != self.seq_length:
+                check_length(len(row), self.seq_length, self._place(index))
+        values = np.stack(rows)
+        if self._vocab_size is not None and values.size:
+            lowest = np.where(values == IGNORED_LABEL, 0, values) if name == "labels" else values
+            if lowest.min() < 0 or values.max() >= self._vocab_size:
+                self._refuse(name, lowest, indexes)
+        return values.astype(np.int32, copy=False)
+
+    def _refuse(self, name: str, values: np.ndarray, indexes: np.ndarray) -> None:
+        """Raise the error of the first row that holds an id beyond the vocabulary."""
+        for row, index in zip(values, indexes, strict=True):
+            if row.min() < 0:
+                raise DataError(f"{name} holds {row.min()}", where=str(self._place(index)))
+            check_vocabulary(int(row.max()), self._vocab_size or 0, self._place(index))
 
     def _read_raw(self, order: np.ndarray) -> Generator[_Row, None, None]:
         import mindspore.dataset as mds
@@ -157,18 +173,8 @@ class TrainDataset:
         finally:
             iterator.stop()
 
-    def _check_row(self, name: str, values: np.ndarray, index: int) -> None:
-        if len(values) != self.seq_length:
-            check_length(len(values), self.seq_length, self._place(index))
-        if self._vocab_size is None or not len(values):
-            return
-        lowest = int(values.min())
-        if lowest < 0 and (name == "input_ids" or np.any(values[values < 0] != IGNORED_LABEL)):
-            raise DataError(f"{name} holds {lowest}", where=str(self._place(index)))
-        check_vocabulary(int(values.max()), self._vocab_size, self._place(index))
-
     def _place(self, index: int) -> Path:
-        """Return ``file:row`` of a row number, for messages."""
+        """Return ``file:row`` of a row's number, for messages."""
         file = bisect_right(self._first_rows, index) - 1
         return Path(f"{self.files[file]}:{index - self._first_rows[file] + 1}")
 

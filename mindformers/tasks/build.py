@@ -156,3 +156,29 @@ def check_dataset(dataset: Any, settings: PretrainedConfig) -> None:
             where="the training data",
             fix="preprocess again with --seq_length, or raise model.model_config.seq_length",
         )
+
+
+def check_tokenizer(tokenizer: Any, settings: PretrainedConfig) -> None:
+    """Refuse a vocabulary that is not the network's.
+
+    Raises:
+        ConfigError: If it has more ids than the network, or the ids that end an answer are none of its
+            control tokens.
+    """
+    where = "processor.tokenizer.vocab_file"
+    if len(tokenizer) > settings.vocab_size:
+        raise ConfigError(
+            f"a vocabulary of {len(tokenizer)} ids for a network of {settings.vocab_size}",
+            where=where,
+            fix="take the tokenizer.model the network was trained with",
+        )
+    special = tokenizer.special_tokens
+    strange = [each for each in settings.eos_token_ids if each not in special.values()]
+    if strange:
+        proper = [special[name] for name in ("<|endoftext|>", "<|user|>", "<|observation|>")]
+        raise ConfigError(
+            f"eos_token_id {strange} is no control token of this vocabulary",
+            where=where,
+            allowed=f"eos_token_id {proper} and pad_token_id {tokenizer.pad_token_id}",
+            fix="set them under model.model_config, or take the network's own tokenizer.model",
+        )

@@ -53,9 +53,10 @@ def finetune(
     schedule = build_schedule(
         _section(config.lr_schedule), total_steps, config.optimizer.learning_rate
     )
-    named = [_section(each) for each in config.callbacks]
-    if not any(each["type"] == "MFLossMonitor" for each in named):
-        named.insert(0, {"type": "MFLossMonitor"})
+    named = [_section(each) for each in config.callbacks if each is not config.loss_monitor]
+    named.insert(
+        0, {**_section(config.loss_monitor), "dataset_sink_mode": config.runner_config.sink_mode}
+    )
     logger.info(
         "data: %d rows of %d tokens; %d steps in %d epochs",
         dataset.num_rows,

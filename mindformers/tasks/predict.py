@@ -35,6 +35,7 @@ def predict(
     tokenizer = build.build_tokenizer(config) if tokenizer is None else tokenizer
     if network is None:
         network = build.build_network(config)
+        build.check_tokenizer(tokenizer, network.config)
         build.load_weights(network, config, required=True)
     answers = TextGenerationPipeline(network, tokenizer)(
         prompts, batch_size=config.predict_batch_size, apply_chat_template=True, seed=config.seed

@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = config.bind()
     build.start(run)
     tokenizer, network = build.build_tokenizer(run), build.build_network(run)
+    build.check_tokenizer(tokenizer, network.config)
     build.load_weights(network, run, required=True)
     for prompt in PROMPTS:
         ids = tokenizer.apply_chat_template(

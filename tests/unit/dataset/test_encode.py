@@ -22,7 +22,7 @@ from tests.support.vocab import tiny_tokens, write_tiny_vocab
 TOKENS = tiny_tokens()
 N = len(TOKENS)
 E, M, P = N, N + 2, N + 4  # <|endoftext|> (fills rows), [gMASK], <sop>
-S, U, A, O = N + 6, N + 7, N + 8, N + 9  # system, user, assistant, observation
+S, U, A, OB = N + 6, N + 7, N + 8, N + 9  # system, user, assistant, observation
 _ = -100
 NL = 10  # newline
 NEWLINES = TOKENS.index(b"\n\n")  # one token: a role's newline and a content's are encoded together
@@ -50,7 +50,7 @@ def system(content, **more):
 
 
 # name: (messages, seq_length, input_ids, labels)
-# h=104 i=105 o=111 k=107 a=97 b=98 c=99 d=100 e=101 f=102 g=103 q=113 s=115 x=120 {=123 }=125 1=49 2=50
+# Bytes: a to g are 97 to 103; h 104, i 105, k 107, o 111, q 113, s 115, x 120; braces 123 and 125; digits from 48.
 CASES = {
     "one turn": (
         [user("hi"), answer("ok")], 12,
@@ -74,29 +74,29 @@ CASES = {
     ),
     "a tool call, its result and the answer": (
         [user("q"), call("f", "{}"), observation("1"), answer("2")], 18,
-        [M, P, U, NL, 113, A, 102, NL, 123, 125, O, NL, 49, A, NL, 50, U, E],
-        [_, _, _, _, _, 102, NL, 123, 125, O, _, _, _, NL, 50, U, _, _],
+        [M, P, U, NL, 113, A, 102, NL, 123, 125, OB, NL, 49, A, NL, 50, U, E],
+        [_, _, _, _, _, 102, NL, 123, 125, OB, _, _, _, NL, 50, U, _, _],
     ),
     "two calls in one turn: the second assistant token is learnt": (
         [user("q"), call("f", "{}"), call("g", "{}"), observation("1"), answer("2")], 22,
-        [M, P, U, NL, 113, A, 102, NL, 123, 125, A, 103, NL, 123, 125, O, NL, 49, A, NL, 50, U],
-        [_, _, _, _, _, 102, NL, 123, 125, A, 103, NL, 123, 125, O, _, _, _, NL, 50, U, _],
+        [M, P, U, NL, 113, A, 102, NL, 123, 125, A, 103, NL, 123, 125, OB, NL, 49, A, NL, 50, U],
+        [_, _, _, _, _, 102, NL, 123, 125, A, 103, NL, 123, 125, OB, _, _, _, NL, 50, U, _],
     ),
     "words, then a call": (
         [user("q"), answer("x"), call("f", "{}"), observation("1"), answer("2")], 22,
-        [M, P, U, NL, 113, A, NL, 120, A, 102, NL, 123, 125, O, NL, 49, A, NL, 50, U, E, E],
-        [_, _, _, _, _, NL, 120, A, 102, NL, 123, 125, O, _, _, _, NL, 50, U, _, _, _],
+        [M, P, U, NL, 113, A, NL, 120, A, 102, NL, 123, 125, OB, NL, 49, A, NL, 50, U, E, E],
+        [_, _, _, _, _, NL, 120, A, 102, NL, 123, 125, OB, _, _, _, NL, 50, U, _, _, _],
     ),
     "two observations": (
         [user("q"), call("f", "{}"), observation("1"), observation("2"), answer("a")], 21,
-        [M, P, U, NL, 113, A, 102, NL, 123, 125, O, NL, 49, O, NL, 50, A, NL, 97, U, E],
-        [_, _, _, _, _, 102, NL, 123, 125, O, _, _, _, _, _, _, NL, 97, U, _, _],
+        [M, P, U, NL, 113, A, 102, NL, 123, 125, OB, NL, 49, OB, NL, 50, A, NL, 97, U, E],
+        [_, _, _, _, _, 102, NL, 123, 125, OB, _, _, _, _, _, _, NL, 97, U, _, _],
     ),
     "OpenAI's tool calls": (
         [user("q"), {"role": "assistant", "content": None, "tool_calls": [
             {"function": {"name": "f", "arguments": "{}"}}]}, {"role": "tool", "content": "1"}, answer("2")], 17,
-        [M, P, U, NL, 113, A, 102, NL, 123, 125, O, NL, 49, A, NL, 50, U],
-        [_, _, _, _, _, 102, NL, 123, 125, O, _, _, _, NL, 50, U, _],
+        [M, P, U, NL, 113, A, 102, NL, 123, 125, OB, NL, 49, A, NL, 50, U],
+        [_, _, _, _, _, 102, NL, 123, 125, OB, _, _, _, NL, 50, U, _],
     ),
     "it fits exactly: the closing token is the last label": (
         [user("hi"), answer("ok")], 10,
@@ -289,5 +289,5 @@ def test_rows_equal_the_rule_message_by_message(tokenizer, messages, seq_length)
     assert sample.num_trained == learnt.sum()
     # A label is the next input, and text never became a control token.
     assert np.array_equal(sample.labels[:-1][learnt[:-1]], sample.input_ids[1:][learnt[:-1]])
-    roles = [token for token in input_ids if token in (S, U, A, O)]
+    roles = [token for token in input_ids if token in (S, U, A, OB)]
     assert len(roles) <= len(messages) + 1

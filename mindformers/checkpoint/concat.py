@@ -21,8 +21,9 @@ from mindformers.checkpoint.export import (
     export,
     is_folder,
 )
+from mindformers.checkpoint.json_file import read_json
 from mindformers.checkpoint.keymap import Piece, Stored, locate_pieces
-from mindformers.checkpoint.loading import WeightSource, open_weights, read_json
+from mindformers.checkpoint.loading import WeightSource, open_weights
 from mindformers.checkpoint.naming import Layout
 from mindformers.checkpoint.saving import staged_folder, write_weights
 from mindformers.checkpoint.tensor_io import TensorToWrite

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers.checkpoint.atomic import write_bytes, write_text
-from mindformers.checkpoint.loading import read_json
+from mindformers.checkpoint.json_file import read_json
 from mindformers.checkpoint.manifest import clean_leftovers
 from mindformers.checkpoint.saving import (
     Progress,

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from mindformers.checkpoint.ckpt_io import CkptFile
+from mindformers.checkpoint.json_file import parse_object, read_json
 from mindformers.checkpoint.manifest import committed_steps, latest_step
 from mindformers.checkpoint.step_format import MANIFEST_NAME, check_files, read_manifest
 from mindformers.checkpoint.tensor_file import StoredTensor, TensorFile
 from mindformers.checkpoint.tensor_io import SafeFile
+from mindformers.config.loader import load_yaml
 from mindformers.errors import CheckpointError, did_you_mean
 
 INDEX_NAMES = (
@@ -27,7 +28,6 @@ INDEX_NAMES = (
 )
 SINGLE_NAMES = ("model.safetensors", "mindspore_model.safetensors")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl")
-MAX_JSON_BYTES = 32 * 2**20
 CONFIG_KEY = "model_config"  # in the header of files we write: the network's config.json
 MAX_LINES = 12  # of a list in an error
 
@@ -80,20 +80,27 @@ class WeightSource:
         return self._owner[name].read(name)
 
     def config(self) -> dict[str, Any] | None:
-        """Return the ``config.json`` beside the weights, else what their file says of itself."""
-        path = self.folder / "config.json"
-        if path.is_file():
-            return read_json(path)
-        for file in self.files:
-            if CONFIG_KEY in file.metadata:
-                return parse_object(file.metadata[CONFIG_KEY], f"{file.path}: {CONFIG_KEY}")
-        return None
+        """Return what is known of the network the weights belong to, or None.
+
+        That is the ``config.json`` beside them, what their file says of itself, or
+        ``model.model_config`` in the ``config.yaml`` that a training run saves with each step.
+        """
+        return self._configuration()[0]
 
     def config_where(self) -> str:
         """Return where ``config`` was found, or would be looked for, for errors."""
-        path = self.folder / "config.json"
-        marked = [file for file in self.files if CONFIG_KEY in file.metadata]
-        return str(marked[0].path if marked and not path.is_file() else path)
+        return self._configuration()[1]
+
+    def _configuration(self) -> tuple[dict[str, Any] | None, str]:
+        path, run = self.folder / "config.json", self.folder / "config.yaml"
+        if path.is_file():
+            return read_json(path), str(path)
+        for file in self.files:
+            if CONFIG_KEY in file.metadata:
+                return parse_object(file.metadata[CONFIG_KEY], str(file.path)), str(file.path)
+        model = load_yaml(run).data.get("model") if run.is_file() else None
+        section = model.get("model_config") if isinstance(model, dict) else None
+        return (section, str(run)) if isinstance(section, dict) else (None, str(path))
 
     def close(self) -> None:
         """Close every file."""
@@ -110,36 +117,6 @@ class WeightSource:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        CheckpointError: If the file cannot be read, is too large or holds no JSON object.
-    """
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"larger than {MAX_JSON_BYTES} bytes", where=str(path))
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot be read: {error}", where=str(path)) from error
-    return parse_object(text, str(path))
-
-
-def parse_object(text: str, where: str) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Raises:
-        CheckpointError: If it is none.
-    """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"is no JSON: {error}", where=where) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"holds a {type(content).__name__}", where=where, allowed="an object")
-    return content
 
 
 def refuse_pickle(path: Path) -> None:
@@ -193,8 +170,9 @@ def open_weights(path: str | Path, verify: bool = True) -> WeightSource:
     if path.is_file():
         return WeightSource(path, [open_file(path)])
     ranks = sorted(entry for entry in path.glob("rank_*") if entry.is_dir())
-    steps = committed_steps(path)
-    if steps:
+    if (path / MANIFEST_NAME).is_file():
+        return _open_step(path, verify)
+    if committed_steps(path):
         step = latest_step(path, verify)
         if step is None:
             raise CheckpointError("none of the steps is valid", where=str(path))
@@ -207,10 +185,16 @@ def open_weights(path: str | Path, verify: bool = True) -> WeightSource:
                 allowed="whole weights, or the single folder rank_0",
             )
         return open_weights(ranks[0], verify)
-    names, index = _choose_files(path)
-    if (path / MANIFEST_NAME).is_file():
-        check_files(path, read_manifest(path), names, verify)
-    return _open_all(path, names, index)
+    return _open_all(path, *_choose_files(path))
+
+
+def _open_step(folder: Path, verify: bool) -> WeightSource:
+    """Open a step folder: the file its manifest calls ``weights``, else as any folder."""
+    manifest = read_manifest(folder)
+    named = manifest.info.get("weights")
+    names, index = ([named], None) if isinstance(named, str) else _choose_files(folder)
+    check_files(folder, manifest, names, verify)
+    return _open_all(folder, names, index)
 
 
 def _near_paths(path: Path) -> str:

@@ -88,6 +88,7 @@ FLAGS = (
     _flag("transform_process_num", whole_number, "read for compatibility"),
     _flag("only_save_strategy", truth, "write the layout and stop (not implemented)"),
     _flag("resume_training", truth_or_text, "true, or the name of a checkpoint"),
+    _flag("allow_data_change", truth, "resume although the training data is another one"),
     _flag("strategy_load_checkpoint", str, "layout of a checkpoint (not implemented)"),
     _flag("remote_save_url", str, "address to copy results to (not implemented)"),
     _flag("seed", whole_number, "seed of weights, order and sampling"),

@@ -68,6 +68,9 @@ class RunConfig(NeutralKeys):
         default=False,
         description="True: go on from the newest checkpoint; a text: from the one of this name.",
     )
+    allow_data_change: bool = Field(
+        False, description="Resume although the training data or its order is another one."
+    )
 
     trainer: TrainerSection = Field(
         default_factory=TrainerSection, description="The recipe of the run."

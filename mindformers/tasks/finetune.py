@@ -97,6 +97,7 @@ def train_settings(config: RunConfig) -> TrainSettings:
         seed=config.seed,
         output_dir=config.output_dir,
         max_steps=runner.stop_step or None,
+        allow_data_change=config.allow_data_change,
         config_text=build.config_text(config),
     )
 

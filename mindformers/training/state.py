@@ -123,7 +123,7 @@ def merge_state(saved: TrainState, fresh: TrainState, *, allow_data_change: bool
         raise DataError(
             f"the data is not what the checkpoint was trained on ({changes})",
             where="resume_training",
-            fix="restore it, or allow it with --allow-data-change",
+            fix="restore it, or allow it with --allow_data_change true",
         )
     if changes:
         logger.warning("the data changed since the checkpoint was saved (%s)", changes)

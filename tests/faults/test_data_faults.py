@@ -60,8 +60,8 @@ def vocab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def preprocess(folder: Path, vocab: Path, *more: str) -> int:
     return run_tool(glm4_preprocess.main, [
-        "--input_glob", str(folder / "in.jsonl"), "--vocab_file", str(vocab), "--output_file", str(folder / "out.mindrecord"),
-        "--seq_length", "16", "--num_workers", "1", *more])  # fmt: skip
+        "--input_glob", str(folder / "in.jsonl"), "--output_file", str(folder / "out.mindrecord"),
+        "--vocab_file", str(vocab), "--seq_length", "16", "--num_workers", "1", *more])  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", BAD_LINES)
@@ -107,6 +107,16 @@ def test_no_row_left_is_an_error_that_says_why(tmp_path: Path, vocab: Path, caps
     message = capsys.readouterr().err
     assert "none of 1 rows is left to write; the first one: " in message
     assert "every label would be -100: the answer begins after token 16" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_an_empty_array_is_an_error(tmp_path: Path, vocab: Path, capsys) -> None:
+    (tmp_path / "in.jsonl").write_bytes(b"[ ]")
+    assert preprocess(tmp_path, vocab) == 2
+    assert (
+        "in.jsonl: none of 0 rows is left to write; give a file with rows"
+        in capsys.readouterr().err
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
@@ -333,8 +343,9 @@ def test_an_interrupted_run_leaves_no_output_and_no_process(
 ) -> None:
     (tmp_path / "in.jsonl").write_bytes((GOOD + b"\n") * 2000)
     command = [
-        sys.executable, glm4_preprocess.__file__, "--input_glob", str(tmp_path / "in.jsonl"), "--vocab_file", str(vocab),
-        "--output_file", str(tmp_path / "out.mindrecord"), "--seq_length", "64", "--num_workers", "2", "--repeat", "1000000",
+        sys.executable, glm4_preprocess.__file__, "--input_glob", str(tmp_path / "in.jsonl"),
+        "--vocab_file", str(vocab), "--output_file", str(tmp_path / "out.mindrecord"),
+        "--seq_length", "64", "--num_workers", "2", "--repeat", "1000000",
     ]  # fmt: skip
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

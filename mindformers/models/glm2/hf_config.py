@@ -73,7 +73,7 @@ def config_from_hf(content: Mapping[str, Any], where: str = "config.json") -> Ch
     Raises:
         ConfigError: If it is another kind of model, or asks for something the network does not do.
     """
-    kind = content.get("model_type")
+    kind = "glm2" if content.get("type") == "ChatGLM2Config" else content.get("model_type")
     if kind not in MODEL_TYPES:
         raise ConfigError(
             f"model_type {kind!r} is no GLM-4 text model",

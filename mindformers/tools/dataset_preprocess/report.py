@@ -105,9 +105,10 @@ class Tally:
             kept = self.examples.setdefault(reason, [])
             kept.extend(messages[: _NUM_EXAMPLES - len(kept)])
 
-    def first_message(self) -> str:
-        """Return the first message about a dropped row, or an empty string."""
-        return next((messages[0] for messages in self.examples.values()), "")
+    def advice(self) -> str:
+        """Return what to say when no row is left: why the first one is not."""
+        first = next((messages[0] for messages in self.examples.values()), "")
+        return f"the first one: {first}" if first else "give a file with rows"
 
 
 def print_table(title: str, rows: Mapping[str, str]) -> None:

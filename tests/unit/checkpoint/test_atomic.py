@@ -48,7 +48,7 @@ def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path):
 def test_the_file_is_synced_before_the_rename_and_the_folder_after(tmp_path, monkeypatch):
     steps = []
     monkeypatch.setattr(
-        os, "fsync", lambda handle: steps.append(os.readlink(f"/proc/self/fd/{handle}"))
+        os, "fsync", lambda handle: steps.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
     )
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda a, b: (steps.append("rename"), replace(a, b))[1])

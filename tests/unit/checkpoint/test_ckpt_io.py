@@ -21,6 +21,7 @@ ARRAYS = {
 }
 
 
+@pytest.mark.usefixtures("pynative")
 def test_mindspore_reads_what_we_write(tmp_path):
     mindspore = pytest.importorskip("mindspore")
     path = write_ckpt(tmp_path / "a.ckpt", [array_to_write(n, a) for n, a in ARRAYS.items()])
@@ -32,6 +33,7 @@ def test_mindspore_reads_what_we_write(tmp_path):
         assert str(found[name].dtype).lower() == array.dtype.name
 
 
+@pytest.mark.usefixtures("pynative")
 @pytest.mark.parametrize("crc", [False, True])
 def test_we_read_what_mindspore_writes(tmp_path, crc):
     mindspore = pytest.importorskip("mindspore")

@@ -153,6 +153,28 @@ def test_one_flipped_bit_is_found_unless_verify_is_off(tmp_path):
     open_weights(folder, verify=False).close()
 
 
+def test_the_weights_a_training_run_names_are_found_and_verified(tmp_path):
+    weights = "rank_0/CKP_rank_0-1_5.safetensors"
+    writers = {
+        weights: lambda p: write_file(p, ONE),
+        "rank_0/optimizer.safetensors": lambda p: write_file(p, ARRAYS),
+        "config.yaml": lambda p: p.write_text("model:\n  model_config:\n    type: X\n    a: 1\n"),
+    }
+    folder = write_step_folder(
+        tmp_path / "ckpt", "step_5", writers, {"step": 5, "weights": weights}
+    )
+    for path in (folder, tmp_path / "ckpt"):
+        with open_weights(path) as source:
+            assert list(source.tensors) == ["w"]
+            assert source.config() == {"type": "X", "a": 1}
+            assert source.config_where() == str(folder / "config.yaml")
+    data = bytearray((folder / weights).read_bytes())
+    data[-1] ^= 1
+    (folder / weights).write_bytes(data)
+    with pytest.raises(CheckpointError, match="CKP_rank_0-1_5.safetensors: sha256 mismatch"):
+        open_weights(folder)
+
+
 def test_a_single_rank_folder_is_opened_and_several_are_refused(tmp_path):
     write_file(tmp_path / "rank_0" / "a.safetensors", ONE)
     with open_weights(tmp_path) as source:

@@ -40,7 +40,7 @@ GIVEN = {
     "run_mode": ("predict", "predict"), "do_eval": ("FALSE", False), "train_dataset_dir": ("d", "d"),
     "eval_dataset_dir": ("d", "d"), "predict_batch_size": ("2", 2), "auto_trans_ckpt": ("True", True),
     "transform_process_num": ("2", 2), "only_save_strategy": ("false", False),
-    "resume_training": ("true", True), "remote_save_url": ("text", "text"), "seed": ("7", 7),
+    "allow_data_change": ("true", True), "resume_training": ("true", True), "remote_save_url": ("text", "text"), "seed": ("7", 7),
     "use_parallel": ("tRuE", True), "profile": ("False", False), "epochs": ("3", 3),
     "batch_size": ("4", 4), "gradient_accumulation_steps": ("5", 5), "sink_mode": ("False", False),
     "num_samples": ("6", 6), "output_dir": ("no_such_folder", "no_such_folder"),
@@ -168,7 +168,7 @@ def test_a_relative_file_is_found_here_first_and_then_in_the_repository(tmp_path
 )
 def test_a_mode_runs_its_task_with_the_settings(tmp_path, monkeypatch, mode, task):
     seen = []
-    monkeypatch.setattr(run, f"_{task}", seen.append)
+    monkeypatch.setattr(run, f"_{task}", lambda config: seen.append(config) or 0)
     monkeypatch.setattr(run, "setup_console_logging", lambda: None)
     data = tmp_path / "data.mindrecord"
     data.touch()

@@ -15,6 +15,7 @@ from mindformers.dataset.encode import (
 )
 from mindformers.errors import DataError
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
+from tests.support.shared import shared_file
 from tests.support.vocab import tiny_tokens, write_tiny_vocab
 
 # The tiny vocabulary: id = byte value for the 256 bytes, merges after them, then the special tokens
@@ -49,8 +50,8 @@ def system(content, **more):
     return {"role": "system", "content": content, **more}
 
 
-# name: (messages, seq_length, input_ids, labels)
-# Bytes: a to g are 97 to 103; h 104, i 105, k 107, o 111, q 113, s 115, x 120; braces 123 and 125; digits from 48.
+# Every case holds the messages, seq_length, the ids and the labels.
+# The letters a to g are 97 to 103; h is 104, i 105, k 107, o 111, q 113, s 115, x 120. Digits begin at 48.
 CASES = {
     "one turn": (
         [user("hi"), answer("ok")], 12,
@@ -204,6 +205,14 @@ def test_tool_schemas_are_never_learnt(tmp_path: Path) -> None:
         sample = encode_conversation(tokenizer, messages, 16, tools=given_tools)
         assert sample.input_ids.tolist() == expected_ids
         assert sample.labels.tolist() == expected_labels
+
+
+def test_the_real_vocabulary_gives_the_published_ids() -> None:
+    tokenizer = ChatGLM4Tokenizer(shared_file("data/glm4_tokenizer.model"))
+    sample = encode_conversation(tokenizer, [user("你好"), answer("你好世界")], 12)
+    assert sample.input_ids.tolist() == [
+        151331, 151333, 151336, 198, 109377, 151337, 198, 109377, 99011, 151336, 151329, 151329]  # fmt: skip
+    assert sample.labels.tolist() == [_, _, _, _, _, 198, 109377, 99011, 151336, _, _, _]
 
 
 def test_the_counts_say_what_was_cut_and_what_is_learnt(tokenizer: ChatGLM4Tokenizer) -> None:

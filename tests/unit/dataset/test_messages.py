@@ -83,7 +83,8 @@ def test_any_order_is_taken_when_asked_for(messages) -> None:
 
 
 @pytest.mark.parametrize("messages", [
-    QA, [turn("system"), *QA], [*QA, *QA], [QA[0], CALL, RESULT, QA[1]], [QA[0], CALL], [QA[0], QA[1], CALL, RESULT, QA[1]],
+    QA, [turn("system"), *QA], [*QA, *QA], [QA[0], CALL, RESULT, QA[1]], [QA[0], CALL],
+    [QA[0], QA[1], CALL, RESULT, QA[1]],
     [QA[0], CALL, CALL, RESULT, RESULT, CALL, RESULT, QA[1], *QA],
 ])  # fmt: skip
 def test_the_strict_order_takes_every_form_glm4_writes(messages) -> None:

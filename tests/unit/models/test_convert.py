@@ -10,6 +10,7 @@ import pytest
 from mindformers.checkpoint.ckpt_io import CkptFile
 from mindformers.checkpoint.export import ExportOptions
 from mindformers.checkpoint.loading import open_weights
+from mindformers.checkpoint.manifest import write_step_folder
 from mindformers.checkpoint.tensor_io import SafeFile
 from mindformers.errors import CheckpointError, ConfigError, MindFormersError
 from mindformers.models.glm2.convert_reversed import convert_ms_to_pt
@@ -110,6 +111,19 @@ def test_training_state_is_not_exported(tmp_path):
     source = write_file(tmp_path / "in" / "a.safetensors", arrays | extra)
     back = convert_ms_to_pt(source, tmp_path / "back", config=write_yaml(tmp_path / "run.yaml"))
     assert same_bytes(read(back), glm_arrays(CONFIG))
+
+
+def test_a_step_of_a_training_run_is_exported_without_a_yaml(tmp_path):
+    weights = "rank_0/CKP_rank_0-1_5.safetensors"
+    arrays = glm_arrays(CONFIG)
+    writers = {
+        weights: lambda p: write_file(p, our_arrays(arrays)),
+        "config.yaml": lambda p: write_yaml(p),
+    }
+    step = write_step_folder(tmp_path / "ckpt", "step_5", writers, {"step": 5, "weights": weights})
+    back = convert_ms_to_pt(step, tmp_path / "back")
+    assert same_bytes(read(back), arrays)
+    assert json.loads((back / "config.json").read_text())["num_hidden_layers"] == 2
 
 
 @pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])

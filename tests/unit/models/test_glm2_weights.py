@@ -32,6 +32,7 @@ from tests.support.glm_files import (
     write_hf_directory,
 )
 
+pytestmark = pytest.mark.usefixtures("pynative")
 CONFIG = tiny_config()
 ARRAYS = glm_arrays(CONFIG)
 
@@ -290,3 +291,22 @@ def test_saving_leaves_out_what_is_no_weight_and_casts_on_request(tmp_path):
 def test_an_unknown_layout_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="layout 'torch'; allowed: mindformers, chatglm, glm"):
         save_weights({}, CONFIG, tmp_path, "torch")
+
+
+def test_a_compiled_network_sees_the_weights_that_are_loaded_into_it(tmp_path, mode):
+    mindspore = pytest.importorskip("mindspore")
+    from mindformers.models.glm2.glm2 import ChatGLM2ForConditionalGeneration
+
+    folder = write_hf_directory(tmp_path / "hf", CONFIG, ARRAYS)
+    ids = mindspore.Tensor(np.arange(6)[None], mindspore.int32)
+    logits = []
+    for runs_before_loading, concat in ((True, True), (False, True), (False, False)):
+        config = tiny_config(qkv_concat=concat, mlp_concat=concat)
+        network = ChatGLM2ForConditionalGeneration(config)
+        network.set_train(False)
+        if runs_before_loading:
+            network(ids)
+        load_pretrained({p.name: p for p in network.get_parameters()}, config, folder)
+        logits.append(network(ids)[0].asnumpy())
+    assert (logits[0] == logits[1]).all()
+    np.testing.assert_allclose(logits[0], logits[2], rtol=1e-5, atol=1e-5)

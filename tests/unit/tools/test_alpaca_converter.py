@@ -111,7 +111,8 @@ def test_input_and_output_may_not_be_the_same_file(source: Path, capsys) -> None
 def test_tool_dialogues_keep_calls_and_schemas(tmp_path: Path) -> None:
     source = tmp_path / "a.json"
     source.write_text(json.dumps([{
-        "conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": '{"name": "f", "arguments": {}}'}],
+        "conversations": [
+            {"from": "human", "value": "q"}, {"from": "function_call", "value": '{"name": "f", "arguments": {}}'}],
         "tools": '[{"name": "f"}]'}]))  # fmt: skip
     assert main(arguments(source, tmp_path / "out.jsonl")) == 0
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {
@@ -159,7 +160,8 @@ def test_it_runs_as_a_script_and_as_a_module_under_lang_c(
 def test_help_answers_without_loading_the_library() -> None:
     begin = time.monotonic()
     code = (
-        "import sys\nfrom mindformers.tools.dataset_preprocess.glm4 import alpaca_converter as a, glm4_preprocess as g\n"
+        "import sys\n"
+        "from mindformers.tools.dataset_preprocess.glm4 import alpaca_converter as a, glm4_preprocess as g\n"
         "for tool in (a, g):\n    assert tool.build_parser().format_help()\n"
         "heavy = {'mindspore', 'numpy', 'rich', 'tiktoken', 'pydantic'} & set(sys.modules)\nassert not heavy, heavy\n"
     )

@@ -74,8 +74,15 @@ def test_rows_are_those_written_by_hand(tmp_path: Path, vocab: Path, capsys) -> 
     assert shown.out.endswith(
         f"Transformed 1 records.\nTransform finished, output files refer: {tmp_path / 'out.mindrecord'}\n"
     )
-    for line in ("rows read           2", "rows written        1", "tokens              11", "trained tokens      4 (36.4 %)",
-                 "truncated rows      0 (0 tokens cut)", "dropped rows        1", "  nothing to learn  1"):  # fmt: skip
+    for line in (
+        "rows read           2",
+        "rows written        1",
+        "tokens              11",
+        "trained tokens      4 (36.4 %)",
+        "truncated rows      0 (0 tokens cut)",
+        "dropped rows        1",
+        "  nothing to learn  1",
+    ):
         assert line in shown.out
     assert "dropped (nothing to learn): " in shown.err
     assert "in.jsonl:2: every label would be -100: the answer begins after token 12" in shown.err
@@ -221,8 +228,8 @@ def test_the_facts_name_the_vocabulary(tmp_path: Path, vocab: Path) -> None:
 def test_it_runs_by_path_and_reads_back(tmp_path: Path, vocab: Path) -> None:
     (tmp_path / "in.jsonl").write_text(row("你好", "b") * 5, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, glm4_preprocess.__file__, "--input_glob", "in.jsonl", "--vocab_file", str(vocab), "--output_file",
-         "deep/er/out.mindrecord", "--seq_length", "16", "--preview", "1"],
+        [sys.executable, glm4_preprocess.__file__, "--input_glob", "in.jsonl", "--vocab_file", str(vocab),
+         "--output_file", "deep/er/out.mindrecord", "--seq_length", "16", "--preview", "1"],
         capture_output=True, text=True, cwd=tmp_path, check=False,
         env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})  # fmt: skip
     assert done.returncode == 0, done.stderr

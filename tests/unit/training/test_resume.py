@@ -160,7 +160,7 @@ def test_other_data_is_refused_unless_allowed(pynative, tmp_path, tmp_path_facto
         run(tmp_path, data=changed, resume=folder)
     assert str(caught.value) == (
         "resume_training: the data is not what the checkpoint was trained on "
-        "(data_fingerprint toy -> another); restore it, or allow it with --allow-data-change"
+        "(data_fingerprint toy -> another); restore it, or allow it with --allow_data_change true"
     )
     _, losses = run(tmp_path, data=changed, resume=folder, allow_data_change=True)
     assert losses.curve[0][0] == 6

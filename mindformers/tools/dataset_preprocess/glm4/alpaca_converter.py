@@ -100,7 +100,7 @@ def convert(
             raise DataError(
                 f"none of {tally.rows_read} rows can be used",
                 where=str(source),
-                fix=f"the first one: {tally.first_message()}",
+                fix=tally.advice(),
             )
     return tally
 

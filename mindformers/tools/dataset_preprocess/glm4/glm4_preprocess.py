@@ -18,7 +18,7 @@ from mindformers.errors import DataError
 from mindformers.tools.command import run_tool
 
 if TYPE_CHECKING:
-    from mindformers.tools.dataset_preprocess.encoding import EncodedChunk
+    from mindformers.tools.dataset_preprocess.encoding import EncodeOptions
     from mindformers.tools.dataset_preprocess.report import Tally
 
 
@@ -147,6 +147,7 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
     options = EncodeOptions(
         arguments.seq_length, arguments.too_long, arguments.on_error, arguments.order
     )
+    _preview(files, tokenizer, options, arguments.preview)
     tally = Tally()
     total_bytes = arguments.repeat * sum(file.stat().st_size for file in files)
     with progress_bar(output.name, total_bytes) as bar:
@@ -158,36 +159,45 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
             repeat=arguments.repeat,
             on_bytes=bar.add_bytes,
         )
-        first = next(chunks, None)  # starts the workers, before the writer loads MindSpore
+        chunk = next(chunks, None)  # starts the workers, before the writer loads MindSpore
         with mindrecord_writer(
             output,
             num_partitions=arguments.file_partition,
             overwrite=arguments.overwrite,
             facts={"vocab_hash": tokenizer.vocab_hash},
         ) as writer:
-            while first is not None:
-                _preview(tokenizer, first, arguments.preview - tally.rows_written, tally)
-                writer.write(first.input_ids, first.labels)
-                tally.add(first.tally)
+            while chunk is not None:
+                writer.write(chunk.input_ids, chunk.labels)
+                tally.add(chunk.tally)
                 tally.rows_written = writer.num_rows
                 bar.show_rows(tally.rows_read)
-                first = next(chunks, None)
+                chunk = next(chunks, None)
             if not tally.rows_written:
                 raise DataError(
                     f"none of {tally.rows_read} rows is left to write",
                     where=str(files[0]),
-                    fix=f"the first one: {tally.first_message()}",
+                    fix=tally.advice(),
                 )
     return tally
 
 
-def _preview(tokenizer: Any, chunk: EncodedChunk, num_samples: int, tally: Tally) -> None:
+def _preview(
+    files: Sequence[Path], tokenizer: Any, options: EncodeOptions, num_samples: int
+) -> None:
+    """Show the first rows, before the work begins."""
+    from itertools import islice
+
+    from mindformers.tools.dataset_preprocess.encoding import encode_files
     from mindformers.tools.dataset_preprocess.preview import print_sample, trained_runs
 
-    for index in range(min(num_samples, len(chunk.lengths))):
-        ids, labels, length = chunk.input_ids[index], chunk.labels[index], chunk.lengths[index]
-        runs = trained_runs(tokenizer, ids, labels, length)
-        print_sample(tally.rows_written + index + 1, runs, f"{length} of {len(ids)} tokens")
+    rows = (
+        row
+        for chunk in encode_files(files, tokenizer, options)
+        for row in zip(chunk.input_ids, chunk.labels, chunk.lengths, strict=True)
+    )
+    for number, (ids, labels, length) in enumerate(islice(rows, max(0, num_samples)), start=1):
+        note = f"{length} of {len(ids)} tokens"
+        print_sample(number, trained_runs(tokenizer, ids, labels, length), note)
 
 
 def _lines(tally: Tally, begin: float) -> dict[str, str]:

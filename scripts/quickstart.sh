@@ -41,7 +41,7 @@ rm -rf "$out/finetune"
 run python run_mindformer.py --config $config --run_mode finetune --train_dataset "$out/alpaca_tiny.mindrecord" \
     --output_dir "$out/finetune"
 step "4/6 conversion to a Hugging Face directory, and back"
-run python convert_weight.py --model glm4 --reversed --config $config --input_path "$out/finetune/checkpoint" \
+run python convert_weight.py --model glm4 --reversed --input_path "$out/finetune/checkpoint" \
     --output_path "$out/huggingface" --tokenizer "$out/tokenizer.model" --force
 run python convert_weight.py --model glm4 --input_path "$out/huggingface" --output_path "$out/glm4_tiny.safetensors" --force
 step "5/6 the finetuned model answers (from the Hugging Face directory)"

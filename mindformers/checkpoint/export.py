@@ -45,6 +45,7 @@ class ExportOptions:
         force: Replace an output that exists.
         max_shard_size: Largest file when the output is a folder.
         verify: Compare the sha256 of a step folder's files before reading them.
+        tokenizer: A ``tokenizer.model`` or a folder that holds one; None: what lies beside the input.
         start: Called with the bytes that will be written, before the first.
         progress: Called with the number of bytes just written.
     """
@@ -53,6 +54,7 @@ class ExportOptions:
     force: bool = False
     max_shard_size: str | int = "5GB"
     verify: bool = True
+    tokenizer: str | Path | None = None
     start: Progress = field(default=no_progress)
     progress: Progress = field(default=no_progress)
 
@@ -95,7 +97,9 @@ def is_folder(path: Path) -> bool:
     return path.suffix not in _FORMATS.values()
 
 
-def carry_files(source: Path, folder: Path, generation: dict[str, Any]) -> list[str]:
+def carry_files(
+    source: Path, folder: Path, generation: dict[str, Any], tokenizer: str | Path | None = None
+) -> list[str]:
     """Copy the tokenizer, its template and the generation settings along; return the names.
 
     Args:
@@ -103,12 +107,12 @@ def carry_files(source: Path, folder: Path, generation: dict[str, Any]) -> list[
         folder: Folder being written.
         generation: What ``generation_config.json`` must say: the ids that end an answer, the pad
             id. The source's file wins where it says so itself.
+        tokenizer: As in ``ExportOptions``.
     """
     carried = []
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            write_bytes(folder / name, (source / name).read_bytes())
-            carried.append(name)
+    for name, path in _tokenizer_files(source, tokenizer).items():
+        write_bytes(folder / name, path.read_bytes())
+        carried.append(name)
     own = read_json(source / GENERATION_FILE) if (source / GENERATION_FILE).is_file() else {}
     settings = {**generation, **{key: value for key, value in own.items() if value is not None}}
     if settings:
@@ -120,6 +124,14 @@ def carry_files(source: Path, folder: Path, generation: dict[str, Any]) -> list[
             source,
         )
     return carried
+
+
+def _tokenizer_files(source: Path, tokenizer: str | Path | None) -> dict[str, Path]:
+    """Return the tokenizer's files under the names they get."""
+    if tokenizer is not None and Path(tokenizer).is_file():
+        return {"tokenizer.model": Path(tokenizer)}
+    folder = source if tokenizer is None else Path(tokenizer)
+    return {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
 
 
 def export(

@@ -82,6 +82,11 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("safetensors", "ckpt"),
         help="default: by the suffix of --output_path; safetensors in a folder",
     )
+    add(
+        "--tokenizer",
+        help="tokenizer.model, or a folder that holds one, to put into an output folder; default: "
+        "the one beside the input",
+    )
     add("--max_shard_size", default="5GB", help="largest file in a folder (default 5GB)")
     add("--force", "--overwrite", action="store_true", help="replace an output that exists")
     add("--no_verify", action="store_true", help="do not compare the sha256 of a step folder")
@@ -128,6 +133,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("given with --concat, which keeps types", where="--dtype")
     if args.config is not None and not Path(args.config).is_file():
         raise ConfigError(f"no such file: {args.config}", where="--config")
+    if args.tokenizer is not None and not Path(args.tokenizer).exists():
+        raise ConfigError(f"no such file or folder: {args.tokenizer}", where="--tokenizer")
 
 
 def _run(args: argparse.Namespace, options: ExportOptions) -> Path:
@@ -171,6 +178,7 @@ def _options_with_progress(args: argparse.Namespace) -> Iterator[ExportOptions]:
             force=args.force,
             max_shard_size=args.max_shard_size,
             verify=not args.no_verify,
+            tokenizer=args.tokenizer,
             start=lambda total: bar.update(task, total=total),
             progress=lambda count: bar.advance(task, count),
         )

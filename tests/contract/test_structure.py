@@ -35,34 +35,52 @@ def test_the_layer_list_names_every_package_and_module() -> None:
         pytest.skip("reading pyproject.toml needs tomllib, which came with Python 3.11")
     import tomllib
 
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]
     layers = next(c for c in contracts["contracts"] if c["id"] == "layers")["layers"]
     listed = {name.strip() for layer in layers for name in layer.split("|")}
-    found = {p.stem for p in PACKAGE.glob("*.py")} | {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
+    found = {p.stem for p in PACKAGE.glob("*.py")} | {
+        p.parent.name for p in PACKAGE.glob("*/__init__.py")
+    }
     assert listed == found - {"__init__"}
 
 
 def test_no_file_is_longer_than_300_lines() -> None:
-    long = {str(p.relative_to(ROOT)): n for p in SOURCES if (n := len(p.read_text("utf-8").splitlines())) > LONGEST}
+    long = {
+        str(p.relative_to(ROOT)): n
+        for p in SOURCES
+        if (n := len(p.read_text("utf-8").splitlines())) > LONGEST
+    }
     assert long == {}
 
 
 def test_inits_are_empty_but_for_the_root_and_the_models() -> None:
-    filled = [p.parent.name for p in PACKAGE.rglob("__init__.py") if p.read_text(encoding="utf-8").strip()]
+    filled = [
+        p.parent.name for p in PACKAGE.rglob("__init__.py") if p.read_text(encoding="utf-8").strip()
+    ]
     assert sorted(filled) == ["mindformers", "models"]
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
 
 
-@pytest.mark.parametrize("statement", [
-    "import mindformers",
-    "from mindformers import MindFormerConfig, MindFormerRegister, ChatGLM2Config, ChatGLM4Tokenizer, GenerationConfig",
-    "import mindformers.cli.run, mindformers.cli.convert, mindformers.dataset.messages, mindformers.tokenizer.chat",
-])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import mindformers",
+        "from mindformers import MindFormerConfig, MindFormerRegister, ChatGLM2Config",
+        "from mindformers import ChatGLM4Tokenizer, GenerationConfig, AutoConfig, AutoTokenizer",
+        "import mindformers.cli.run, mindformers.cli.convert, mindformers.dataset.messages, mindformers.tokenizer.chat",
+    ],
+)
 def test_config_tokenizer_and_commands_load_without_mindspore(statement: str) -> None:
-    done = run_python(f"import sys\n{statement}\nprint([m for m in ('mindspore', 'torch') if m in sys.modules])")
+    done = run_python(
+        f"import sys\n{statement}\nprint([m for m in ('mindspore', 'torch') if m in sys.modules])"
+    )
     assert done.stdout.strip() == "[]", done.stderr
 
 
@@ -76,7 +94,9 @@ def test_every_public_name_resolves() -> None:
         _ = mindformers.AutoModle
 
 
-SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), *ROOT.glob("scripts/examples/glm4/*.sh"), ROOT / ".ci/run"])
+SCRIPTS = sorted(
+    [*ROOT.glob("scripts/*.sh"), *ROOT.glob("scripts/examples/glm4/*.sh"), ROOT / ".ci/run"]
+)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
@@ -84,27 +104,53 @@ def test_scripts_parse(script: Path) -> None:
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("script", ["scripts/quickstart.sh", "scripts/test.sh", "scripts/chat.sh",
-                                    "scripts/examples/glm4/run_glm4_predict.sh"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "scripts/quickstart.sh",
+        "scripts/test.sh",
+        "scripts/chat.sh",
+        "scripts/examples/glm4/run_glm4_predict.sh",
+    ],
+)
 def test_scripts_explain_themselves(script: str) -> None:
-    done = subprocess.run(["bash", script, "--help"], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        ["bash", script, "--help"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0
     assert done.stdout.startswith("usage: bash scripts/")
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["single", "a", "b"], "3 arguments found; 5 are needed"),
-    (["parallel", "a", "b", "c", "2"], "PARALLEL is 'parallel' and DEVICE_NUM is '2'; allowed: single and 1"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["single", "a", "b"], "3 arguments found; 5 are needed"),
+        (
+            ["parallel", "a", "b", "c", "2"],
+            "PARALLEL is 'parallel' and DEVICE_NUM is '2'; allowed: single and 1",
+        ),
+    ],
+)
 def test_the_predict_script_refuses_what_it_cannot_run(arguments: list[str], message: str) -> None:
-    done = subprocess.run(["bash", "scripts/examples/glm4/run_glm4_predict.sh", *arguments], capture_output=True,
-                          text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        ["bash", "scripts/examples/glm4/run_glm4_predict.sh", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
     assert done.returncode == 2
     assert message in done.stderr
 
 
 def test_the_quickstart_refuses_an_unknown_argument() -> None:
-    done = subprocess.run(["bash", "scripts/quickstart.sh", "--chatt"], capture_output=True, text=True, cwd=ROOT,
-                          check=False, env={**os.environ, "VIRTUAL_ENV": "/nonexistent"})
+    done = subprocess.run(
+        ["bash", "scripts/quickstart.sh", "--chatt"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        env={**os.environ, "VIRTUAL_ENV": "/nonexistent"},
+    )
     assert done.returncode == 2
     assert "unknown argument '--chatt'" in done.stderr

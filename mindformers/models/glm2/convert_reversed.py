@@ -18,6 +18,7 @@ from mindformers.models.glm2.glm2_weights import (
     map_source,
     stored_tensors,
 )
+from mindformers.models.glm2.glm4_tokenizer import describe_tokenizer
 from mindformers.models.glm2.hf_config import (
     config_to_hf,
     generation_settings,
@@ -84,7 +85,8 @@ def convert_ms_to_pt(
 
         def add_files(folder: Path) -> None:
             write_text(folder / "config.json", json.dumps(described, indent=2) + "\n")
-            carry_files(source.folder, folder, generation_settings(settings))
+            carry_files(source.folder, folder, generation_settings(settings), options.tokenizer)
+            describe_tokenizer(folder)
 
         logger.info("converting %s to %s (%s layout, %s)", input_path, output, layout, stored_as)
         return export(

@@ -18,6 +18,7 @@ from mindformers.models.glm2.glm2_weights import (
     map_source,
     stored_tensors,
 )
+from mindformers.models.glm2.glm4_tokenizer import describe_tokenizer
 from mindformers.models.glm2.hf_config import generation_settings, is_tied, network_config
 
 DEFAULT_DTYPE = "fp32"  # upstream's converter writes float32 unless told otherwise
@@ -76,7 +77,8 @@ def convert_pt_to_ms(
 
         def add_files(folder: Path) -> None:
             settings.save_pretrained(folder)
-            carry_files(source.folder, folder, generation_settings(settings))
+            carry_files(source.folder, folder, generation_settings(settings), options.tokenizer)
+            describe_tokenizer(folder)
 
         logger.info(
             "converting %s (%s layout) to %s, %s",

@@ -108,3 +108,10 @@ class ChatGLM4Tokenizer(PreTrainedTokenizer):
         if not tokenize:
             return "".join(segment.text for segment in segments)
         return self.encode_segments(segments)
+
+
+def describe_tokenizer(folder: Path) -> None:
+    """Write ``tokenizer_config.json`` beside a bare ``tokenizer.model``; leave other folders alone."""
+    vocab_file = folder / "tokenizer.model"
+    if vocab_file.is_file() and not (folder / "tokenizer_config.json").exists():
+        ChatGLM4Tokenizer(vocab_file).save_pretrained(folder)

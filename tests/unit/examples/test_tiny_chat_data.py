@@ -100,10 +100,7 @@ def test_every_conversation_fits_the_documented_length(
     for row in conversations(DATA):
         messages = [message.as_dict() for message in row.messages]
         sample = encode_conversation(tokenizer, messages, seq_length, truncate=False)
-        ids = [
-            *sample.input_ids[: sample.num_tokens].tolist(),
-            tokenizer.special_tokens["<|user|>"],
-        ]
+        ids = sample.input_ids[: sample.num_tokens].tolist()
         lengths.append(len(ids))
         question, answer = (message.content for message in row.messages)
         spoken = f"<|user|>\n{question}<|assistant|>\n{answer}<|user|>"

@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, MindFormerConfig
+from mindformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    MindFormerConfig,
+)
 from mindformers.errors import CheckpointError, ConfigError, MissingExtraError
 from mindformers.models.auto import resolve_source
 from mindformers.models.glm2 import glm2_weights
@@ -48,20 +55,27 @@ def test_a_saved_directory_keeps_everything(saved: Path, tmp_path: Path, pynativ
 
 
 def test_dtypes_survive_saving(tmp_path: Path, pynative: None) -> None:
-    network = AutoModel.from_pretrained(write_model_dir(tmp_path / "low", param_init_type="bfloat16"))
+    network = AutoModel.from_pretrained(
+        write_model_dir(tmp_path / "low", param_init_type="bfloat16")
+    )
     again = AutoModel.from_pretrained(network.save_pretrained(tmp_path / "again"))
     for name, parameter in network.weight_parameters().items():
         other = again.weight_parameters()[name]
         assert other.dtype == parameter.dtype
-        assert np.array_equal(other.astype("float32").asnumpy(), parameter.astype("float32").asnumpy())
+        assert np.array_equal(
+            other.astype("float32").asnumpy(), parameter.astype("float32").asnumpy()
+        )
 
 
 @pytest.mark.parametrize("layout", ["glm", "chatglm"])
-def test_both_hugging_face_layouts_load_and_answer_alike(layout: str, saved: Path, tmp_path: Path,
-                                                         pynative: None) -> None:
+def test_both_hugging_face_layouts_load_and_answer_alike(
+    layout: str, saved: Path, tmp_path: Path, pynative: None
+) -> None:
     network = AutoModel.from_pretrained(saved)
     glm2_weights.save_weights(network.weight_parameters(), network.config, tmp_path, layout)
-    (tmp_path / "config.json").write_text(json.dumps(config_to_hf(network.config, layout)), encoding="utf-8")
+    (tmp_path / "config.json").write_text(
+        json.dumps(config_to_hf(network.config, layout)), encoding="utf-8"
+    )
     other = AutoModel.from_pretrained(tmp_path)
     assert np.array_equal(logits(other), logits(network))
     theirs = other.generate(PROMPT, max_new_tokens=8)
@@ -69,22 +83,36 @@ def test_both_hugging_face_layouts_load_and_answer_alike(layout: str, saved: Pat
         assert mine.tolist() == found.tolist()
 
 
-def test_a_yaml_file_gives_config_network_tokenizer_and_processor(saved: Path, tmp_path: Path,
-                                                                  pynative: None) -> None:
-    fields = {k: v for k, v in json.loads((saved / "config.json").read_text()).items()
-              if k not in ("mindformers_config", "model_type", "architectures")}
+def test_a_yaml_file_gives_config_network_tokenizer_and_processor(
+    saved: Path, tmp_path: Path, pynative: None
+) -> None:
+    fields = {
+        k: v
+        for k, v in json.loads((saved / "config.json").read_text()).items()
+        if k not in ("mindformers_config", "model_type", "architectures")
+    }
     content = {
         "load_checkpoint": str(saved),
-        "model": {"model_config": {"type": "ChatGLM2Config", **fields}, "arch": {
-            "type": "ChatGLM2ForConditionalGeneration"}},
-        "processor": {"type": "GLMProcessor", "tokenizer": {
-            "type": "ChatGLM4Tokenizer", "vocab_file": str(saved / "tokenizer.model")}}}
+        "model": {
+            "model_config": {"type": "ChatGLM2Config", **fields},
+            "arch": {"type": "ChatGLM2ForConditionalGeneration"},
+        },
+        "processor": {
+            "type": "GLMProcessor",
+            "tokenizer": {
+                "type": "ChatGLM4Tokenizer",
+                "vocab_file": str(saved / "tokenizer.model"),
+            },
+        },
+    }
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     network = AutoModel.from_pretrained(path)
     assert AutoConfig.from_pretrained(path) == network.config
     assert np.array_equal(logits(network), logits(AutoModel.from_pretrained(saved)))
-    assert np.array_equal(logits(AutoModel.from_config(MindFormerConfig(str(path)))), logits(network))
+    assert np.array_equal(
+        logits(AutoModel.from_config(MindFormerConfig(str(path)))), logits(network)
+    )
     tokenizer = AutoTokenizer.from_pretrained(path)
     assert len(tokenizer) == len(AutoTokenizer.from_pretrained(saved))
     processor = AutoProcessor.from_pretrained(path, max_length=16, return_tensors="np")
@@ -99,12 +127,15 @@ def test_overrides_change_a_field(saved: Path) -> None:
 
 
 def test_a_path_that_is_not_there_is_named_with_its_neighbour(saved: Path) -> None:
-    with pytest.raises(ConfigError, match=f"did you mean {saved.name}".replace(saved.name, ".*" + saved.name)):
+    with pytest.raises(
+        ConfigError, match=f"did you mean {saved.name}".replace(saved.name, ".*" + saved.name)
+    ):
         resolve_source(saved.parent / (saved.name + "x"))
 
 
-def test_a_directory_without_weights_or_tokenizer_is_refused_clearly(saved: Path, tmp_path: Path,
-                                                                     pynative: None) -> None:
+def test_a_directory_without_weights_or_tokenizer_is_refused_clearly(
+    saved: Path, tmp_path: Path, pynative: None
+) -> None:
     (tmp_path / "config.json").write_bytes((saved / "config.json").read_bytes())
     with pytest.raises(CheckpointError, match="safetensors"):
         AutoModel.from_pretrained(tmp_path)
@@ -125,10 +156,14 @@ def test_a_hub_id_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_source("zai-org/glm-4-9b-chat-hf")
 
 
-def test_a_hub_id_is_looked_up_in_the_local_cache_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_is_looked_up_in_the_local_cache_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
 
-    def snapshot_download(name: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+    def snapshot_download(
+        name: str, *, allow_patterns: list[str], local_files_only: bool = False
+    ) -> str:
         calls.append(local_files_only)
         if name == "org/gone" or (name == "org/online" and local_files_only):
             raise FileNotFoundError(name)

@@ -46,7 +46,9 @@ def test_a_stop_string_is_not_part_of_the_answer(folder: Path) -> None:
 
 
 def test_what_is_missing_is_said(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no task is called 'text_generatoin'.*did you mean 'text_generation'"):
+    with pytest.raises(
+        ConfigError, match=r"no task is called 'text_generatoin'.*did you mean 'text_generation'"
+    ):
         pipeline("text_generatoin", str(folder))
     with pytest.raises(ConfigError, match="no model was given"):
         pipeline("text_generation")
@@ -74,7 +76,9 @@ def test_a_prompt_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         read_prompts(str(path))
 
 
-def test_chat_answers_every_line_and_obeys_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_chat_answers_every_line_and_obeys_commands(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = io.StringIO("hello\n\n/reset\n/system be brief\n/what\nhello\n/exit\nnever read\n")
     assert chat(folder, source=lines, max_new_tokens=4) == 2
     shown = capsys.readouterr().out
@@ -82,7 +86,9 @@ def test_chat_answers_every_line_and_obeys_commands(folder: Path, capsys: pytest
     assert not shown.startswith("\n")
 
 
-def test_without_history_every_question_stands_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_history_every_question_stands_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     chat(folder, source=io.StringIO("hello\n"), max_new_tokens=8)
     once = capsys.readouterr().out
     chat(folder, source=io.StringIO("hello\nhello\n"), keep_history=False, max_new_tokens=8)

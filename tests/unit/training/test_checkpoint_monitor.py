@@ -87,7 +87,7 @@ def test_another_directory_is_used_when_given(tmp_path):
 
 
 def test_leftovers_of_a_killed_save_are_removed_at_the_start(tmp_path):
-    leftover = tmp_path / "checkpoint" / ".tmp-999999999-dead"
+    leftover = tmp_path / "checkpoint" / ".tmp-999999999-deadbeef"
     leftover.mkdir(parents=True)
     run(tmp_path, CheckpointMonitor(), max_steps=1)
     assert not leftover.exists()

@@ -71,7 +71,8 @@ class AscendFlashAttention(nn.Cell):
         query = query.reshape((batch, tokens, self.num_heads * self.head_dim))
         key = key.reshape((batch, -1, self.num_groups * self.head_dim))
         value = value.reshape((batch, -1, self.num_groups * self.head_dim))
-        hidden = mask < 0  # (1 or B, 1, S, L), True where a token is not seen
+        # The operator wants a row of the mask for every row of the batch; True where a token is not seen.
+        hidden = (mask < 0).broadcast_to((batch, 1, tokens, -1))  # (B, 1, S, L)
         return ops.flash_attention_score(
             query,
             key,

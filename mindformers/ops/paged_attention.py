@@ -107,7 +107,8 @@ class AscendPagedAttention(nn.Cell):
         )
         query = ops.depend(query, written)
         if self.is_first_iteration:
-            return self.prompt_attention(query, key, value, cache[0])
+            # Only this pass's keys are at hand; the mask also spans the rest of the cached blocks.
+            return self.prompt_attention(query, key, value, cache[0][:, :, :, : query.shape[1]])
         query = query.reshape((batch, -1, self.width))
         return self.token_attention(
             query, self.key_cache, self.value_cache, cache[3], cache[4], None, None, None, None

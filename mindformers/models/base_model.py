@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ import numpy as np
 from mindspore import Parameter, nn
 
 from mindformers.checkpoint.atomic import write_bytes
+from mindformers.config.options import refuse_options, say_without_effect
 from mindformers.errors import CheckpointError, ConfigError
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.config_fields import FIELDS
@@ -17,7 +19,9 @@ from mindformers.generation.engine import GenerateOutput, generate
 from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.runner import CachedRunner, RecomputeRunner
 from mindformers.generation.streamer import streaming
+from mindformers.logger import logger
 from mindformers.models.base_config import PretrainedConfig
+from mindformers.models.presets import SupportList
 
 CARRIED_FILES = (
     "tokenizer.model",
@@ -27,10 +31,18 @@ CARRIED_FILES = (
 )
 
 UPSTREAM_LENGTH = FIELDS["max_length"].default  # nobody wants a prompt and answer of 20 tokens
+_SAVE_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "save_json": (),
+    "is_main_process": (True,),
+    "state_dict": (None,),
+    "push_to_hub": (False,),
+    "variant": (None,),
+    "token": (),
+}
 DEFAULT_ANSWER_LENGTH = 512  # tokens, where neither the call nor the model's files give a length
 
 
-class PreTrainedModel(nn.Cell):
+class PreTrainedModel(nn.Cell, SupportList):
     """Base of the networks users load.
 
     A family gives ``config_class``, ``load_weights``, ``save_weights`` and the two logits methods the
@@ -70,6 +82,9 @@ class PreTrainedModel(nn.Cell):
             source: The path, or (upstream's form) a configuration with ``checkpoint_name_or_path``.
         """
         path = source.checkpoint_name_or_path if isinstance(source, PretrainedConfig) else source
+        if not path:
+            logger.warning("no weights are loaded: checkpoint_name_or_path is empty")
+            return None
         return self.load_weights(Path(path))
 
     @classmethod
@@ -89,7 +104,13 @@ class PreTrainedModel(nn.Cell):
         return network
 
     def save_pretrained(
-        self, save_directory: str | Path, *, tokenizer: Any = None, max_shard_size: str = "5GB"
+        self,
+        save_directory: str | Path,
+        save_name: str | None = None,
+        *,
+        tokenizer: Any = None,
+        max_shard_size: str = "5GB",
+        **options: Any,
     ) -> Path:
         """Write everything needed to load this network again.
 
@@ -97,12 +118,19 @@ class PreTrainedModel(nn.Cell):
             save_directory: Made if it is not there; holds ``config.json`` (every field),
                 ``model.safetensors`` or shards with an index, ``generation_config.json`` and, where
                 known, the tokenizer with its template.
+            save_name: Upstream's name of the files; has no effect.
             tokenizer: Saved along; None: the files this network was loaded with are copied.
             max_shard_size: Largest weight file.
+            **options: Upstream's further arguments at their neutral values (``save_json`` at any).
 
         Returns:
             The directory.
+
+        Raises:
+            ConfigError: If an option asks for what is not implemented.
         """
+        refuse_options("save_pretrained", options, _SAVE_OPTIONS)
+        say_without_effect("save_pretrained", {"save_name": save_name})
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
@@ -173,8 +201,7 @@ class PreTrainedModel(nn.Cell):
             and "max_length" not in kwargs
             and lengths == (None, UPSTREAM_LENGTH)
         )
-        self.set_train(False)
-        with streaming(streamer):
+        with streaming(streamer), evaluating(self):
             prompts = prepare_prompts(input_ids, settings.pad_token_id, mask)
             if is_open:
                 room = self.config.seq_length - max(len(prompt) for prompt in prompts)
@@ -190,14 +217,16 @@ class PreTrainedModel(nn.Cell):
             )
         return output if settings.return_dict_in_generate else output.sequences
 
-    def chat(
+    def chat(  # noqa: PLR0913 -- upstream's arguments
         self,
         tokenizer: Any,
         query: str,
         history: Sequence[Mapping[str, Any]] | None = None,
-        *,
+        system_role_name: str = "system",
+        user_role_name: str = "user",
+        assistant_role_name: str = "assistant",
         instruction: str = "",
-        role: str = "user",
+        *,
         seed: int | None = None,
         streamer: Any = None,
         **kwargs: Any,
@@ -208,8 +237,10 @@ class PreTrainedModel(nn.Cell):
             tokenizer: The tokenizer with the chat template.
             query: What is said now.
             history: Earlier messages; not changed.
+            system_role_name: Role of ``instruction``.
+            user_role_name: Role of ``query``: ``user``, or ``observation`` for a tool's result.
+            assistant_role_name: Role of the answer in the history.
             instruction: A system message put before them when they have none.
-            role: Role of ``query``: ``user``, or ``observation`` for a tool's result.
             seed: Seed of this call's draws.
             streamer: Gets the answer as it comes.
             **kwargs: Fields of ``GenerationConfig``.
@@ -218,9 +249,9 @@ class PreTrainedModel(nn.Cell):
             The answer and the history with this turn appended.
         """
         messages = [dict(message) for message in history or ()]
-        if instruction and not any(message["role"] == "system" for message in messages):
-            messages.insert(0, {"role": "system", "content": instruction})
-        messages.append({"role": role, "content": query})
+        if instruction and not any(message["role"] == system_role_name for message in messages):
+            messages.insert(0, {"role": system_role_name, "content": instruction})
+        messages.append({"role": user_role_name, "content": query})
         prompt = tokenizer.encode_segments(tokenizer.render(messages, add_generation_prompt=True))
         output = self.generate(
             [prompt],
@@ -232,7 +263,18 @@ class PreTrainedModel(nn.Cell):
         )
         assert isinstance(output, GenerateOutput)
         answer = answer_text(output, 0, tokenizer)
-        return answer, [*messages, {"role": "assistant", "content": answer}]
+        return answer, [*messages, {"role": assistant_role_name, "content": answer}]
+
+
+@contextmanager
+def evaluating(network: nn.Cell) -> Iterator[None]:
+    """Take a network out of training for a while, so that a callback may generate between two steps."""
+    was_training = network.training
+    network.set_train(False)
+    try:
+        yield
+    finally:
+        network.set_train(was_training)
 
 
 def answer_text(output: GenerateOutput, row: int, tokenizer: Any) -> str:

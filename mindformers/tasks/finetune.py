@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mindformers.config.run_config import RunConfig
+from mindformers.errors import ConfigError
 from mindformers.logger import logger
 from mindformers.tasks import build
 from mindformers.training.callbacks import Callback, build_callbacks
@@ -45,6 +46,7 @@ def finetune(
         network = build.build_network(config)
         if resume_from is None:
             build.load_weights(network, config)
+        set_recompute(network, config)
     dataset = build.build_train_dataset(config, network) if dataset is None else dataset
     optimizer = optimizer or build_optimizer(network, config)
     step = build_step(network, optimizer, config)
@@ -72,6 +74,32 @@ def finetune(
         callbacks=[*build_callbacks(named), *callbacks],
         resume_from=resume_from,
     )
+
+
+def set_recompute(network: Any, config: RunConfig) -> None:
+    """Let layers compute their activations again, as ``recompute_config`` says.
+
+    Raises:
+        ConfigError: If it asks for selective recomputation.
+    """
+    section = config.recompute_config
+    if section.select_recompute:
+        raise ConfigError(
+            "selective recomputation is not implemented",
+            where="recompute_config.select_recompute",
+            allowed="False",
+            fix="recompute: True computes whole layers again",
+        )
+    layers = network.config.num_layers
+    if section.recompute is True:
+        network.recompute_layers(layers)
+    elif isinstance(section.recompute, list) and len(section.recompute) == 1:
+        network.recompute_layers(min(section.recompute[0], layers))
+    elif section.recompute:
+        logger.warning(
+            "recompute_config.recompute %s counts layers of pipeline stages: no effect in one process",
+            section.recompute,
+        )
 
 
 def build_optimizer(network: Any, config: RunConfig) -> AdamW:

@@ -133,3 +133,14 @@ def test_chat_appends_to_a_copy_of_the_history_and_streams_the_same_text(model) 
     shown = "".join(streamer).strip()
     assert shown
     assert answer.strip().removeprefix(shown).strip("\ufffd") == ""
+
+
+def test_generating_between_two_steps_leaves_training_as_it_was(model) -> None:
+    network, _ = model
+    network.set_train(True)
+    network.generate([[1, 2, 3]], max_new_tokens=2)
+    assert network.training
+    network.set_train(False)
+    with pytest.raises(GenerationError):
+        network.generate([[-1]])
+    assert not network.training

@@ -1,0 +1,59 @@
+"""The parts of the finetune recipe that decide something."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from mindformers.config.mindformer_config import MindFormerConfig
+from mindformers.errors import ConfigError, DataError
+from mindformers.models.glm2.glm2_config import ChatGLM2Config
+from mindformers.tasks import build
+from mindformers.tasks.finetune import set_recompute
+
+
+class Network:
+    config = ChatGLM2Config(num_layers=4)
+
+    def __init__(self) -> None:
+        self.recomputed = 0
+
+    def recompute_layers(self, count: int) -> None:
+        self.recomputed = count
+
+
+@pytest.mark.parametrize(
+    ("value", "layers"), [(True, 4), (False, 0), ([3], 3), ([9], 4), ([2, 1], 0)]
+)
+def test_recompute_counts_layers(value, layers: int, caplog: pytest.LogCaptureFixture) -> None:
+    config = MindFormerConfig({"recompute_config": {"recompute": value}, "model": {}}).bind()
+    network = Network()
+    with caplog.at_level(logging.WARNING, "mindformers"):
+        set_recompute(network, config)
+    assert network.recomputed == layers
+    assert ("no effect in one process" in caplog.text) == (value == [2, 1])
+
+
+def test_selective_recomputation_is_refused() -> None:
+    config = MindFormerConfig({"recompute_config": {"select_recompute": True}, "model": {}}).bind()
+    with pytest.raises(ConfigError, match="selective recomputation is not implemented"):
+        set_recompute(Network(), config)
+
+
+class Rows:
+    seq_length = 64
+
+
+def test_rows_longer_than_the_network_are_refused_and_shorter_ones_are_not() -> None:
+    build.check_dataset(Rows(), ChatGLM2Config(seq_length=64))
+    with pytest.raises(DataError, match="rows of 64 tokens for a network of seq_length 48"):
+        build.check_dataset(Rows(), ChatGLM2Config(seq_length=48))
+
+
+def test_a_file_without_model_or_data_is_refused() -> None:
+    config = MindFormerConfig({"run_mode": "finetune"}).bind()
+    with pytest.raises(ConfigError, match="no model section"):
+        build.network_settings(config)
+    with pytest.raises(ConfigError, match="no training data is named"):
+        build.build_train_dataset(config, Network())

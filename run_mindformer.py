@@ -2,8 +2,8 @@
 
 import sys
 
-from mindformers.cli.guard import run_guarded
 from mindformers.cli.run import main
+from mindformers.guard import run_guarded
 
 if __name__ == "__main__":
     sys.exit(run_guarded(main))

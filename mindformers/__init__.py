@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from mindformers.upstream_paths import install as _install_upstream_paths
 from mindformers.version import __version__
 
 _CONFIG = "mindformers.config.mindformer_config"
@@ -26,6 +27,7 @@ _NAMES = {
     "ChatGLM2ForConditionalGeneration": f"{_GLM2}.glm2",
     "ChatGLM4Tokenizer": f"{_GLM2}.glm4_tokenizer",
     "GLMProcessor": f"{_GLM2}.glm_processor",
+    "PreTrainedTokenizer": "mindformers.tokenizer.base",
     "count_parameters": f"{_GLM2}.glm2_weights",
     "GenerationConfig": "mindformers.generation.config",
     "LogitsProcessor": "mindformers.generation.logits",
@@ -36,6 +38,11 @@ _NAMES = {
     "pipeline": "mindformers.tasks.pipeline",
     "TextGenerationPipeline": "mindformers.tasks.pipeline",
     "Trainer": "mindformers.tasks.trainer",
+    "TrainingArguments": "mindformers.tasks.training_args",
+    "build_context": "mindformers.tasks.context",
+    "init_context": "mindformers.tasks.context",
+    "build_parallel_config": "mindformers.tasks.context",
+    "run_check": "mindformers.tools.run_check",
     "CausalLanguageModelDataset": "mindformers.dataset.causal_lm",
     "AdamW": "mindformers.training.optimizer",
     "MFTrainOneStepCell": "mindformers.training.train_step",
@@ -59,6 +66,7 @@ _NAMES = {
 }
 
 __all__ = ["__version__", *_NAMES]
+_install_upstream_paths()
 
 
 def __getattr__(name: str) -> Any:

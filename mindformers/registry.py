@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from mindformers.errors import ConfigError, did_you_mean
+from mindformers.logger import warn_once
 
 T = TypeVar("T", bound=type)
 
@@ -56,13 +57,16 @@ class MindFormerRegister:
 
     @classmethod
     def register(
-        cls, module_type: str = MindFormerModuleType.TOOLS, alias: str | None = None
+        cls,
+        module_type: str = MindFormerModuleType.TOOLS,
+        alias: str | None = None,
+        legacy: bool = True,
+        search_names: Any = None,
     ) -> Callable[[T], T]:
-        """Return a decorator that registers a class under ``alias`` or its own name."""
+        """Return a decorator that registers a class; arguments as in ``register_cls``."""
 
         def decorate(register_class: T) -> T:
-            cls.register_cls(register_class, module_type, alias)
-            return register_class
+            return cls.register_cls(register_class, module_type, alias, legacy, search_names)
 
         return decorate
 
@@ -72,12 +76,29 @@ class MindFormerRegister:
         register_class: T,
         module_type: str = MindFormerModuleType.TOOLS,
         alias: str | None = None,
+        legacy: bool = True,
+        search_names: Any = None,
     ) -> T:
         """Register ``register_class`` and return it.
 
+        Args:
+            register_class: The class.
+            module_type: Its kind.
+            alias: Its name; None: the class's own.
+            legacy: True; upstream's second set of classes is not implemented.
+            search_names: Upstream's further names of that set; has no effect.
+
         Raises:
-            ConfigError: If another class already has this name.
+            ConfigError: If another class already has this name, or ``legacy`` is False.
         """
+        if not legacy:
+            raise ConfigError(
+                "legacy=False: the second set of classes (mcore) is not implemented",
+                where=f"register {register_class.__name__}",
+                allowed="True",
+            )
+        if search_names:
+            warn_once("register %s: search_names has no effect", register_class.__name__)
         name = alias or register_class.__name__
         known = cls.registry.setdefault(module_type, {})
         path = f"{register_class.__module__}:{register_class.__qualname__}"
@@ -132,6 +153,13 @@ class MindFormerRegister:
         return loaded
 
     @classmethod
+    def get_instance_type_from_cfg(
+        cls, cfg: Mapping[str, Any], module_type: str = MindFormerModuleType.MODELS
+    ) -> Any:
+        """Return the class that ``cfg["type"]`` names."""
+        return cls.get_cls(module_type, str(_type_of(cfg)))
+
+    @classmethod
     def get_instance_from_cfg(
         cls,
         cfg: Mapping[str, Any],
@@ -145,10 +173,7 @@ class MindFormerRegister:
             module_type: The kind to look in.
             default_args: Arguments that take precedence over those of ``cfg`` (upstream's rule).
         """
-        if not isinstance(cfg, Mapping):
-            raise TypeError(f"cfg must be a mapping, got {type(cfg).__name__}")
-        if "type" not in cfg:
-            raise ConfigError(f"no 'type' among {sorted(cfg)}", fix="name the class under 'type'")
+        _type_of(cfg)
         arguments = {**cfg, **(default_args or {})}
         target = arguments.pop("type")
         if inspect.isclass(target):
@@ -164,3 +189,11 @@ class MindFormerRegister:
     ) -> Any:
         """Build the class registered under ``class_name`` with ``kwargs``."""
         return cls.get_instance_from_cfg({"type": class_name, **kwargs}, module_type)
+
+
+def _type_of(cfg: Any) -> Any:
+    if not isinstance(cfg, Mapping):
+        raise TypeError(f"cfg must be a mapping, got {type(cfg).__name__}")
+    if "type" not in cfg:
+        raise ConfigError(f"no 'type' among {sorted(cfg)}", fix="name the class under 'type'")
+    return cfg["type"]

@@ -4,10 +4,11 @@ usage() {
     cat <<'EOF'
 usage: bash scripts/quickstart.sh [--chat] [--output DIR]
   --chat        talk to the model afterwards
-  --output DIR  where everything goes (default: output/quickstart); an earlier run there is replaced
+  --output DIR  where everything goes (default: output/quickstart in the checkout); an earlier run there is replaced
 EOF
 }
 set -euo pipefail
+from="$PWD"
 cd "$(dirname "$0")/.."
 out=output/quickstart
 chat=no
@@ -15,7 +16,13 @@ while [ $# -gt 0 ]; do
     case "$1" in
         -h|--help) usage; exit 0 ;;
         --chat) chat=yes ;;
-        --output) [ $# -ge 2 ] || { usage >&2; exit 2; }; out="$2"; shift ;;
+        --output)
+            case "${2:-}" in
+                ''|-*) echo "error: --output needs a directory" >&2; usage >&2; exit 2 ;;
+                /*) out="$2" ;;
+                *) out="$2"; [ "$from" -ef . ] || out="${from%/}/$2" ;;
+            esac
+            shift ;;
         *) echo "error: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
     esac
     shift
@@ -24,7 +31,15 @@ done
 use_environment viz
 begin=$(date +%s)
 step() { printf '\n== %s\n' "$*"; }
-run() { printf '$ %s\n' "$*"; "$@"; }
+shown() {   # the words of a command as one types them
+    local word line=""
+    for word in "$@"; do
+        case "$word" in *[!A-Za-z0-9_./=-]*) word="\"$word\"" ;; esac
+        line="$line $word"
+    done
+    printf '%s' "${line# }"
+}
+run() { printf '$ %s\n' "$(shown "$@")"; "$@"; }
 tools=mindformers/tools/dataset_preprocess/glm4
 config=configs/glm4/finetune_glm4_tiny_cpu.yaml
 
@@ -55,4 +70,4 @@ printf '\ndone in %s s. Loss curve: %s/finetune/loss.png. Model: %s/huggingface\
 if [ "$chat" = yes ]; then
     exec python -m mindformers chat "$out/huggingface" --no_history
 fi
-echo "talk to it: bash scripts/chat.sh $out/huggingface"
+echo "talk to it: bash scripts/chat.sh $(shown "$out/huggingface")"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import io
 import itertools
 import sys
 import time
@@ -23,7 +22,8 @@ import regex
 
 from mindformers.checkpoint.atomic import write_text
 from mindformers.dataset.formats import read_conversations
-from mindformers.errors import ConfigError, DataError, MindFormersError
+from mindformers.errors import ConfigError, DataError
+from mindformers.guard import run_guarded
 from mindformers.tokenizer.bpe import SPLIT_PATTERN, BytePairEncoder
 
 NUM_BYTES = 256
@@ -220,15 +220,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; a user's mistake becomes one line on stderr and exit code 2."""
-    # A terminal that cannot show a character gets its escape instead of a traceback.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        return run(argv)
-    except MindFormersError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return run_guarded(run, argv)
 
 
 if __name__ == "__main__":

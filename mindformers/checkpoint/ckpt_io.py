@@ -13,8 +13,6 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
-
 from mindformers.checkpoint.atomic import atomic_file
 from mindformers.checkpoint.dtypes import BY_CKPT, StoredType
 from mindformers.checkpoint.tensor_file import StoredTensor, TensorFile
@@ -201,24 +199,11 @@ def write_ckpt(
     needed = sum(tensor.bytes + 2 * len(tensor.name) + 64 for tensor in queue)
     with atomic_file(path, needed=needed) as temp, temp.open("wb") as handle:
         for tensor in queue:
-            for block in _ckpt_blocks(tensor):
-                head = _entry_head(tensor.name, tensor.dtype, tensor.shape, block.nbytes)
-                handle.write(head)
-                handle.write(block.data)
-                progress(block.nbytes)
+            for block in tensor.blocks():
+                for start in range(0, block.nbytes, _SLICE_BYTES):
+                    part = block[start : start + _SLICE_BYTES]
+                    head = _entry_head(tensor.name, tensor.dtype, tensor.shape, part.nbytes)
+                    handle.write(head)
+                    handle.write(part.data)
+                    progress(part.nbytes)
     return Path(path)
-
-
-def _ckpt_blocks(tensor: TensorToWrite) -> Iterable[np.ndarray]:
-    """Yield a tensor's bytes in pieces no larger than MindSpore's own entries."""
-    produced = tensor.produce()
-    written = 0
-    for block in [produced] if isinstance(produced, np.ndarray) else produced:
-        data = np.ascontiguousarray(block).reshape(-1).view(np.uint8)
-        for start in range(0, data.nbytes, _SLICE_BYTES):
-            yield data[start : start + _SLICE_BYTES]
-        written += data.nbytes
-    if written != tensor.bytes:
-        raise CheckpointError(
-            f"produced {written} bytes, announced {tensor.bytes}", where=tensor.name
-        )

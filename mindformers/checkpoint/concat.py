@@ -6,14 +6,12 @@ tensor-parallel run with fused weights reads.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from mindformers.checkpoint.atomic import write_text
 from mindformers.checkpoint.export import (
     ExportOptions,
     carry_files,
@@ -21,7 +19,7 @@ from mindformers.checkpoint.export import (
     export,
     is_folder,
 )
-from mindformers.checkpoint.json_file import read_json
+from mindformers.checkpoint.json_file import read_json, write_json
 from mindformers.checkpoint.keymap import Piece, Stored, locate_pieces
 from mindformers.checkpoint.loading import WeightSource, open_weights
 from mindformers.checkpoint.naming import Layout
@@ -145,7 +143,7 @@ def _add_files(source: Path, folder: Path) -> None:
     if (source / "config.json").is_file():
         content = read_json(source / "config.json")
         content |= {key: True for key in ("qkv_concat", "mlp_concat") if key in content}
-        write_text(folder / "config.json", json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        write_json(folder / "config.json", content)
         carry_files(source, folder, {})
 
 

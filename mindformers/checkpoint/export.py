@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mindformers.checkpoint.atomic import write_bytes, write_text
-from mindformers.checkpoint.json_file import read_json
+from mindformers.checkpoint.atomic import write_bytes
+from mindformers.checkpoint.json_file import read_json, write_json
 from mindformers.checkpoint.manifest import clean_leftovers
 from mindformers.checkpoint.saving import (
     Progress,
     check_output,
     no_progress,
+    refuse_pickle_name,
     staged_folder,
     write_weights,
 )
 from mindformers.checkpoint.tensor_io import TensorToWrite
-from mindformers.errors import CheckpointError, ConfigError
+from mindformers.errors import ConfigError
 from mindformers.logger import logger
 
+VOCAB_FILE = "tokenizer.model"
 TOKENIZER_FILES = (
-    "tokenizer.model",
+    VOCAB_FILE,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -33,7 +34,6 @@ TOKENIZER_FILES = (
 )
 GENERATION_FILE = "generation_config.json"
 _FORMATS = {"safetensors": ".safetensors", "ckpt": ".ckpt"}
-_PICKLES = (".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,7 @@ def check_output_path(path: str | Path, options: ExportOptions) -> Path:
         ConfigError: If the format contradicts the suffix.
     """
     path = Path(path)
-    if path.suffix in _PICKLES:
-        raise CheckpointError(
-            "pickle files are not written",
-            where=str(path),
-            allowed="a folder, .safetensors or .ckpt",
-            fix="leave the suffix out to get a Hugging Face directory",
-        )
+    refuse_pickle_name(path)
     wanted = options.output_format
     if wanted is not None and wanted not in _FORMATS:
         raise ConfigError(f"output format {wanted!r}", allowed=" or ".join(_FORMATS))
@@ -97,6 +91,14 @@ def is_folder(path: Path) -> bool:
     return path.suffix not in _FORMATS.values()
 
 
+def copy_files(source: Path, folder: Path, names: Iterable[str] = TOKENIZER_FILES) -> list[str]:
+    """Copy those of the named files that ``source`` has; return their names."""
+    found = [name for name in names if (source / name).is_file()]
+    for name in found:
+        write_bytes(folder / name, (source / name).read_bytes())
+    return found
+
+
 def carry_files(
     source: Path, folder: Path, generation: dict[str, Any], tokenizer: str | Path | None = None
 ) -> list[str]:
@@ -109,29 +111,21 @@ def carry_files(
             id. The source's file wins where it says so itself.
         tokenizer: As in ``ExportOptions``.
     """
-    carried = []
-    for name, path in _tokenizer_files(source, tokenizer).items():
-        write_bytes(folder / name, path.read_bytes())
-        carried.append(name)
+    if tokenizer is not None and Path(tokenizer).is_file():
+        carried = [write_bytes(folder / VOCAB_FILE, Path(tokenizer).read_bytes()).name]
+    else:
+        carried = copy_files(source if tokenizer is None else Path(tokenizer), folder)
     own = read_json(source / GENERATION_FILE) if (source / GENERATION_FILE).is_file() else {}
     settings = {**generation, **{key: value for key, value in own.items() if value is not None}}
     if settings:
-        write_text(folder / GENERATION_FILE, json.dumps(settings, indent=2) + "\n")
+        write_json(folder / GENERATION_FILE, settings)
         carried.append(GENERATION_FILE)
-    if "tokenizer.model" not in carried and "tokenizer.json" not in carried:
+    if VOCAB_FILE not in carried and "tokenizer.json" not in carried:
         logger.warning(
             "no tokenizer beside %s: copy tokenizer.model and tokenizer_config.json to the output",
             source,
         )
     return carried
-
-
-def _tokenizer_files(source: Path, tokenizer: str | Path | None) -> dict[str, Path]:
-    """Return the tokenizer's files under the names they get."""
-    if tokenizer is not None and Path(tokenizer).is_file():
-        return {"tokenizer.model": Path(tokenizer)}
-    folder = source if tokenizer is None else Path(tokenizer)
-    return {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
 
 
 def export(

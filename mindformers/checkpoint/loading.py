@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from mindformers.checkpoint.ckpt_io import CkptFile
 from mindformers.checkpoint.json_file import parse_object, read_json
 from mindformers.checkpoint.manifest import committed_steps, latest_step
 from mindformers.checkpoint.step_format import MANIFEST_NAME, check_files, read_manifest
-from mindformers.checkpoint.tensor_file import StoredTensor, TensorFile
+from mindformers.checkpoint.tensor_file import PICKLE_SUFFIXES, StoredTensor, TensorFile
 from mindformers.checkpoint.tensor_io import SafeFile
 from mindformers.config.loader import load_yaml
 from mindformers.errors import CheckpointError, did_you_mean
@@ -27,7 +27,6 @@ INDEX_NAMES = (
     "mindspore_model.ckpt.index.json",
 )
 SINGLE_NAMES = ("model.safetensors", "mindspore_model.safetensors")
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl")
 CONFIG_KEY = "model_config"  # in the header of files we write: the network's config.json
 MAX_LINES = 12  # of a list in an error
 
@@ -85,12 +84,13 @@ class WeightSource:
         That is the ``config.json`` beside them, what their file says of itself, or
         ``model.model_config`` in the ``config.yaml`` that a training run saves with each step.
         """
-        return self._configuration()[0]
+        return self._configuration[0]
 
     def config_where(self) -> str:
         """Return where ``config`` was found, or would be looked for, for errors."""
-        return self._configuration()[1]
+        return self._configuration[1]
 
+    @cached_property
     def _configuration(self) -> tuple[dict[str, Any] | None, str]:
         path, run = self.folder / "config.json", self.folder / "config.yaml"
         if path.is_file():
@@ -110,12 +110,7 @@ class WeightSource:
     def __enter__(self) -> WeightSource:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from pathlib import Path
 
 from mindformers.checkpoint import atomic
 from mindformers.checkpoint.ckpt_io import write_ckpt
+from mindformers.checkpoint.json_file import write_json
+from mindformers.checkpoint.tensor_file import PICKLE_SUFFIXES
 from mindformers.checkpoint.tensor_io import TensorToWrite, write_safetensors
 from mindformers.errors import CheckpointError, ConfigError
 
@@ -88,7 +89,7 @@ def write_shards(
     if count > 1:
         total = sum(tensor.bytes for tensor in tensors)
         content = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        atomic.write_text(index_path, json.dumps(content, indent=2) + "\n")
+        write_json(index_path, content)
     kept = {*paths, index_path} if count > 1 else set(paths)
     for stale in folder.iterdir():
         if _WRITTEN.fullmatch(stale.name) and stale not in kept:
@@ -117,13 +118,19 @@ def write_weights(
         return [write_ckpt(path, queue, progress)]
     if path.suffix == ".safetensors":
         return [write_safetensors(path, queue, metadata, progress)]
-    if path.suffix in (".bin", ".pt", ".pth"):
+    refuse_pickle_name(path)
+    return write_shards(path, queue, max_shard_size, metadata, progress)
+
+
+def refuse_pickle_name(path: Path) -> None:
+    """Raise a CheckpointError for an output whose name asks for a pickle."""
+    if path.suffix.lower() in PICKLE_SUFFIXES:
         raise CheckpointError(
             "pickle files are not written",
             where=str(path),
-            allowed="a directory, .safetensors or .ckpt",
+            allowed="a folder, .safetensors or .ckpt",
+            fix="leave the suffix out to get a Hugging Face directory",
         )
-    return write_shards(path, queue, max_shard_size, metadata, progress)
 
 
 def check_output(path: Path, force: bool, ours: Callable[[str], bool]) -> None:

@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
 from mindformers.checkpoint.dtypes import StoredType
 from mindformers.errors import CheckpointError
 
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl")  # neither read nor written
 BLOCK_BYTES = 32 * 2**20  # rows are handed on in blocks of about this size
 
 
@@ -92,12 +92,7 @@ class TensorFile:
     def __enter__(self) -> TensorFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def read_bytes(self, offset: int, count: int) -> bytes:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -54,40 +53,33 @@ class TensorToWrite:
         """Bytes it takes in a file."""
         return math.prod(self.shape) * self.dtype.bytes
 
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield its bytes in order, (bytes,) uint8 each.
+
+        Raises:
+            CheckpointError: If the producer yields another type or size than was announced.
+        """
+        produced = self.produce()
+        count = 0
+        for block in [produced] if isinstance(produced, np.ndarray) else produced:
+            if block.dtype != self.dtype.numpy:
+                raise CheckpointError(
+                    f"produced as {block.dtype.name}, announced as {self.dtype.name}",
+                    where=self.name,
+                )
+            data = np.ascontiguousarray(block).reshape(-1).view(np.uint8)
+            yield data
+            count += data.nbytes
+        if count != self.bytes:
+            raise CheckpointError(
+                f"produced {count} bytes, announced {self.bytes}", where=self.name
+            )
+
 
 def array_to_write(name: str, array: np.ndarray) -> TensorToWrite:
     """Return an array that is at hand as a tensor to write."""
     plain = plain_array(array)
     return TensorToWrite(name, BY_NAME[plain.dtype.name], plain.shape, lambda: plain)
-
-
-def write_blocks(handle: BinaryIO, tensor: TensorToWrite, progress: Callable[[int], None]) -> None:
-    """Write a tensor's bytes.
-
-    Args:
-        handle: The open file.
-        tensor: What to write.
-        progress: Called with the bytes just written.
-
-    Raises:
-        CheckpointError: If the producer yields another type or size than was announced.
-    """
-    produced = tensor.produce()
-    written = 0
-    for block in [produced] if isinstance(produced, np.ndarray) else produced:
-        if block.dtype != tensor.dtype.numpy:
-            raise CheckpointError(
-                f"produced as {block.dtype.name}, announced as {tensor.dtype.name}",
-                where=tensor.name,
-            )
-        data = np.ascontiguousarray(block).reshape(-1).view(np.uint8)
-        handle.write(data.data)
-        written += data.nbytes
-        progress(data.nbytes)
-    if written != tensor.bytes:
-        raise CheckpointError(
-            f"produced {written} bytes, announced {tensor.bytes}", where=tensor.name
-        )
 
 
 def write_safetensors(
@@ -116,5 +108,7 @@ def write_safetensors(
     with atomic_file(path, needed=needed) as temp, temp.open("wb") as handle:
         handle.write(header)
         for tensor in queue:
-            write_blocks(handle, tensor, progress)
+            for block in tensor.blocks():
+                handle.write(block.data)
+                progress(block.nbytes)
     return Path(path)

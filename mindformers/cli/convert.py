@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from mindformers.errors import ConfigError, did_you_mean
+from mindformers.guard import DEBUG_FLAG, leaving_on_sigterm
 
 if TYPE_CHECKING:
     from mindformers.checkpoint.export import ExportOptions
@@ -90,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max_shard_size", default="5GB", help="largest file in a folder (default 5GB)")
     add("--force", "--overwrite", action="store_true", help="replace an output that exists")
     add("--no_verify", action="store_true", help="do not compare the sha256 of a step folder")
-    add("--debug", action="store_true", help="show where an error was raised")
+    add(DEBUG_FLAG, action="store_true", help="show where an error was raised")
     for old in ("torch_ckpt_path", "mindspore_ckpt_path", "ms_not_concat_ckpt_path", "config_path"):
         add(f"--{old}", help=argparse.SUPPRESS)
     return parser
@@ -184,11 +183,7 @@ def _options_with_progress(args: argparse.Namespace) -> Iterator[ExportOptions]:
         )
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """Turn SIGTERM into an exception, so that half-written output is removed."""
-    raise SystemExit(128 + number)
-
-
+@leaving_on_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert as the flags say; return 0.
 
@@ -201,11 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mindformers.logger import setup_console_logging
 
     setup_console_logging(logging.INFO)
-    previous = signal.signal(signal.SIGTERM, _stop)
-    try:
-        with _options_with_progress(args) as options:
-            output = _run(args, options)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with _options_with_progress(args) as options:
+        output = _run(args, options)
     print(f"Convert finished, the output is saved to {output}.")
     return 0

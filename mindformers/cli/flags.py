@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from mindformers.cli.guard import DEBUG_FLAG
 from mindformers.errors import ConfigError
+from mindformers.guard import DEBUG_FLAG
 
 _LOADER = "data_loader.dataset_dir"
 

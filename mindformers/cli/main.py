@@ -7,8 +7,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from mindformers.cli.guard import run_guarded
 from mindformers.errors import ConfigError, did_you_mean
+from mindformers.guard import DEBUG_FLAG, run_guarded
 from mindformers.version import __version__
 
 COMMANDS = {
@@ -69,8 +69,7 @@ def chat_command(argv: Sequence[str]) -> int:
 
 def dispatch(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    arguments = [a for a in arguments if a != "--debug"] if arguments[:1] != ["run"] else arguments
+    arguments = [a for a in (sys.argv[1:] if argv is None else argv) if a != DEBUG_FLAG]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0

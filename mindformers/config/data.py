@@ -9,7 +9,10 @@ from pydantic import Field
 from mindformers.config.fields import Count, OptionalText
 from mindformers.config.section import Section, only
 
-_COLUMNS = ["input_ids", "labels"]
+COLUMNS = ("input_ids", "labels")
+IGNORED_LABEL = -100  # stands in labels where nothing is learnt
+
+_COLUMNS = list(COLUMNS)
 
 
 class DataLoaderSection(Section):

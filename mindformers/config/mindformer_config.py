@@ -70,10 +70,15 @@ class MindFormerConfig(dict[str, Any]):
             return None
         return copy.deepcopy(field.get_default(call_default_factory=True))
 
-    def get_value(self, levels: str, default: Any = None) -> Any:
-        """Return the value at a dotted path (``"callbacks.1.prefix"``), else ``default``."""
+    def get_value(self, levels: str | list[str], default: Any = None) -> Any:
+        """Return the value at a path, else ``default``.
+
+        Args:
+            levels: Keys joined by dots (``"callbacks.1.prefix"``), or a list of them.
+            default: What to return where nothing is set.
+        """
         value: Any = self
-        for key in split_path(levels, "get_value"):
+        for key in split_path(_dotted(levels), "get_value"):
             try:
                 value = value[key]
             except (KeyError, IndexError, TypeError):
@@ -104,13 +109,13 @@ class MindFormerConfig(dict[str, Any]):
             self[key] = default
         return self[key]
 
-    def set_value(self, levels: str, value: Any) -> None:
-        """Set the value at a dotted path; sections that are missing are made.
+    def set_value(self, levels: str | list[str], value: Any) -> None:
+        """Set the value at a path (see ``get_value``); sections that are missing are made.
 
         Raises:
             ConfigError: If the path leads through a plain value or to a missing list item.
         """
-        self._apply([Patch(split_path(levels, "set_value"), _plain(value), _IN_CODE)])
+        self._apply([Patch(split_path(_dotted(levels), "set_value"), _plain(value), _IN_CODE)])
 
     def merge_from_dict(self, options: Mapping[str, Any]) -> None:
         """Set several values by dotted path: ``{"model.model_config.seq_length": 128}``.
@@ -171,6 +176,10 @@ class MindFormerConfig(dict[str, Any]):
 
     def __repr__(self) -> str:
         return f"MindFormerConfig({self})"
+
+
+def _dotted(levels: str | list[str]) -> str:
+    return levels if isinstance(levels, str) else ".".join(map(str, levels))
 
 
 def _as_document(argument: Any) -> Document:

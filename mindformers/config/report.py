@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -14,6 +14,8 @@ from mindformers.config.schema import all_keys, keys_of, section_at, sections_in
 from mindformers.config.section import Section
 from mindformers.config.yaml_text import KeyPath
 from mindformers.errors import ConfigError, MindFormersError, did_you_mean
+
+S = TypeVar("S", bound=Section)
 
 _REFERENCE = "docs/config_reference.md lists every key"
 MAX_LISTED = 50  # problems of one report; near names are looked up for each
@@ -109,6 +111,20 @@ def problems_of(error: ValidationError, root: type[Section], data: Any) -> list[
             continue  # another form of this value was meant: its own problem stands further in
         problems.append(_problem(path, details, root, data))
     return problems
+
+
+def bind_section(section: type[S], settings: Mapping[str, Any], where: str) -> S:
+    """Return the typed form of settings that come from no file; ``where`` names them in messages.
+
+    Raises:
+        ConfigError: One report of every unknown name and wrong value.
+    """
+    data = dict(settings)
+    try:
+        return section.model_validate(data)
+    except ValidationError as error:
+        problems = problems_of(error, section, data)
+        raise ConfigError(report(problems, Document()).found, where=where) from error
 
 
 def is_secret(key: str | int) -> bool:

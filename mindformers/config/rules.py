@@ -140,18 +140,19 @@ def _padding_is_in_the_vocabulary(config: RunConfig) -> str | None:
 
 @rule("train_dataset_task.dataset_config", "train_dataset")
 def _one_training_set(config: RunConfig) -> str | None:
-    copy = config.train_dataset_task.dataset_config if config.train_dataset_task else None
-    if copy is None or copy == config.train_dataset:
-        return None
-    return "differs from train_dataset; write 'train_dataset: &train_dataset' and '*train_dataset'"
+    return _two_sets(config, "train_dataset")
 
 
 @rule("eval_dataset_task.dataset_config", "eval_dataset")
 def _one_evaluation_set(config: RunConfig) -> str | None:
-    copy = config.eval_dataset_task.dataset_config if config.eval_dataset_task else None
-    if copy is None or copy == config.eval_dataset:
+    return _two_sets(config, "eval_dataset")
+
+
+def _two_sets(config: RunConfig, name: str) -> str | None:
+    section, task = getattr(config, name), getattr(config, f"{name}_task")
+    if task is None or task.dataset_config in (None, section):
         return None
-    return "differs from eval_dataset; write 'eval_dataset: &eval_dataset' and '*eval_dataset'"
+    return f"differs from {name}; write '{name}: &{name}' and '*{name}'"
 
 
 @rule("train_dataset.batch_size", "runner_config.batch_size")

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from mindformers.config.data import DatasetSection
+from mindformers.config.report import bind_section
 from mindformers.dataset.pipeline import ReadOptions, TrainDataset
-from mindformers.errors import ConfigError, did_you_mean
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
 DEFAULT_BATCH_SIZE = 8
-_SECTION = "train_dataset"
 
 
 @MindFormerRegister.register(MindFormerModuleType.DATASET)
@@ -57,19 +54,4 @@ def _bind(
     config: Mapping[str, Any] | DatasetSection | None, settings: Mapping[str, Any]
 ) -> DatasetSection:
     given = config.model_dump(exclude_unset=True) if isinstance(config, DatasetSection) else config
-    given = {**(given or {}), **settings}
-    known = DatasetSection.model_fields
-    for name in given:
-        if name not in known:
-            raise ConfigError(
-                f"unknown setting {name!r}", where=_SECTION, fix=did_you_mean(name, known)
-            )
-    try:
-        return DatasetSection.model_validate(given)
-    except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}, "
-            f"found {fault['input']!r:.60}"
-            for fault in error.errors()
-        ]
-        raise ConfigError("; ".join(faults), where=_SECTION) from error
+    return bind_section(DatasetSection, {**(given or {}), **settings}, "train_dataset")

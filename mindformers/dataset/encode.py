@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mindformers.config.data import IGNORED_LABEL
 from mindformers.dataset.messages import data_error
 from mindformers.errors import DataError, TokenizerError
 
-IGNORED_LABEL = -100
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 _ANSWER, _END = "<|assistant|>", "<|user|>"
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from mindformers.errors import DataError, TokenizerError, did_you_mean
+from mindformers.errors import DataError, TokenizerError
 from mindformers.tokenizer.conversation import normalise_messages, normalise_tools
 from mindformers.tokenizer.injection import strings_in
 
 OrderPolicy = Literal["strict", "any"]
-ORDER_POLICIES: tuple[str, ...] = get_args(OrderPolicy)
 
 # What may follow a role. An observation answers a tool call, so it also needs one before it.
 _FOLLOWERS = {
@@ -115,16 +114,6 @@ def data_error(error: TokenizerError, where: str) -> DataError:
     return DataError(
         error.found, where=_joined(where, error.where), allowed=error.allowed, fix=error.fix
     )
-
-
-def check_order_policy(order: str) -> None:
-    """Raise a DataError unless ``order`` is a policy."""
-    if order not in ORDER_POLICIES:
-        raise DataError(
-            f"unknown order policy {order!r}",
-            allowed=" or ".join(ORDER_POLICIES),
-            fix=did_you_mean(order, ORDER_POLICIES),
-        )
 
 
 def _joined(where: str, inner: str) -> str:

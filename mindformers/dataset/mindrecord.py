@@ -7,21 +7,19 @@ written under their final names in a hidden folder beside the target and moved w
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from mindformers.checkpoint.atomic import is_leftover, remove, sync_file, sync_folder, temp_name
+from mindformers.checkpoint.step_format import file_sha256
+from mindformers.config.data import COLUMNS
 from mindformers.errors import DataError
 
-COLUMNS = ("input_ids", "labels")
 SCHEMA = {name: {"type": "int32", "shape": [-1]} for name in COLUMNS}
 INDEX_SUFFIX = ".db"
 MAX_PARTITIONS = 1000
@@ -196,18 +194,3 @@ def _move(files: Sequence[Path], path: Path, folder: Path) -> None:
             target.rename(source)
         raise
     sync_folder(path.parent)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's content in hex; computed again only when the file changed."""
-    status = path.stat()
-    return _sha256(os.fspath(path), status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _sha256(path: str, size: int, modified_ns: int) -> str:
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while chunk := stream.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mindformers.dataset.mindrecord import COLUMNS, FACTS_TABLE, INDEX_SUFFIX, index_path
+from mindformers.config.data import COLUMNS
+from mindformers.dataset.mindrecord import FACTS_TABLE, INDEX_SUFFIX, index_path
 from mindformers.errors import DataError
 
 REWRITE = "make the data set again with glm4_preprocess.py"

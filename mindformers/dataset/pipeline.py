@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mindformers.dataset.encode import IGNORED_LABEL
-from mindformers.dataset.mindrecord import COLUMNS, file_sha256
+from mindformers.checkpoint.step_format import file_sha256
+from mindformers.config.data import COLUMNS, IGNORED_LABEL
 from mindformers.dataset.mindrecord_check import (
     check_files,
     check_length,
@@ -158,7 +158,7 @@ class TrainDataset:
             [str(file) for file in self.files],
             columns_list=list(COLUMNS),
             sampler=mds.SubsetSampler(order.tolist()),
-            num_parallel_workers=min(self._options.num_parallel_workers, _num_cores()),
+            num_parallel_workers=min(self._options.num_parallel_workers, num_cores()),
         )
         iterator = dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
         try:
@@ -208,7 +208,8 @@ class TrainDataset:
                 pass
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

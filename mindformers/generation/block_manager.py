@@ -7,13 +7,12 @@ written there and tables are filled up with it, so that every number a kernel ge
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from mindformers.errors import GenerationError
+from mindformers.generation.array import Array
 
-Array = np.ndarray[Any, Any]
 DUMP_BLOCK = 0
 
 
@@ -42,11 +41,6 @@ class BlockManager:
     def num_free(self) -> int:
         """Blocks nobody owns."""
         return len(self._free)
-
-    @property
-    def capacity(self) -> int:
-        """Tokens the cache can hold."""
-        return (self.num_blocks - 1) * self.block_size
 
     @property
     def rows(self) -> list[int]:
@@ -138,11 +132,11 @@ class BlockManager:
         return np.array(slots, np.int32)
 
     def _require(self, wanted: int) -> None:
-        if wanted <= len(self._free):
+        if wanted <= self.num_free:
             return
         raise GenerationError(
             f"the key/value cache is full: {wanted} more blocks of {self.block_size} tokens are "
-            f"needed, {len(self._free)} of {self.num_blocks - 1} are free",
+            f"needed, {self.num_free} of {self.num_blocks - 1} are free",
             where="num_blocks",
             fix="raise num_blocks, or give fewer or shorter prompts at a time",
         )

@@ -7,11 +7,10 @@ and ``allowed_vocab_size`` are new. An unknown name is an error, not an attribut
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
-from mindformers.checkpoint.atomic import write_text
+from mindformers.checkpoint.json_file import read_json, write_json
 from mindformers.errors import GenerationError, did_you_mean
 from mindformers.generation.config_fields import FIELDS, MIN_TEMPERATURE
 from mindformers.logger import warn_once
@@ -172,7 +171,7 @@ class GenerationConfig:
         path = Path(pretrained_model_name)
         if not path.is_file():
             path = path / (config_file_name or CONFIG_NAME)
-        content = _read_json_object(path)
+        content = read_json(path, GenerationError, fix=f"give a folder that holds {CONFIG_NAME}")
         known = {name: value for name, value in content.items() if name in FIELDS}
         foreign = sorted(set(content) - set(known) - _BOOKKEEPING)
         if foreign:
@@ -229,8 +228,7 @@ class GenerationConfig:
             CheckpointError: If the folder cannot be written.
         """
         changed = {n: v for n, v in self.to_dict().items() if v != FIELDS[n].default}
-        text = json.dumps(changed, ensure_ascii=False, indent=2) + "\n"
-        return write_text(Path(save_directory) / (config_file_name or CONFIG_NAME), text)
+        return write_json(Path(save_directory) / (config_file_name or CONFIG_NAME), changed)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GenerationConfig) and self.to_dict() == other.to_dict()
@@ -253,25 +251,3 @@ def _unknown(name: str) -> GenerationError:
         where="GenerationConfig",
         fix=near or f"known: {', '.join(sorted(choices))}",
     )
-
-
-def _read_json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise GenerationError(
-            f"cannot be read: {error.strerror or error}",
-            where=str(path),
-            fix=f"give a folder that holds {CONFIG_NAME}",
-        ) from error
-    except json.JSONDecodeError as error:
-        raise GenerationError(
-            f"is not JSON: {error.msg}", where=f"{path}:{error.lineno}"
-        ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise GenerationError("is not JSON in UTF-8", where=str(path)) from error
-    if not isinstance(content, dict):
-        raise GenerationError(
-            f"holds a {type(content).__name__}", where=str(path), allowed="one JSON object"
-        )
-    return content

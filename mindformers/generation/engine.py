@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mindformers.errors import GenerationError
+from mindformers.generation.array import Array
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.decoding import open_decoder
 from mindformers.generation.logits import LogitsPipeline
@@ -31,7 +32,6 @@ from mindformers.generation.stopping import (
 from mindformers.generation.streamer import streaming
 from mindformers.logger import logger, warn_once
 
-Array = np.ndarray[Any, Any]
 TOOL_CALL_TOKEN = "<|observation|>"  # GLM-4 ends a turn with it to wait for a tool's result
 
 

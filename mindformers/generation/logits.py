@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from mindformers.errors import GenerationError
+from mindformers.generation.array import Array
 from mindformers.generation.config import GenerationConfig
 from mindformers.logger import warn_once
 
-Array = np.ndarray[Any, Any]
 _BLOCK = 256  # logits per block of the coarse search for the k largest
 _FIRST_TRY = 128  # tokens that usually hold top_p of the probability
 
@@ -92,8 +92,18 @@ def check_processors(processors: Any) -> list[Callable[[Array, Array], Array]]:
                 where="logits_processor",
                 allowed="LogitsProcessor instances or functions of (logits, sequence_ids)",
             )
+        if hasattr(item, "process_ms") and not _is_overridden(item, "process_np"):
+            raise GenerationError(
+                f"{type(item).__name__} has process_ms only, but logits are NumPy arrays here",
+                where="logits_processor",
+                fix="override process_np(logits, sequence_ids)",
+            )
         checked.append(item)
     return checked
+
+
+def _is_overridden(item: Any, name: str) -> bool:
+    return getattr(type(item), name, None) is not getattr(LogitsProcessor, name)
 
 
 def penalize_repetition(logits: Array, ids: Array, penalty: float) -> Array:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from mindformers.errors import GenerationError
-
-Array = np.ndarray[Any, Any]
+from mindformers.generation.array import Array
 
 
 def prepare_prompts(

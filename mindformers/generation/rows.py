@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from mindformers.generation.array import Array
 from mindformers.generation.stopping import LENGTH, STOP_STRING, StopRules, StopTextScanner
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass

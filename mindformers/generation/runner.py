@@ -14,10 +14,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from mindformers.generation.array import Array
 from mindformers.generation.block_manager import BlockManager
 from mindformers.ops.backend import active_backend
 
-Array = np.ndarray[Any, Any]
 PREFILL_CHUNK = 512  # tokens; bounds the memory of one pass over a long prompt
 
 
@@ -115,11 +115,8 @@ class CachedRunner:
 
     def __init__(self, network: nn.Cell, chunk: int = PREFILL_CHUNK):
         config = network.config
-        self.network, self.vocab_size, self.max_length = (
-            network,
-            config.vocab_size,
-            config.seq_length,
-        )
+        self.network = network
+        self.vocab_size, self.max_length = config.vocab_size, config.seq_length
         # An NPU's prompt attention sees this pass only, so a prompt goes through in one piece there.
         self.tells_passes_apart = active_backend() == "ascend"
         self.chunk = self.max_length if self.tells_passes_apart else chunk

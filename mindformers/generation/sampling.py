@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from mindformers.errors import GenerationError
+from mindformers.generation.array import Array
 from mindformers.generation.config_fields import whole_number
 
-Array = np.ndarray[Any, Any]
 MAX_SEED = 2**64 - 1
 
 

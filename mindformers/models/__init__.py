@@ -1,7 +1,8 @@
-"""Registers the families by name, without importing them."""
+"""Registers the families by name, without importing them; public names are loaded on first use."""
 
 from mindformers.registry import MindFormerModuleType as _Kind
 from mindformers.registry import MindFormerRegister as _Register
+from mindformers.upstream_paths import public_names as _public_names
 
 _GLM2 = "mindformers.models.glm2"
 
@@ -12,3 +13,5 @@ for _kind, _path in (
     (_Kind.PROCESSOR, f"{_GLM2}.glm_processor:GLMProcessor"),
 ):
     _Register.register_lazy(_kind, _path)
+
+__getattr__ = _public_names(__name__)

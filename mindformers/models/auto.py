@@ -6,94 +6,23 @@ directory saved by ``save_pretrained``, or a hub id (looked up in the local cach
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mindformers.checkpoint.json_file import read_json
 from mindformers.config.mindformer_config import MindFormerConfig
-from mindformers.errors import ConfigError, MissingExtraError, nearest
+from mindformers.errors import ConfigError, did_you_mean
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.models.glm2.hf_config import config_from_hf
+from mindformers.models.presets import PRESETS, SupportList, preset_config
+from mindformers.models.sources import (
+    is_yaml,
+    resolve_source,
+    without_loader_options,
+    yaml_in,
+)
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_NEEDED = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
-
-
-def resolve_source(name_or_path: str | Path) -> Path:
-    """Return the local path of a YAML file, a directory or a hub id.
-
-    Raises:
-        ConfigError: If nothing is there.
-        MissingExtraError: If it looks like a hub id and huggingface_hub is not installed.
-    """
-    path = Path(name_or_path).expanduser()
-    if path.exists():
-        return path
-    name = str(name_or_path)
-    if not _HUB_ID.fullmatch(name):
-        near = (
-            nearest(path.name, [p.name for p in path.parent.iterdir()])
-            if path.parent.is_dir()
-            else []
-        )
-        raise ConfigError(
-            "no such file or directory",
-            where=name,
-            allowed="a YAML file, a model directory or a hub id such as zai-org/glm-4-9b-chat-hf",
-            fix=f"did you mean {path.parent / near[0]}?" if near else "check the path",
-        )
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise MissingExtraError(
-            f"{name} is not a local path; to look it up on the hub",
-            fix="run: pip install 'mindformers[hub]'",
-        ) from None
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(name, allow_patterns=_NEEDED, local_files_only=True)
-        )
-    except Exception:  # huggingface_hub has no common base for "not in the cache"
-        pass
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_NEEDED))
-    except Exception as error:
-        raise ConfigError(
-            f"neither in the local cache nor to be had from the hub ({type(error).__name__})",
-            where=name,
-            fix="download it where there is a network, then give the directory",
-        ) from error
-
-
-def _is_yaml(path: Path) -> bool:
-    return path.suffix in (".yaml", ".yml")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot be read as JSON ({error})", where=str(path)) from error
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"holds a {type(content).__name__}", where=str(path), allowed="a JSON object"
-        )
-    return content
-
-
-def _yaml_in(folder: Path) -> Path | None:
-    found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
-    if len(found) > 1:
-        raise ConfigError(
-            f"{len(found)} YAML files: {', '.join(p.name for p in found)}",
-            where=str(folder),
-            allowed="one",
-            fix="give the YAML file itself",
-        )
-    return found[0] if found else None
 
 
 def _build(module_type: str, settings: Any, **overrides: Any) -> Any:
@@ -103,7 +32,13 @@ def _build(module_type: str, settings: Any, **overrides: Any) -> Any:
     )
 
 
-class AutoConfig:
+def _register(module_type: str, registered: type, exist_ok: bool) -> None:
+    if exist_ok and MindFormerRegister.is_exist(module_type, registered.__name__):
+        MindFormerRegister.registry.get(module_type, {}).pop(registered.__name__, None)
+    MindFormerRegister.register_cls(registered, module_type)
+
+
+class AutoConfig(SupportList):
     """The settings of a network."""
 
     @classmethod
@@ -111,32 +46,70 @@ class AutoConfig:
         """Return the configuration a YAML file, a ``config.json`` or a directory describes.
 
         Args:
-            yaml_name_or_path: See the module's docstring.
+            yaml_name_or_path: See the module's docstring; or a name of ``get_support_list``.
             **overrides: Fields to change.
         """
+        overrides = without_loader_options("AutoConfig", overrides)
+        if str(yaml_name_or_path) in PRESETS and not Path(yaml_name_or_path).exists():
+            return preset_config(str(yaml_name_or_path), **overrides)
         path = resolve_source(yaml_name_or_path)
         if path.is_dir():
             described = path / "config.json"
-            path = described if described.is_file() else _yaml_in(path) or described
-        if _is_yaml(path):
+            path = described if described.is_file() else yaml_in(path) or described
+        if is_yaml(path):
             return _build(
                 MindFormerModuleType.CONFIG,
                 MindFormerConfig(str(path)).model.model_config,
                 **overrides,
             )
-        content = _read_json(path)
+        content = read_json(path, ConfigError)
         own = content.pop("mindformers_config", None)
         if own is None:
             config: PretrainedConfig = config_from_hf(content)
         else:
-            content.pop("model_type", None)
-            config = MindFormerRegister.get_cls(MindFormerModuleType.CONFIG, own)(**content)
+            family = MindFormerRegister.get_cls(MindFormerModuleType.CONFIG, own)
+            config = family.from_dict(content)
         if overrides:
             config.update(**overrides)
         return config
 
+    @classmethod
+    def for_model(cls, model_type: str, **settings: Any) -> PretrainedConfig:
+        """Return the configuration of a family, by its ``model_type``, with some fields set.
 
-class AutoModel:
+        Raises:
+            ConfigError: If no family has this type.
+        """
+        kinds = {}
+        for name in MindFormerRegister.names(MindFormerModuleType.CONFIG):
+            family = MindFormerRegister.get_cls(MindFormerModuleType.CONFIG, name)
+            kinds[getattr(family, "model_type", name)] = family
+        if model_type not in kinds:
+            raise ConfigError(
+                f"no configuration has the model_type {model_type!r}",
+                allowed=", ".join(sorted(kinds)),
+                fix=did_you_mean(model_type, kinds),
+            )
+        return kinds[model_type](**settings)
+
+    @classmethod
+    def register(
+        cls, model_type: str, config: type[PretrainedConfig], exist_ok: bool = False
+    ) -> None:
+        """Make a configuration class known by its ``model_type``.
+
+        Raises:
+            ConfigError: If the class says another type, or its name is taken.
+        """
+        if config.model_type != model_type:
+            raise ConfigError(
+                f"{config.__name__}.model_type is {config.model_type!r}, not {model_type!r}",
+                where="AutoConfig.register",
+            )
+        _register(MindFormerModuleType.CONFIG, config, exist_ok)
+
+
+class AutoModel(SupportList):
     """A network with its weights."""
 
     @classmethod
@@ -144,7 +117,9 @@ class AutoModel:
         cls,
         pretrained_model_name_or_dir: str | Path,
         *,
+        config: PretrainedConfig | None = None,
         load_weights: bool = True,
+        download_checkpoint: bool = True,
         **overrides: Any,
     ) -> Any:
         """Build the network and load its weights.
@@ -152,42 +127,65 @@ class AutoModel:
         Args:
             pretrained_model_name_or_dir: See the module's docstring. A YAML file's weights are its
                 ``load_checkpoint`` or ``checkpoint_name_or_path``.
+            config: The configuration to use; None: the directory's.
             load_weights: False leaves the network as initialised.
+            download_checkpoint: Upstream's name of the same; False wins.
             **overrides: Fields of the configuration to change.
         """
+        overrides = without_loader_options("AutoModel", overrides)
         path = resolve_source(pretrained_model_name_or_dir)
         if not path.is_dir():
             return cls.from_config(path, **overrides)
-        config = AutoConfig.from_pretrained(path, **overrides)
-        network = cls._build(config)
-        if load_weights:
+        if config is None:
+            config = AutoConfig.from_pretrained(path)
+        network = cls._build(_changed(config, overrides))
+        if load_weights and download_checkpoint:
             network.load_weights(path)
         network.pretrained_dir = path
         return network
 
     @classmethod
-    def from_config(cls, config: Any, **overrides: Any) -> Any:
+    def from_config(cls, config: Any, download_checkpoint: bool = True, **overrides: Any) -> Any:
         """Build the network of a YAML path, a ``MindFormerConfig`` or a configuration object.
 
-        Weights are loaded where the configuration names them.
+        Weights are loaded where the configuration names them, unless ``download_checkpoint`` is False.
         """
+        overrides = without_loader_options("AutoModel", overrides)
+        if not download_checkpoint:
+            overrides["checkpoint_name_or_path"] = None
         if isinstance(config, PretrainedConfig):
-            if overrides:
-                config.update(**overrides)
-            return cls._build(config)
+            return cls._build(_changed(config, overrides))
         run = (
             config
             if isinstance(config, MindFormerConfig)
             else MindFormerConfig(str(resolve_source(config)))
         )
         settings = _build(MindFormerModuleType.CONFIG, run.model.model_config, **overrides)
-        network = cls._build(settings)
-        if run.load_checkpoint and not settings.checkpoint_name_or_path:
+        network = cls._build(settings, run.model.arch and run.model.arch.type)
+        if run.load_checkpoint and download_checkpoint and not settings.checkpoint_name_or_path:
             network.load_checkpoint(run.load_checkpoint)
         return network
 
+    @classmethod
+    def register(cls, config_class: type, model_class: type, exist_ok: bool = False) -> None:
+        """Make a network class known as the one of a configuration class.
+
+        Raises:
+            ConfigError: If the network is built from another class, or its name is taken.
+        """
+        found = getattr(model_class, "config_class", None)
+        if found is not config_class:
+            raise ConfigError(
+                f"{model_class.__name__}.config_class is {getattr(found, '__name__', found)}",
+                where="AutoModel.register",
+                allowed=config_class.__name__,
+            )
+        _register(MindFormerModuleType.MODELS, model_class, exist_ok)
+
     @staticmethod
-    def _build(config: PretrainedConfig) -> Any:
+    def _build(config: PretrainedConfig, arch: str | None = None) -> Any:
+        if arch:
+            return MindFormerRegister.get_cls(MindFormerModuleType.MODELS, arch)(config)
         for name in MindFormerRegister.names(MindFormerModuleType.MODELS):
             candidate = MindFormerRegister.get_cls(MindFormerModuleType.MODELS, name)
             if candidate.config_class is type(config):
@@ -196,6 +194,10 @@ class AutoModel:
             f"no network is registered for {type(config).__name__}",
             allowed=", ".join(MindFormerRegister.names(MindFormerModuleType.MODELS)),
         )
+
+
+def _changed(config: PretrainedConfig, overrides: dict[str, Any]) -> PretrainedConfig:
+    return type(config)(**{**config.to_dict(), **overrides}) if overrides else config
 
 
 class AutoModelForCausalLM(AutoModel):
@@ -209,9 +211,10 @@ def _from_pretrained(
     name_or_path: str | Path,
     overrides: dict[str, Any],
 ) -> Any:
+    overrides = without_loader_options("AutoTokenizer", overrides)
     path = resolve_source(name_or_path)
     if path.is_dir() and not (path / "tokenizer.model").is_file():
-        found = _yaml_in(path)
+        found = yaml_in(path)
         if found is None:
             raise ConfigError(
                 "no tokenizer.model and no YAML file",
@@ -219,7 +222,7 @@ def _from_pretrained(
                 fix="copy the model's tokenizer.model and tokenizer_config.json there",
             )
         path = found
-    if _is_yaml(path):
+    if is_yaml(path):
         settings = section(MindFormerConfig(str(path)))
         if not settings:
             raise ConfigError(
@@ -231,7 +234,7 @@ def _from_pretrained(
     return MindFormerRegister.get_cls(module_type, default).from_pretrained(path, **overrides)
 
 
-class AutoTokenizer:
+class AutoTokenizer(SupportList):
     """A tokenizer with its chat template."""
 
     @classmethod
@@ -246,7 +249,7 @@ class AutoTokenizer:
         )
 
 
-class AutoProcessor:
+class AutoProcessor(SupportList):
     """What turns a user's text or messages into a network's input."""
 
     @classmethod

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import ValidationError
-
+from mindformers.config.options import say_without_effect
+from mindformers.config.report import bind_section
 from mindformers.config.section import Section
 from mindformers.errors import ConfigError, did_you_mean
+from mindformers.models.presets import SupportList
+
+Self = TypeVar("Self", bound="PretrainedConfig")
+_FILE_KEYS = ("mindformers_config", "model_type", "architectures")  # of config.json; no settings
 
 
-class PretrainedConfig:
+class PretrainedConfig(SupportList):
     """A network's settings as plain attributes, checked through the family's typed section.
 
     Args:
@@ -30,24 +36,7 @@ class PretrainedConfig:
 
     def _assign(self, settings: dict[str, Any]) -> None:
         settings = {key: value for key, value in settings.items() if key != "type"}
-        known = self.section.model_fields
-        unknown = [key for key in settings if key not in known]
-        if unknown:
-            raise ConfigError(
-                f"unknown setting {unknown[0]!r}",
-                where=type(self).__name__,
-                fix=did_you_mean(unknown[0], known) or "see docs/config_reference.md",
-            )
-        try:
-            checked = self.section.model_validate(settings)
-        except ValidationError as error:
-            lines = [
-                f"{'.'.join(map(str, e['loc'])) or type(self).__name__}: {e['msg']}, found {e['input']!r}"
-                if e["loc"]
-                else e["msg"]
-                for e in error.errors()
-            ]
-            raise ConfigError("; ".join(lines), where=type(self).__name__) from error
+        checked = bind_section(self.section, settings, type(self).__name__)
         self.__dict__.update(checked.model_dump(exclude={"type"}))
 
     def __getattr__(self, name: str) -> Any:
@@ -64,20 +53,70 @@ class PretrainedConfig:
         """Return every field as plain values, lists and dtype names included."""
         return {key: self.__dict__[key] for key in self.section.model_fields if key != "type"}
 
-    def save_pretrained(self, save_directory: str | Path) -> Path:
-        """Write ``config.json`` with every field, ``architectures`` and ``model_type``; return its path."""
-        from mindformers.checkpoint.atomic import write_text
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults."""
+        defaults = type(self)().to_dict()
+        return {key: value for key, value in self.to_dict().items() if value != defaults[key]}
 
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """Return the text of a ``config.json``; without ``use_diff`` it holds every field."""
         content = {
             "mindformers_config": type(self).__name__,
             "model_type": self.model_type,
-            **self.to_dict(),
+            **(self.to_diff_dict() if use_diff else self.to_dict()),
         }
-        return write_text(
-            folder / "config.json", json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-        )
+        return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+
+    def to_json_file(self, json_file_path: str | Path, use_diff: bool = True) -> Path:
+        """Write ``to_json_string`` to a file; return its path."""
+        from mindformers.checkpoint.atomic import write_text
+
+        return write_text(Path(json_file_path), self.to_json_string(use_diff))
+
+    def save_pretrained(
+        self, save_directory: str | Path, save_name: str | None = None, save_json: bool = True
+    ) -> Path:
+        """Write ``config.json`` with every field and ``model_type``; return its path.
+
+        Args:
+            save_directory: Folder, made when missing.
+            save_name: Upstream's; has no effect.
+            save_json: Upstream's choice between YAML and JSON; has no effect.
+        """
+        del save_json  # both of upstream's forms are read back by from_pretrained, as this one is
+        say_without_effect("save_pretrained", {"save_name": save_name})
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        return self.to_json_file(folder / "config.json", use_diff=False)
+
+    @classmethod
+    def from_pretrained(cls: type[Self], yaml_name_or_path: str | Path, **overrides: Any) -> Self:
+        """Return the configuration a path or name describes; see ``AutoConfig``.
+
+        Raises:
+            ConfigError: If it is of another class.
+        """
+        # Looked up, not imported: the Auto classes know the families, which build on this file.
+        auto = importlib.import_module("mindformers.models.auto")
+        config = auto.AutoConfig.from_pretrained(yaml_name_or_path, **overrides)
+        if not isinstance(config, cls):
+            raise ConfigError(
+                f"describes a {type(config).__name__}",
+                where=str(yaml_name_or_path),
+                allowed=cls.__name__,
+            )
+        return config
+
+    @classmethod
+    def from_json_file(cls: type[Self], json_file: str | Path) -> Self:
+        """Return the configuration of a ``config.json``; see ``from_pretrained``."""
+        return cls.from_pretrained(json_file)
+
+    @classmethod
+    def from_dict(cls: type[Self], config_dict: Mapping[str, Any], **overrides: Any) -> Self:
+        """Return the configuration of the fields in ``config_dict``; ``overrides`` win."""
+        settings = {key: value for key, value in config_dict.items() if key not in _FILE_KEYS}
+        return cls(**{**settings, **overrides})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PretrainedConfig) and self.to_dict() == other.to_dict()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from mindspore import Parameter, nn
 
-from mindformers.checkpoint.atomic import write_bytes
+from mindformers.checkpoint.export import GENERATION_FILE, TOKENIZER_FILES, copy_files
 from mindformers.config.options import refuse_options, say_without_effect
 from mindformers.errors import CheckpointError, ConfigError
 from mindformers.generation.config import GenerationConfig
@@ -22,13 +22,6 @@ from mindformers.generation.streamer import streaming
 from mindformers.logger import logger
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.models.presets import SupportList
-
-CARRIED_FILES = (
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 UPSTREAM_LENGTH = FIELDS["max_length"].default  # nobody wants a prompt and answer of 20 tokens
 _SAVE_OPTIONS: dict[str, tuple[Any, ...]] = {
@@ -135,11 +128,10 @@ class PreTrainedModel(nn.Cell, SupportList):
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
         self.save_weights(folder, max_shard_size=max_shard_size)
-        if self.pretrained_dir is not None and self.pretrained_dir.resolve() != folder.resolve():
-            for name in CARRIED_FILES:
-                if (self.pretrained_dir / name).is_file():
-                    write_bytes(folder / name, (self.pretrained_dir / name).read_bytes())
-        if not (folder / "generation_config.json").is_file():
+        source = self.pretrained_dir
+        if source is not None and source.resolve() != folder.resolve():
+            copy_files(source, folder, (*TOKENIZER_FILES, GENERATION_FILE))
+        if not (folder / GENERATION_FILE).is_file():
             self.generation_defaults().save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
@@ -149,11 +141,9 @@ class PreTrainedModel(nn.Cell, SupportList):
 
     def generation_defaults(self) -> GenerationConfig:
         """Return the settings ``generate`` starts from: the directory's, else the configuration's."""
-        if (
-            self.pretrained_dir is not None
-            and (self.pretrained_dir / "generation_config.json").is_file()
-        ):
-            return GenerationConfig.from_pretrained(self.pretrained_dir)
+        source = self.pretrained_dir
+        if source is not None and (source / GENERATION_FILE).is_file():
+            return GenerationConfig.from_pretrained(source)
         return GenerationConfig.from_model_config(self.config)
 
     def runner(self, use_cache: bool = True) -> CachedRunner | RecomputeRunner:

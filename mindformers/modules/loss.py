@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mindspore import Tensor, nn, ops
 
-IGNORED_LABEL = -100
+from mindformers.config.options import refuse_options
+
 _COUNT_GUARD = 1e-8  # upstream's: a batch without any label has loss 0, not NaN
 
 
 class CrossEntropyLoss(nn.Cell):
-    """Mean negative log likelihood of the labelled tokens, in float32."""
+    """Mean negative log likelihood of the labelled tokens, in float32.
 
-    def __init__(self) -> None:
+    Args:
+        parallel_config: Upstream's; has no effect in one process.
+        calculate_per_token_loss: Return the sum and the count instead of the mean.
+        options: Upstream's ``seq_split_num``, at 1.
+
+    Raises:
+        ConfigError: If an option asks for what is not implemented.
+    """
+
+    def __init__(
+        self, parallel_config: Any = None, calculate_per_token_loss: bool = False, **options: Any
+    ) -> None:
         super().__init__()
+        refuse_options("CrossEntropyLoss", options, {"seq_split_num": (1,)})
+        del parallel_config
+        self.is_summed = calculate_per_token_loss
         self.log_softmax = ops.LogSoftmax(-1)
 
-    def construct(self, logits: Tensor, label: Tensor, input_mask: Tensor) -> Tensor:
-        """Return the loss, shape (1,).
+    def construct(self, logits: Tensor, label: Tensor, input_mask: Tensor) -> Any:
+        """Return the loss, shape (1,); or (sum, count), each (1,), with ``calculate_per_token_loss``.
 
         Args:
             logits: (T, V) float32.
@@ -26,4 +43,6 @@ class CrossEntropyLoss(nn.Cell):
         known = ops.maximum(label, 0).expand_dims(1)  # (T, 1)
         picked = ops.gather_elements(self.log_softmax(logits), 1, known).reshape((-1,))  # (T,)
         total = (picked * input_mask).sum()
+        if self.is_summed:
+            return (-total).reshape((1,)), input_mask.sum().reshape((1,))
         return (-total / (input_mask.sum() + _COUNT_GUARD)).reshape((1,))

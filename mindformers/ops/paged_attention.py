@@ -32,13 +32,9 @@ class PortablePagedAttention(nn.Cell):
     ):
         super().__init__()
         self.num_groups, self.head_dim = num_groups, head_dim
-        rows = np.zeros((num_slots, num_groups * head_dim), np.float32)
-        self.key_cache = Parameter(
-            Tensor(rows).astype(dtype), name="key_cache", requires_grad=False
-        )
-        self.value_cache = Parameter(
-            Tensor(rows.copy()).astype(dtype), name="value_cache", requires_grad=False
-        )
+        shape = (num_slots, num_groups * head_dim)
+        self.key_cache = _zeros("key_cache", shape, dtype)
+        self.value_cache = _zeros("value_cache", shape, dtype)
         self.write = ops.ScatterUpdate()
         self.attention = PortableAttention(num_heads, num_groups, head_dim)
 
@@ -83,14 +79,8 @@ class AscendPagedAttention(nn.Cell):
         super().__init__()
         self.width, self.group_width = num_heads * head_dim, num_groups * head_dim
         shape = (num_blocks, block_size, num_groups, head_dim)
-        self.key_cache = Parameter(
-            Tensor(np.zeros(shape, np.float32)).astype(dtype), name="key_cache", requires_grad=False
-        )
-        self.value_cache = Parameter(
-            Tensor(np.zeros(shape, np.float32)).astype(dtype),
-            name="value_cache",
-            requires_grad=False,
-        )
+        self.key_cache = _zeros("key_cache", shape, dtype)
+        self.value_cache = _zeros("value_cache", shape, dtype)
         self.is_first_iteration = True
         self.write = ops.auto_generate.ReshapeAndCache()
         self.prompt_attention = AscendFlashAttention(num_heads, num_groups, head_dim)
@@ -113,6 +103,11 @@ class AscendPagedAttention(nn.Cell):
         return self.token_attention(
             query, self.key_cache, self.value_cache, cache[3], cache[4], None, None, None, None
         )
+
+
+def _zeros(name: str, shape: tuple[int, ...], dtype: ms.dtype.Type) -> Parameter:
+    zeros = Tensor(np.zeros(shape, np.float32)).astype(dtype)
+    return Parameter(zeros, name=name, requires_grad=False)
 
 
 def build_paged_attention(

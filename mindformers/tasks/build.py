@@ -23,6 +23,14 @@ def start(config: RunConfig) -> Path:
     Returns:
         The output folder.
     """
+    start_device(config)
+    output_dir = Path(config.output_dir)
+    setup_file_logging(output_dir)
+    return output_dir
+
+
+def start_device(config: RunConfig) -> None:
+    """Set MindSpore up: device, mode, seed. Nothing is written."""
     context = config.context
     start_runtime(
         device_target=context.device_target,
@@ -35,9 +43,6 @@ def start(config: RunConfig) -> Path:
         save_graphs_path=context.save_graphs_path,
         max_device_memory=context.max_device_memory,
     )
-    output_dir = Path(config.output_dir)
-    setup_file_logging(output_dir)
-    return output_dir
 
 
 def config_text(config: RunConfig) -> str:
@@ -175,7 +180,7 @@ def check_tokenizer(tokenizer: Any, settings: PretrainedConfig) -> None:
     special = tokenizer.special_tokens
     strange = [each for each in settings.eos_token_ids if each not in special.values()]
     if strange:
-        proper = [special[name] for name in ("<|endoftext|>", "<|user|>", "<|observation|>")]
+        proper = [special[name] for name in tokenizer.end_tokens]
         raise ConfigError(
             f"eos_token_id {strange} is no control token of this vocabulary",
             where=where,

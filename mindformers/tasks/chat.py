@@ -8,7 +8,9 @@ from typing import Any, TextIO
 
 from mindformers.generation.streamer import TextStreamer
 from mindformers.models.auto import AutoModel, AutoTokenizer
-from mindformers.parallel.runtime import start_runtime
+from mindformers.parallel.runtime import PYNATIVE_MODE, start_runtime
+
+HELP = "/reset forgets the conversation, /system TEXT sets the instruction, /exit leaves; Ctrl-C stops an answer"
 
 
 class AnswerStreamer(TextStreamer):
@@ -21,9 +23,6 @@ class AnswerStreamer(TextStreamer):
         if text and not self.has_begun:
             text, self.has_begun = text.removeprefix("\n"), True
         super().on_finalized_text(text, stream_end)
-
-
-HELP = "/reset forgets the conversation, /system TEXT sets the instruction, /exit leaves; Ctrl-C stops an answer"
 
 
 def chat(
@@ -48,13 +47,10 @@ def chat(
     Returns:
         How many questions were answered.
     """
-    start_runtime(
-        device_target=device_target, mode=1
-    )  # PyNative: the first answer waits for no compiler
-    network, tokenizer = (
-        AutoModel.from_pretrained(model_dir),
-        AutoTokenizer.from_pretrained(model_dir),
-    )
+    # PyNative: the first answer waits for no compiler.
+    start_runtime(device_target=device_target, mode=PYNATIVE_MODE)
+    network = AutoModel.from_pretrained(model_dir)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
     source = source or sys.stdin
     interactive = source.isatty()
     if interactive:

@@ -6,12 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mindformers.config.options import say_without_effect, without_options
 from mindformers.errors import ConfigError, did_you_mean
 from mindformers.generation.engine import GenerateOutput
 from mindformers.models.auto import AutoModel, AutoTokenizer
 from mindformers.models.base_model import answer_text
 
 TASKS = ("text_generation",)
+_PIPELINE_OPTIONS: dict[str, tuple[Any, ...]] = {  # upstream's, of its other pipelines
+    "framework": (None, "ms"),
+    "task": (None, "", *TASKS),
+    "feature_extractor": (None,),
+    "image_processor": (None,),
+    "audio_processor": (None,),
+    "binary_output": (False,),
+}
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -27,7 +36,8 @@ class TextGenerationPipeline:
     return_name = "text_generation"
 
     def __init__(self, model: Any, tokenizer: Any, **defaults: Any):
-        self.model, self.tokenizer, self.defaults = model, tokenizer, defaults
+        self.model, self.tokenizer = model, tokenizer
+        self.defaults = without_options("TextGenerationPipeline", defaults, _PIPELINE_OPTIONS)
 
     def __call__(
         self,
@@ -43,7 +53,8 @@ class TextGenerationPipeline:
             inputs: One text, one list of messages, or a list of either.
             batch_size: Prompts that run together; None: all.
             apply_chat_template: True: a text is what a user says. Messages always get the template.
-            **settings: Fields of ``GenerationConfig``; ``seed``; ``streamer``; ``tools`` for messages.
+            **settings: Fields of ``GenerationConfig``; ``seed``; ``streamer``; ``tools`` for messages;
+                ``add_special_tokens`` (True: a plain text begins with the family's prefix).
 
         Returns:
             One ``{"text_generation_text": [text]}`` per prompt: prompt and continuation of a plain text,
@@ -78,11 +89,15 @@ class TextGenerationPipeline:
     def _run_batch(
         self, items: Sequence[Any], as_chat: bool, tools: Any, settings: dict[str, Any]
     ) -> list[tuple[str, str]]:
+        settings = {**self.defaults, **settings}
+        has_prefix = settings.pop("add_special_tokens", True)
         prompts, plain = [], []
         for item in items:
             plain.append(isinstance(item, str) and not as_chat)
             if plain[-1]:
-                prompts.append(list(self.tokenizer(item)["input_ids"]))
+                prompts.append(
+                    list(self.tokenizer(item, add_special_tokens=has_prefix)["input_ids"])
+                )
                 continue
             messages = [{"role": "user", "content": item}] if isinstance(item, str) else item
             segments = self.tokenizer.render(messages, tools=tools, add_generation_prompt=True)
@@ -92,7 +107,6 @@ class TextGenerationPipeline:
             tokenizer=self.tokenizer,
             **{
                 "allowed_vocab_size": len(self.tokenizer),
-                **self.defaults,
                 **settings,
                 "return_dict_in_generate": True,
             },
@@ -112,19 +126,32 @@ def _is_conversation(inputs: Any) -> bool:
 
 
 def pipeline(
-    task: str = "text_generation", model: Any = None, tokenizer: Any = None, **defaults: Any
+    task: str | None = None,
+    model: Any = None,
+    tokenizer: Any = None,
+    image_processor: Any = None,
+    audio_processor: Any = None,
+    backend: str = "ms",
+    **defaults: Any,
 ) -> Any:
     """Return the pipeline of a task.
 
     Args:
-        task: ``text_generation``.
+        task: ``text_generation``, also when None.
         model: A network, a path ``AutoModel`` takes, or a pair of (model, tokenizer).
         tokenizer: A tokenizer or a path; None: the model's directory.
+        image_processor: Has no effect: these models read text.
+        audio_processor: Has no effect.
+        backend: ``ms``.
         **defaults: Settings of ``generate`` for every call.
 
     Raises:
-        ConfigError: If the task is unknown or no tokenizer can be found.
+        ConfigError: If the task or the backend is unknown, or no tokenizer can be found.
     """
+    unread = {"image_processor": image_processor, "audio_processor": audio_processor}
+    say_without_effect("pipeline", unread)
+    without_options("pipeline", {"backend": backend}, {"backend": ("ms",)})
+    task = task or TASKS[0]
     if task not in TASKS:
         raise ConfigError(
             f"no task is called {task!r}", allowed=", ".join(TASKS), fix=did_you_mean(task, TASKS)
@@ -135,18 +162,14 @@ def pipeline(
         raise ConfigError(
             "no model was given", allowed="a network, or a path such as a model directory"
         )
+    is_path = isinstance(model, (str, Path))
     if tokenizer is None:
-        tokenizer = (
-            model if isinstance(model, (str, Path)) else getattr(model, "pretrained_dir", None)
+        tokenizer = model if is_path else getattr(model, "pretrained_dir", None)
+    if tokenizer is None:
+        raise ConfigError(
+            "no tokenizer was given", fix="pass tokenizer=AutoTokenizer.from_pretrained(...)"
         )
-        if tokenizer is None:
-            raise ConfigError(
-                "no tokenizer was given", fix="pass tokenizer=AutoTokenizer.from_pretrained(...)"
-            )
-    network = AutoModel.from_pretrained(model) if isinstance(model, (str, Path)) else model
-    words = (
-        AutoTokenizer.from_pretrained(tokenizer)
-        if isinstance(tokenizer, (str, Path))
-        else tokenizer
-    )
-    return TextGenerationPipeline(network, words, **defaults)
+    if isinstance(tokenizer, (str, Path)):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+    network = AutoModel.from_pretrained(model) if is_path else model
+    return TextGenerationPipeline(network, tokenizer, **defaults)

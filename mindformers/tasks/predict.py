@@ -18,7 +18,7 @@ RESULT_FILE = "text_generation_result.txt"  # upstream's name
 
 
 def predict(
-    config: RunConfig, *, network: Any = None, tokenizer: Any = None
+    config: RunConfig, *, network: Any = None, tokenizer: Any = None, **settings: Any
 ) -> list[dict[str, list[str]]]:
     """Answer prompts; each is what a user says, and the chat template is applied.
 
@@ -26,6 +26,7 @@ def predict(
         config: The run's settings; ``input_data`` holds the prompts.
         network: A network with weights; None: the one the settings describe.
         tokenizer: Its tokenizer; None: the one the settings describe.
+        **settings: Fields of ``GenerationConfig`` for this call; ``seed``.
 
     Returns:
         One ``{"text_generation_text": [answer]}`` per prompt; also written to ``save_file``.
@@ -38,7 +39,10 @@ def predict(
         build.check_tokenizer(tokenizer, network.config)
         build.load_weights(network, config, required=True)
     answers = TextGenerationPipeline(network, tokenizer)(
-        prompts, batch_size=config.predict_batch_size, apply_chat_template=True, seed=config.seed
+        prompts,
+        batch_size=config.predict_batch_size,
+        apply_chat_template=True,
+        **{"seed": config.seed, **settings},
     )
     for prompt, answer in zip(prompts, answers, strict=True):
         logger.info("%s -> %s", prompt, answer["text_generation_text"][0])

@@ -12,7 +12,7 @@ from mindformers.tokenizer.batch import truncate_behind
 from mindformers.tokenizer.bpe import load_encoder
 from mindformers.tokenizer.chat import Segment, default_template
 from mindformers.tokenizer.chat import chat_template as find_template
-from mindformers.tokenizer.options import OPTION_NAMES, EncodeOptions
+from mindformers.tokenizer.options import NO_LIMIT, OPTION_NAMES, EncodeOptions
 from mindformers.tokenizer.settings import TokenizerSettings
 from mindformers.tokenizer.special_tokens import build_special_tokens
 from mindformers.tokenizer.text_encoder import TextEncoder
@@ -34,6 +34,11 @@ class PreTrainedTokenizer(TextEncoder):
 
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": pretrained_files.VOCAB_NAME}
     family_tokens: ClassVar[tuple[str, ...]] = ()
+    end_tokens: ClassVar[tuple[str, ...]] = ()  # each ends an answer
+    is_fast: ClassVar[bool] = False
+    # Roles other tokenizers have a token for, and these vocabularies have not.
+    bos_token = unk_token = sep_token = cls_token = mask_token = None
+    bos_token_id = unk_token_id = sep_token_id = cls_token_id = mask_token_id = None
 
     def __init__(self, vocab_file: str | Path, **settings: Any) -> None:
         checked = TokenizerSettings.parse(settings)
@@ -46,6 +51,7 @@ class PreTrainedTokenizer(TextEncoder):
         )
         super().__init__(encoder, table, checked)
         self.vocab_file = str(vocab_file)
+        self.name_or_path = str(Path(vocab_file).parent)
         self.chat_template = checked.chat_template
 
     @property
@@ -91,10 +97,11 @@ class PreTrainedTokenizer(TextEncoder):
     def apply_chat_template(
         self,
         conversation: Any,
-        tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = False,
         tokenize: bool = True,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         return_dict: bool = False,
         **options: Any,
     ) -> Any:
@@ -102,10 +109,10 @@ class PreTrainedTokenizer(TextEncoder):
 
         Args:
             conversation: A list of messages, or a list of such lists.
-            tools: Tool schemas in OpenAI's form.
             chat_template: A template for this call.
             add_generation_prompt: End with the assistant's token.
             tokenize: False returns the text instead of ids.
+            tools: Tool schemas in OpenAI's form.
             return_dict: Return mask and positions too.
             **options: See ``EncodeOptions``; others are passed to the template.
 
@@ -154,10 +161,37 @@ class PreTrainedTokenizer(TextEncoder):
                 always the one above.
         """
         for name in set(unused) - {"save_name", "file_format", "save_json"}:
+            if name == "filename_prefix" and not unused[name]:
+                continue
             raise TokenizerError(f"unknown argument {name!r}", where="save_pretrained")
-        content = pretrained_files.config_of(self, self.chat_template or default_template())
         vocab = self.save_vocabulary(save_directory)
-        return (*vocab, str(pretrained_files.write_config(Path(save_directory), content)))
+        config = pretrained_files.write_config(Path(save_directory), self._config())
+        return (*vocab, str(config))
+
+    def _config(self) -> dict[str, Any]:
+        """Return the content of tokenizer_config.json, under the keys Hugging Face reads."""
+        unused = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
+        tokens = sorted(self._special_tokens.by_id.items())
+        content: dict[str, Any] = {
+            "added_tokens_decoder": {
+                str(token_id): {"content": token.content, **unused, "special": token.special}
+                for token_id, token in tokens
+            },
+            "additional_special_tokens": self.all_special_tokens,
+            "chat_template": self.chat_template or default_template(),
+            "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
+            "do_lower_case": False,
+            "encode_special_tokens": self.encode_special_tokens,
+            "eos_token": self.eos_token,
+            "pad_token": self.pad_token,
+            "padding_side": self.padding_side,
+            "remove_space": False,
+            "tokenizer_class": type(self).__name__,
+            "truncation_side": self.truncation_side,
+        }
+        if self.model_max_length < NO_LIMIT:
+            content["model_max_length"] = self.model_max_length
+        return content
 
     def save_vocabulary(
         self, save_directory: str | Path, filename_prefix: str | None = None

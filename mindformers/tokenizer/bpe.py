@@ -78,21 +78,6 @@ class BytePairEncoder:
         ranks: list[int] = self._encoding.encode_ordinary(text)
         return ranks
 
-    def encode_batch(self, texts: Sequence[str], num_threads: int = 2) -> list[list[int]]:
-        """Return the ranks of each text, computed by ``num_threads`` threads.
-
-        Raises:
-            TokenizerError: If a text holds a lone surrogate.
-        """
-        if any(map(_has_long_blank, texts)):
-            return [self.encode(text) for text in texts]
-        for text in texts:
-            _refuse_surrogates(text)
-        batch: list[list[int]] = self._encoding.encode_ordinary_batch(
-            list(texts), num_threads=num_threads
-        )
-        return batch
-
     def _encode_piecewise(self, text: str) -> list[int]:
         ranks: list[int] = []
         for match in regex.finditer(SPLIT_PATTERN, text):

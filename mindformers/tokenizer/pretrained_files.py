@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mindformers.checkpoint.atomic import write_bytes, write_text
+from mindformers.checkpoint.json_file import MAX_JSON_BYTES, read_json, write_json
 from mindformers.errors import TokenizerError
 from mindformers.logger import warn_once
 from mindformers.tokenizer.bpe import BytePairEncoder
-from mindformers.tokenizer.json_text import MAX_JSON_BYTES, read_json_object
-from mindformers.tokenizer.options import NO_LIMIT
 from mindformers.tokenizer.tokenizer_json import read_added_tokens
-
-if TYPE_CHECKING:
-    from mindformers.tokenizer.base import PreTrainedTokenizer
 
 VOCAB_NAME = "tokenizer.model"
 JSON_NAME = "tokenizer.json"
@@ -44,7 +39,7 @@ def read_folder(path: Path, class_name: str) -> tuple[Path, dict[str, Any]]:
     settings: dict[str, Any] = {}
     config = folder / CONFIG_NAME
     if config.is_file():
-        settings = read_json_object(config)
+        settings = read_json(config, TokenizerError)
         stored = settings.get("tokenizer_class")
         if stored not in (None, class_name, *_GENERIC_CLASSES):
             warn_once("%s names the class %s; it is read as %s", config, stored, class_name)
@@ -72,44 +67,11 @@ def _read_text(path: Path) -> str:
         raise TokenizerError(f"cannot be read ({error})", where=str(path)) from error
 
 
-def config_of(tokenizer: PreTrainedTokenizer, chat_template: str) -> dict[str, Any]:
-    """Return the content of tokenizer_config.json, under the keys Hugging Face reads."""
-    added = {
-        str(token.id): {
-            "content": token.content,
-            "lstrip": False,
-            "normalized": False,
-            "rstrip": False,
-            "single_word": False,
-            "special": token.special,
-        }
-        for token in sorted(tokenizer._special_tokens.by_id.values(), key=lambda token: token.id)
-    }
-    content: dict[str, Any] = {
-        "added_tokens_decoder": added,
-        "additional_special_tokens": tokenizer.all_special_tokens,
-        "chat_template": chat_template,
-        "clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces,
-        "do_lower_case": False,
-        "encode_special_tokens": tokenizer.encode_special_tokens,
-        "eos_token": tokenizer.eos_token,
-        "pad_token": tokenizer.pad_token,
-        "padding_side": tokenizer.padding_side,
-        "remove_space": False,
-        "tokenizer_class": type(tokenizer).__name__,
-        "truncation_side": tokenizer.truncation_side,
-    }
-    if tokenizer.model_max_length < NO_LIMIT:
-        content["model_max_length"] = tokenizer.model_max_length
-    return content
-
-
 def write_config(folder: Path, content: dict[str, Any]) -> Path:
     """Write tokenizer_config.json (and a template file that is there) into ``folder``."""
-    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
     if (folder / TEMPLATE_NAME).exists():  # it would hide the template written here
         write_text(folder / TEMPLATE_NAME, content["chat_template"])
-    return write_text(_made(folder) / CONFIG_NAME, text)
+    return write_json(_made(folder) / CONFIG_NAME, content)
 
 
 def write_vocabulary(target: Path, filename_prefix: str | None, encoder: BytePairEncoder) -> Path:

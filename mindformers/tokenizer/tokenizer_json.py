@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mindformers.checkpoint.json_file import read_json
 from mindformers.errors import TokenizerError
-from mindformers.tokenizer.json_text import read_json_object
 from mindformers.tokenizer.rank_file import tokens_by_rank
 
 
@@ -22,7 +22,7 @@ def read_tokenizer_json(path: Path, split_pattern: str) -> list[bytes]:
         TokenizerError: If it is no byte-level BPE, splits texts in another way, or its merges do
             not follow the ranks: encoding by rank would give other ids.
     """
-    content = read_json_object(path)
+    content = read_json(path, TokenizerError)
     model = content.get("model")
     vocab = model.get("vocab") if isinstance(model, Mapping) else None
     if not isinstance(model, Mapping) or model.get("type") != "BPE" or not isinstance(vocab, dict):
@@ -45,7 +45,7 @@ def read_added_tokens(path: Path) -> dict[int, Any]:
     Raises:
         TokenizerError: If the file is no JSON object.
     """
-    return _added_tokens(read_json_object(path))
+    return _added_tokens(read_json(path, TokenizerError))
 
 
 def _added_tokens(content: Mapping[str, Any]) -> dict[int, Any]:

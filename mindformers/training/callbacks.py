@@ -39,10 +39,7 @@ def build_callbacks(sections: Sequence[Mapping[str, Any]] | None) -> list[Callba
         ConfigError: If a type is unknown or no callback of ours, or an argument is wrong.
     """
     named = [{k: v for k, v in section.items() if v is not None} for section in sections or ()]
-    built: list[Callback] = []
-    for section in named:
-        callback = _build(section)
-        built.append(callback)
+    built = [_build(section) for section in named]
     types = {type(callback) for callback in built}
     every: list[Callback] = [
         cls() for cls in (ProgressBar, MetricsWriter, LossPlot) if cls not in types

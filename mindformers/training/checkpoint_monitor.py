@@ -8,11 +8,11 @@ from typing import Any
 
 from mindformers.checkpoint.atomic import free_bytes
 from mindformers.checkpoint.manifest import clean_leftovers, committed_steps, keep_latest
+from mindformers.config.options import refuse_options
 from mindformers.errors import CheckpointError, ConfigError, TrainingError
 from mindformers.logger import logger
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.callback import Callback
-from mindformers.training.options import refuse_options
 from mindformers.training.run import StepReport, TrainRun
 from mindformers.training.step_folder import FORMATS, StepFormat, save_step, write_weights
 

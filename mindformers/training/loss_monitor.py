@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from mindformers.config.options import refuse_options
 from mindformers.errors import ConfigError
 from mindformers.logger import logger
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.callback import Callback
-from mindformers.training.options import refuse_options
 from mindformers.training.run import StepReport, TrainRun
 
 # The run itself knows these; upstream's YAML files name some of them.

@@ -84,12 +84,6 @@ class LearningRateSchedule(ABC):
         return int(total)
 
 
-def warm_up(schedule: Any, step: int) -> float:
-    """Return the point of the line from ``warmup_lr_init`` to ``learning_rate`` at ``step``."""
-    start = float(schedule.warmup_lr_init)
-    return start + (schedule.learning_rate - start) * step / schedule.ramp
-
-
 def half_cosine(progress: float, num_cycles: float) -> float:
     """Return a cosine that falls from 1; with half a cycle it reaches 0 at ``progress`` 1."""
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * num_cycles * 2.0 * progress)))

@@ -10,13 +10,27 @@ from mindformers.training.lr_base import (
     half_cosine,
     register_schedule,
     require_descent,
-    warm_up,
 )
+
+
+class _WarmUpSchedule(LearningRateSchedule):
+    """A schedule that begins with a line from ``warmup_lr_init`` to ``learning_rate``."""
+
+    learning_rate: float
+    warmup_lr_init: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.ramp = self._steps("warmup", 0)  # length of the line
+
+    def _rise(self, step: int) -> float:
+        start = float(self.warmup_lr_init)
+        return start + (self.learning_rate - start) * step / self.ramp
 
 
 @register_schedule("constant_with_warmup")
 @dataclass
-class ConstantWarmUpLR(LearningRateSchedule):
+class ConstantWarmUpLR(_WarmUpSchedule):
     """A linear warm-up, then ``learning_rate`` for good."""
 
     learning_rate: float
@@ -25,18 +39,14 @@ class ConstantWarmUpLR(LearningRateSchedule):
     warmup_ratio: float | None = None
     total_steps: int | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.ramp = self._steps("warmup", 0)
-
     def __call__(self, step: int) -> float:
         """Return the learning rate of the step that follows ``step`` finished ones."""
-        return warm_up(self, step) if step < self.ramp else float(self.learning_rate)
+        return self._rise(step) if step < self.ramp else float(self.learning_rate)
 
 
 @register_schedule("linear")
 @dataclass
-class LinearWithWarmUpLR(LearningRateSchedule):
+class LinearWithWarmUpLR(_WarmUpSchedule):
     """A linear warm-up, then a straight line to 0 at ``total_steps``."""
 
     learning_rate: float
@@ -45,21 +55,17 @@ class LinearWithWarmUpLR(LearningRateSchedule):
     warmup_lr_init: float = 0.0
     warmup_ratio: float | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.ramp = self._steps("warmup", 0)
-
     def __call__(self, step: int) -> float:
         """Return the learning rate of the step that follows ``step`` finished ones."""
         if step < self.ramp:
-            return warm_up(self, step)
+            return self._rise(step)
         left = (self.total_steps - step) / max(1, self.total_steps - self.ramp)
         return self.learning_rate * max(0.0, left)
 
 
 @register_schedule("cosine")
 @dataclass
-class CosineWithWarmUpLR(LearningRateSchedule):
+class CosineWithWarmUpLR(_WarmUpSchedule):
     """A linear warm-up, then a cosine that reaches ``lr_end`` and stays there.
 
     The cosine ends at ``decay_steps`` (counted from the first step of the run, warm-up included),
@@ -78,7 +84,6 @@ class CosineWithWarmUpLR(LearningRateSchedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.ramp = self._steps("warmup", 0)
         given = self.decay_steps is not None or self.decay_ratio is not None
         self.end = max(1, self._steps("decay", 0) if given else self._total("the cosine"))
 
@@ -87,7 +92,7 @@ class CosineWithWarmUpLR(LearningRateSchedule):
         if step >= self.end:
             return float(self.lr_end)
         if step < self.ramp:
-            return warm_up(self, step)
+            return self._rise(step)
         progress = (step - self.ramp) / max(1, self.end - self.ramp)
         return self.lr_end + (self.learning_rate - self.lr_end) * half_cosine(
             progress, self.num_cycles
@@ -96,7 +101,7 @@ class CosineWithWarmUpLR(LearningRateSchedule):
 
 @register_schedule("cosine_with_restarts")
 @dataclass
-class CosineWithRestartsAndWarmUpLR(LearningRateSchedule):
+class CosineWithRestartsAndWarmUpLR(_WarmUpSchedule):
     """A linear warm-up, then ``num_cycles`` cosines down to ``lr_end``, which stays."""
 
     learning_rate: float
@@ -110,7 +115,6 @@ class CosineWithRestartsAndWarmUpLR(LearningRateSchedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.ramp = self._steps("warmup", 0)
         self.end = max(
             1, self._total("the cosine") if self.decay_steps is None else self.decay_steps
         )
@@ -120,7 +124,7 @@ class CosineWithRestartsAndWarmUpLR(LearningRateSchedule):
         if step >= self.end:
             return float(self.lr_end)
         if step < self.ramp:
-            return warm_up(self, step)
+            return self._rise(step)
         progress = (step - self.ramp) / max(1, self.end - self.ramp)
         wave = half_cosine((self.num_cycles * progress) % 1.0, 0.5)
         return self.lr_end + (self.learning_rate - self.lr_end) * wave
@@ -128,7 +132,7 @@ class CosineWithRestartsAndWarmUpLR(LearningRateSchedule):
 
 @register_schedule("polynomial")
 @dataclass
-class PolynomialWithWarmUpLR(LearningRateSchedule):
+class PolynomialWithWarmUpLR(_WarmUpSchedule):
     """A linear warm-up, then a polynomial that reaches ``lr_end`` after ``decay_steps`` more steps.
 
     ``decay_steps`` defaults to the steps left after the warm-up.
@@ -146,13 +150,12 @@ class PolynomialWithWarmUpLR(LearningRateSchedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_descent(self)
-        self.ramp = self._steps("warmup", 0)
         self.length = max(1, self._steps("decay", self.total_steps - self.ramp))
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of the step that follows ``step`` finished ones."""
         if step < self.ramp:
-            return warm_up(self, step)
+            return self._rise(step)
         left = 1.0 - (step - self.ramp) / self.length
         if left <= 0.0:
             return float(self.lr_end)
@@ -161,7 +164,7 @@ class PolynomialWithWarmUpLR(LearningRateSchedule):
 
 @register_schedule()
 @dataclass
-class WarmUpStableDecayLR(LearningRateSchedule):
+class WarmUpStableDecayLR(_WarmUpSchedule):
     """A linear warm-up, a constant stretch, then a straight line to ``lr_end`` at ``total_steps``.
 
     The line starts at ``decay_start_steps`` or ``decay_start_ratio`` of all steps; without either
@@ -180,7 +183,6 @@ class WarmUpStableDecayLR(LearningRateSchedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_descent(self)
-        self.ramp = self._steps("warmup", 0)
         self.start, self.length = None, 1
         if self.decay_start_steps is not None or self.decay_start_ratio is not None:
             self.start = self._steps("decay_start", 0)
@@ -192,7 +194,7 @@ class WarmUpStableDecayLR(LearningRateSchedule):
     def __call__(self, step: int) -> float:
         """Return the learning rate of the step that follows ``step`` finished ones."""
         if step < self.ramp:
-            return warm_up(self, step)
+            return self._rise(step)
         if self.start is None:
             return float(self.learning_rate)
         fallen = min(1.0, max(0, step - self.start) / self.length)
@@ -201,7 +203,7 @@ class WarmUpStableDecayLR(LearningRateSchedule):
 
 @register_schedule()
 @dataclass
-class ConstantWithCoolDownLR(LearningRateSchedule):
+class ConstantWithCoolDownLR(_WarmUpSchedule):
     """Five stages: warm-up, constant, cosine to ``lr_end1``, constant, then ``lr_end2`` for good.
 
     ``decay_steps`` is the length of the cosine and defaults to the steps the other stages leave.
@@ -224,7 +226,6 @@ class ConstantWithCoolDownLR(LearningRateSchedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.ramp = self._steps("warmup", 0)
         self.start = self.ramp + self.keep_steps
         if self.decay_steps is None and self.decay_ratio is None:
             self.length = max(1, self._total("the cosine") - self.start - self.final_steps)
@@ -234,7 +235,7 @@ class ConstantWithCoolDownLR(LearningRateSchedule):
     def __call__(self, step: int) -> float:
         """Return the learning rate of the step that follows ``step`` finished ones."""
         if step < self.ramp:
-            return warm_up(self, step)
+            return self._rise(step)
         if step < self.start:
             return float(self.learning_rate)
         progress = (step - self.start) / self.length

@@ -11,9 +11,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from mindformers.config.options import refuse_options
 from mindformers.errors import CheckpointError, ConfigError, did_you_mean
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
-from mindformers.training.options import refuse_options
 
 _NEUTRAL = {"use_fused": (), "amsgrad": (False,), "maximize": (False,), "swap": (False,)}
 _GROUP_KEYS = ("params", "weight_decay")

@@ -15,12 +15,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from mindformers.config.data import IGNORED_LABEL
+from mindformers.config.options import refuse_options
 from mindformers.errors import ConfigError, DataError
-from mindformers.modules.loss import IGNORED_LABEL
 from mindformers.ops.backend import active_backend
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.optimizer import AdamW
-from mindformers.training.options import refuse_options
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "local_norm": (False,),
@@ -146,9 +146,38 @@ class MFTrainOneStepCell:
         on_host = active_backend() == "portable"
         self._square_sum = host_square_sum if on_host else SquareSumCell()
 
-    def __call__(self, micro_batches: Sequence[Batch], lr: float) -> StepResult:
-        """Run one step; see ``step``."""
-        return self.step(micro_batches, lr)
+    def __call__(self, *inputs: Any) -> Any:
+        """Run one step.
+
+        Args:
+            inputs: ``(micro_batches, lr)``, see ``step``; or upstream's form, the tensors
+                ``(input_ids, labels)`` of one batch, (B, S) int32. The learning rate is then the
+                optimizer's own: a number, or its schedule at this step.
+
+        Returns:
+            A ``StepResult``; in upstream's form the tensors ``(loss (1,), overflow (), loss scale (),
+            learning rate (), global norm (1,))``.
+        """
+        if isinstance(inputs[0], (list, tuple)):
+            return self.step(*inputs)
+        names = ("input_ids", "labels")
+        batch = {name: _as_array(each) for name, each in zip(names, inputs, strict=True)}
+        rate = self.optimizer.learning_rate
+        lr = float(rate(self.optimizer.step) if callable(rate) else rate)
+        result = self.step([batch], lr)
+        return (
+            Tensor([result.loss], ms.float32),
+            Tensor(result.overflow),
+            Tensor(self.loss_scale, ms.float32),
+            Tensor(lr, ms.float32),
+            Tensor([result.grad_norm], ms.float32),
+        )
+
+    def set_train(self, mode: bool = True) -> MFTrainOneStepCell:
+        """Set the network to training, as it is from the start; return this step."""
+        self.network.set_train(mode)
+        self._gradients.set_train(mode)
+        return self
 
     def step(self, micro_batches: Sequence[Batch], lr: float) -> StepResult:
         """Run one step and update the weights, unless the loss or the norm is not finite.
@@ -212,3 +241,7 @@ class MFTrainOneStepCell:
         self.is_updating = True
         self.optimizer.apply(grads, lr, clip / self.loss_scale)
         self.is_updating = False
+
+
+def _as_array(values: Any) -> np.ndarray:
+    return np.asarray(values.asnumpy() if hasattr(values, "asnumpy") else values, np.int32)

@@ -85,7 +85,7 @@ def test_a_conversion_that_is_stopped_leaves_nothing(tmp_path, sent, code, outpu
         f"    if count[0] == 20: os.kill(os.getpid(), {int(sent)})\n"
         "    return plain(*a)\n"
         "tensor_file.TensorFile.read = read\n"
-        "from mindformers.cli.guard import run_guarded\n"
+        "from mindformers.guard import run_guarded\n"
         "sys.exit(run_guarded(convert.main, ['--model', 'glm4', '--input_path', sys.argv[1], "
         "'--output_path', sys.argv[2]]))"
     )
@@ -126,7 +126,7 @@ def test_a_full_disk_stops_a_conversion_before_it_starts(tmp_path):
         "import shutil; from mindformers.checkpoint import atomic\n"
         "usage = shutil.disk_usage('/')\n"
         "atomic.shutil.disk_usage = lambda _: usage._replace(free=100)\n"
-        "from mindformers.cli.guard import run_guarded\n"
+        "from mindformers.guard import run_guarded\n"
         "sys.exit(run_guarded(convert.main, ['--model', 'glm4', '--input_path', sys.argv[1], "
         "'--output_path', sys.argv[2]]))"
     )

@@ -17,8 +17,8 @@ import pytest
 
 from mindformers.dataset.pipeline import ReadOptions, TrainDataset
 from mindformers.errors import DataError
+from mindformers.guard import run_guarded
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
-from mindformers.tools.command import run_tool
 from mindformers.tools.dataset_preprocess import encoding
 from mindformers.tools.dataset_preprocess.encoding import EncodeOptions, encode_files
 from mindformers.tools.dataset_preprocess.glm4 import glm4_preprocess
@@ -59,7 +59,7 @@ def vocab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def preprocess(folder: Path, vocab: Path, *more: str) -> int:
-    return run_tool(glm4_preprocess.main, [
+    return run_guarded(glm4_preprocess.main, [
         "--input_glob", str(folder / "in.jsonl"), "--output_file", str(folder / "out.mindrecord"),
         "--vocab_file", str(vocab), "--seq_length", "16", "--num_workers", "1", *more])  # fmt: skip
 

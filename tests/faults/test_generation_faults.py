@@ -174,7 +174,7 @@ def test_stop_strings_without_a_tokenizer_are_refused():
     [
         (b"{", r"generation_config.json:1: is not JSON"),
         (b"[1]", "holds a list; allowed: one JSON object"),
-        (b"\xff\xfe{\x00", "is not JSON in UTF-8"),
+        (b"\xff\xfe{\x00", "is not UTF-8 text"),
         (b"[" * 100_000, "is not JSON"),
         (b'{"temperature": -1}', "generation_config.json: temperature: found -1"),
     ],

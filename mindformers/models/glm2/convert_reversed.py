@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from mindformers.checkpoint.atomic import write_text
 from mindformers.checkpoint.dtypes import weight_type
 from mindformers.checkpoint.export import ExportOptions, carry_files, check_output_path, export
+from mindformers.checkpoint.json_file import write_json
 from mindformers.checkpoint.loading import open_weights
 from mindformers.checkpoint.transfer import tensors_in_layout
 from mindformers.errors import CheckpointError, ConfigError
@@ -84,7 +83,7 @@ def convert_ms_to_pt(
         described = config_to_hf(settings, layout, stored_as)
 
         def add_files(folder: Path) -> None:
-            write_text(folder / "config.json", json.dumps(described, indent=2) + "\n")
+            write_json(folder / "config.json", described)
             carry_files(source.folder, folder, generation_settings(settings), options.tokenizer)
             describe_tokenizer(folder)
 

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from mindformers.config.model import Glm2ModelSection
 from mindformers.models.base_config import PretrainedConfig
+from mindformers.models.glm2.glm4_tokens import SPECIAL_TOKENS
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
 ROPE_BASE = 10000.0  # modeling_chatglm.py: RotaryEmbedding
-NUM_SPECIAL_TOKENS = 14  # <|endoftext|> .. <|end_of_video|>; tokenization_chatglm.py
 
 
 @MindFormerRegister.register(MindFormerModuleType.CONFIG)
@@ -58,6 +58,6 @@ class ChatGLM2Config(PretrainedConfig):
 
         The rows of the embedding after them are padding and must never be produced.
         """
-        last = int(self.pad_token_id) + NUM_SPECIAL_TOKENS
+        last = int(self.pad_token_id) + len(SPECIAL_TOKENS)
         known = self.pad_token_id in self.eos_token_ids and last <= self.vocab_size
         return last if known else None

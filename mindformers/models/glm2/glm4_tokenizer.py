@@ -5,28 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mindformers.models.glm2.glm4_tokens import END_TOKENS, SPECIAL_TOKENS
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.tokenizer.base import PreTrainedTokenizer
 from mindformers.tokenizer.conversation import check_role
 from mindformers.tokenizer.special_tokens import Segment
 
-# In id order, from the number of ranks on: 151329 to 151342 with the published vocabulary.
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "[MASK]",
-    "[gMASK]",
-    "[sMASK]",
-    "<sop>",
-    "<eop>",
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|observation|>",
-    "<|begin_of_image|>",
-    "<|end_of_image|>",
-    "<|begin_of_video|>",
-    "<|end_of_video|>",
-)
 PREFIX_TOKENS = ("[gMASK]", "<sop>")
 
 
@@ -54,6 +38,7 @@ class ChatGLM4Tokenizer(PreTrainedTokenizer):
     """
 
     family_tokens: ClassVar[tuple[str, ...]] = SPECIAL_TOKENS
+    end_tokens: ClassVar[tuple[str, ...]] = END_TOKENS
 
     def __init__(
         self,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mindformers.checkpoint.atomic import write_text
+from mindformers.checkpoint.json_file import read_json, write_json
 from mindformers.errors import TokenizerError
 from mindformers.logger import warn_once
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
-from mindformers.tokenizer.json_text import read_json_object
 
 CONFIG_NAME = "processor_config.json"
 _FULL_WIDTH = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
@@ -101,7 +99,7 @@ class GLMProcessor:
             "return_tensors": self.return_tensors,
         }
         target = Path(save_directory) / CONFIG_NAME
-        return (*paths, str(write_text(target, json.dumps(content, indent=2) + "\n")))
+        return (*paths, str(write_json(target, content)))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **settings: Any) -> GLMProcessor:
@@ -111,7 +109,7 @@ class GLMProcessor:
             TokenizerError: If the folder has no vocabulary, or a file of it cannot be used.
         """
         config = Path(name_or_path) / CONFIG_NAME
-        stored = read_json_object(config) if config.is_file() else {}
+        stored = read_json(config, TokenizerError) if config.is_file() else {}
         names = ("max_length", "padding", "return_tensors")
         tokenizer = ChatGLM4Tokenizer.from_pretrained(name_or_path)
         return cls(tokenizer, **{**{n: stored[n] for n in names if n in stored}, **settings})

@@ -14,6 +14,7 @@ from mindformers.config.loader import load_yaml
 from mindformers.errors import CheckpointError, ConfigError, did_you_mean
 from mindformers.logger import warn_once
 from mindformers.models.glm2.glm2_config import ROPE_BASE, ChatGLM2Config
+from mindformers.models.glm2.glm4_tokens import END_IDS, PAD_ID
 
 MODEL_TYPES = ("chatglm", "glm", "glm4", "glm2")
 # Fields that change what the weights compute; a file and a run that differ here cannot go together.
@@ -24,10 +25,7 @@ MODEL_FIELDS = (
 )  # fmt: skip
 _SPELLED = {"n_kv_heads": "multi_query_group_num"}
 GLM4_VOCAB = 151552
-GLM4_IDS = {  # <|endoftext|>, <|user|>, <|observation|>; the first also pads
-    "eos_token_id": [151329, 151336, 151338],
-    "pad_token_id": 151329,
-}
+GLM4_IDS = {"eos_token_id": list(END_IDS), "pad_token_id": PAD_ID}
 _SUSPECT_LENGTH = 131072  # seq_length of glm-4-9b-chat, whose rope_theta is 5,000,000
 
 _HF_FIELDS = {  # Hugging Face key -> our field, and what that library takes for an absent key
@@ -119,8 +117,9 @@ def _from_glm(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     fields = {ours: content.get(key, usual) for key, (ours, usual) in _HF_FIELDS.items()}
     if fields["multi_query_group_num"] is None:
         fields["multi_query_group_num"] = fields["num_attention_heads"]
-    even_share = fields["hidden_size"] // fields["num_attention_heads"]
-    fields["kv_channels"] = content.get("head_dim", 128) or even_share
+    fields["kv_channels"] = (
+        content.get("head_dim", 128) or fields["hidden_size"] // fields["num_attention_heads"]
+    )
     fields["rope_ratio"] = _rope_ratio(content, fields["seq_length"], where)
     if content["model_type"] == "glm4":
         fields |= {"post_self_attn_layernorm": True, "post_mlp_layernorm": True}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mindformers.dataset.encode import IGNORED_LABEL
+from mindformers.config.data import IGNORED_LABEL
 
 
 def trained_runs(

@@ -97,9 +97,9 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         """Add the counts of another tally."""
-        for name in ("rows_read", "rows_written", "tokens", "trained_tokens", "truncated"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.cut_tokens += other.cut_tokens
+        for name, value in vars(other).items():
+            if isinstance(value, int):
+                setattr(self, name, getattr(self, name) + value)
         self.dropped.update(other.dropped)
         for reason, messages in other.examples.items():
             kept = self.examples.setdefault(reason, [])

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
-from mindformers.cli.guard import run_guarded  # noqa: E402
+from mindformers.guard import run_guarded  # noqa: E402
 
 PROMPTS = ("晚上睡不着应该怎么办", "使用python编写快速排序代码", "你好呀！")
 

@@ -66,8 +66,8 @@ def test_index_and_shards_that_disagree_are_listed_with_near_names(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is no JSON"),
-        ("[]", "holds a list; allowed: an object"),
+        ("", "is not JSON"),
+        ("[]", "holds a list; allowed: one JSON object"),
         ('{"weight_map": {}}', "has no weight_map"),
         ('{"weight_map": {"a": "../x.safetensors"}}', r"names a file elsewhere: '\.\./x"),
     ],

@@ -59,10 +59,10 @@ def test_keyword_arguments_alone_are_enough_and_win(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"drop_remaindr": True}, "unknown setting 'drop_remaindr'; did you mean 'drop_remainder'"),
+    ({"drop_remaindr": True}, "unknown key 'drop_remaindr'; did you mean 'drop_remainder'"),
     ({"drop_remainder": "yes"}, "drop_remainder: .*found 'yes'"),
     ({"batch_size": 0}, "batch_size: .*found 0"),
-    ({"eod_reset": True}, "eod_reset: .* is not implemented; allowed: False, found True"),
+    ({"eod_reset": True}, "eod_reset: found true: .* is not implemented; allowed: False"),
     ({"dynamic_batch": True}, "dynamic_batch: .* is not implemented"),
     ({"data_loader": {"type": "TFRecordDataset"}}, "data_loader.type"),
 ])  # fmt: skip

@@ -5,7 +5,6 @@ import pytest
 from mindformers.dataset.messages import (
     Conversation,
     Message,
-    check_order_policy,
     parse_conversation,
 )
 from mindformers.errors import DataError
@@ -100,12 +99,3 @@ def test_a_system_message_with_tools_may_be_empty() -> None:
 def test_surrogates_in_tool_schemas_are_found() -> None:
     with pytest.raises(DataError, match="d:1: tools: holds half a surrogate pair"):
         parse_conversation(QA, [{"name": "f", "description": "\udfff"}], where="d:1")
-
-
-def test_an_unknown_order_policy_is_named() -> None:
-    check_order_policy("any")
-    with pytest.raises(
-        DataError,
-        match="unknown order policy 'strct'; allowed: strict or any; did you mean 'strict'",
-    ):
-        check_order_policy("strct")

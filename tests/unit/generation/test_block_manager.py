@@ -90,4 +90,3 @@ def test_no_block_has_two_owners_and_all_come_back(num_blocks, block_size, actio
         assert all(block_size <= slot < num_blocks * block_size for slot in slots)
     blocks.free_all()
     assert blocks.num_free == num_blocks - 1
-    assert blocks.capacity == (num_blocks - 1) * block_size

@@ -146,7 +146,7 @@ def test_a_directory_without_weights_or_tokenizer_is_refused_clearly(
 
 def test_a_broken_config_json_is_refused_clearly(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"config\.json: cannot be read as JSON"):
+    with pytest.raises(ConfigError, match=r"config\.json:1: is not JSON"):
         AutoConfig.from_pretrained(tmp_path)
 
 

@@ -141,7 +141,7 @@ def test_the_glm_layout_has_the_library_s_keys():
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"vision_config": {}}, "vision_config"),
         ({"rope_theta": "x"}, "rope_theta 'x'; allowed: a number"),
-        ({"num_hidden_layers": "40"}, "c.json: num_layers: .*valid integer"),
+        ({"num_hidden_layers": "40"}, "c.json: num_layers: .*a whole number"),
     ],
 )
 def test_what_the_network_does_not_do_is_refused(changes, message):

@@ -60,7 +60,6 @@ def test_ids_equal_plain_tiktoken_on_real_rows():
     assert len(texts) == 999 * 3 + 300
     expected = [reference.encode_ordinary(text) for text in texts]
     assert [encoder.encode(text) for text in texts] == expected
-    assert encoder.encode_batch(texts) == expected
     assert all(
         encoder.decode(ids).decode() == text for ids, text in zip(expected, texts, strict=True)
     )
@@ -98,13 +97,11 @@ def test_the_piecewise_path_equals_the_backend(text):
 def test_a_million_blanks_do_not_break_the_backend():
     text = " " * 1_000_000 + "x"
     assert TINY.decode(TINY.encode(text)).decode() == text
-    assert TINY.encode_batch([text, "a"])[1] == TINY.encode("a")
 
 
 def test_a_lone_surrogate_is_an_error_that_says_where():
-    for call in (TINY.encode, lambda text: TINY.encode_batch([text])):
-        with pytest.raises(TokenizerError, match=r"lone surrogate U\+D83D at character 2"):
-            call("ab\ud83d")
+    with pytest.raises(TokenizerError, match=r"lone surrogate U\+D83D at character 2"):
+        TINY.encode("ab\ud83d")
 
 
 def test_decode_names_the_rank_it_does_not_know():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mindformers.tools.command import run_tool
+from mindformers.guard import run_guarded
 from mindformers.tools.dataset_preprocess.glm4 import alpaca_converter
 from mindformers.tools.dataset_preprocess.glm4.alpaca_converter import build_parser, main
 from tests.support.shared import shared_file
@@ -39,7 +39,7 @@ def arguments(source: Path, output: Path, *more: str) -> list[str]:
 
 def test_the_output_is_readable_conversations(source: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "new folder" / "out.jsonl"
-    assert run_tool(main, arguments(source, output)) == 0
+    assert run_guarded(main, arguments(source, output)) == 0
     assert output.read_text(encoding="utf-8") == LINES
     shown = capsys.readouterr()
     assert "rows read     3\n  rows written  3\n  dropped rows  0" in shown.out
@@ -64,14 +64,14 @@ def test_an_existing_output_is_refused_with_exit_code_2(
 ) -> None:
     output = tmp_path / "out.jsonl"
     output.write_text("mine")
-    assert run_tool(main, arguments(source, output)) == 2
+    assert run_guarded(main, arguments(source, output)) == 2
     assert output.read_text() == "mine"
     shown = capsys.readouterr().err
     assert (
         shown
         == f"error: {output}: the output exists already; add --overwrite to replace it, or choose another name\n"
     )
-    assert run_tool(main, arguments(source, output, "--overwrite")) == 0
+    assert run_guarded(main, arguments(source, output, "--overwrite")) == 0
     assert output.read_text(encoding="utf-8") == LINES
 
 
@@ -85,7 +85,7 @@ def test_rows_without_an_answer_are_left_out_counted_and_named(tmp_path: Path, c
     assert "rows read     8\n  rows written  3\n  dropped rows  5\n    malformed   5" in shown.out
     assert f"dropped (malformed): {source}:16: 'output' is empty; leave the row out\n" in shown.err
     assert "dropped (malformed): and 2 more\n" in shown.err
-    assert run_tool(main, arguments(source, tmp_path / "two.jsonl", "--on_error", "error")) == 2
+    assert run_guarded(main, arguments(source, tmp_path / "two.jsonl", "--on_error", "error")) == 2
     assert f"error: {source}:16: 'output' is empty" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "out.jsonl"]
 
@@ -93,7 +93,7 @@ def test_rows_without_an_answer_are_left_out_counted_and_named(tmp_path: Path, c
 def test_a_file_of_another_form_is_an_error_not_an_empty_file(tmp_path: Path, capsys) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text('{"prompt": "a", "completion": "b"}\n' * 3)
-    assert run_tool(main, arguments(source, tmp_path / "out.jsonl")) == 2
+    assert run_guarded(main, arguments(source, tmp_path / "out.jsonl")) == 2
     message = capsys.readouterr().err
     assert (
         f"error: {source}: none of 3 rows can be used; the first one: {source}:1: a row with the keys prompt"
@@ -103,7 +103,7 @@ def test_a_file_of_another_form_is_an_error_not_an_empty_file(tmp_path: Path, ca
 
 
 def test_input_and_output_may_not_be_the_same_file(source: Path, capsys) -> None:
-    assert run_tool(main, arguments(source, source, "--overwrite")) == 2
+    assert run_guarded(main, arguments(source, source, "--overwrite")) == 2
     assert "input and output are the same file" in capsys.readouterr().err
     assert json.loads(source.read_text(encoding="utf-8")) == ROWS
 
@@ -169,8 +169,11 @@ def test_help_answers_without_loading_the_library() -> None:
     assert time.monotonic() - begin < 5
 
 
-def test_debug_shows_the_traceback(source: Path, tmp_path: Path) -> None:
-    from mindformers.errors import DataError
-
-    with pytest.raises(DataError, match="cannot read"):
-        run_tool(main, arguments(tmp_path / "none.json", tmp_path / "out.jsonl", "--debug"))
+def test_debug_shows_the_traceback(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    argv = arguments(tmp_path / "none.json", tmp_path / "out.jsonl", "--debug")
+    assert run_guarded(main, argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "cannot read" in lines[-1]

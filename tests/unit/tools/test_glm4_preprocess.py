@@ -10,8 +10,8 @@ import pytest
 
 from mindformers.dataset.mindrecord_file import read_file
 from mindformers.dataset.pipeline import ReadOptions, TrainDataset
+from mindformers.guard import run_guarded
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
-from mindformers.tools.command import run_tool
 from mindformers.tools.dataset_preprocess.glm4 import glm4_preprocess
 from mindformers.tools.dataset_preprocess.glm4.glm4_preprocess import (
     build_parser,
@@ -53,7 +53,7 @@ def run(
     source = tmp_path / "in.jsonl"
     if lines is not None:
         source.write_text(lines, encoding="utf-8")
-    return run_tool(main, [
+    return run_guarded(main, [
         "--input_glob", str(source), "--vocab_file", str(vocab), "--output_file", str(tmp_path / output),
         "--seq_length", "12", "--num_workers", "1", *more])  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mindformers.errors import DataError
-from mindformers.tools.command import run_tool
+from mindformers.guard import DEBUG_FLAG, leaving_on_sigterm, run_guarded
 
 if TYPE_CHECKING:
     from mindformers.tools.dataset_preprocess.report import Bar, Tally
@@ -46,10 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="whether a malformed row (the published data has some without an answer) is left out "
         "and counted, or ends the work (default: skip)",
     )
-    add("--debug", action="store_true", help="show the traceback of an error")
+    add(DEBUG_FLAG, action="store_true", help="show the traceback of an error")
     return parser
 
 
+@leaving_on_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return its exit code."""
     arguments = build_parser().parse_args(argv)
@@ -128,4 +129,4 @@ def _write(source: Path, temp: Path, skip_malformed: bool, bar: Bar) -> Tally:
 
 
 if __name__ == "__main__":
-    sys.exit(run_tool(main))
+    sys.exit(run_guarded(main))

@@ -7,15 +7,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
+from glob import glob
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindformers.errors import DataError
-from mindformers.tools.command import run_tool
+from mindformers.errors import DataError, did_you_mean
+from mindformers.guard import DEBUG_FLAG, leaving_on_sigterm, run_guarded
 
 if TYPE_CHECKING:
     from mindformers.tools.dataset_preprocess.encoding import EncodeOptions
@@ -77,16 +78,17 @@ def build_parser() -> argparse.ArgumentParser:
         default="strict",
         help="whether user and assistant have to take turns (default: strict)",
     )
-    add("--debug", action="store_true", help="show the traceback of an error")
+    add(DEBUG_FLAG, action="store_true", help="show the traceback of an error")
     return parser
 
 
+@leaving_on_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return its exit code."""
     arguments = build_parser().parse_args(argv)
     # Loaded here, so that --help answers at once.
     from mindformers.dataset.mindrecord import check_output
-    from mindformers.tools.dataset_preprocess.report import print_dropped, print_table
+    from mindformers.tools.dataset_preprocess.report import counts, print_dropped, print_table
 
     begin = time.monotonic()
     files = input_files(arguments.input_glob)
@@ -94,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_output(output, arguments.file_partition, arguments.overwrite)
     tally = preprocess(files, output, arguments)
     print_dropped(tally)
-    print_table(f"{output.name}: rows of {arguments.seq_length} tokens", _lines(tally, begin))
+    title = f"{output.name}: rows of {arguments.seq_length} tokens"
+    print_table(title, counts(tally, time.monotonic() - begin))
     print(f"Transformed {tally.rows_written} records.")
     print(f"Transform finished, output files refer: {output}")
     return 0
@@ -106,10 +109,6 @@ def input_files(pattern: str) -> list[Path]:
     Raises:
         DataError: If there is none.
     """
-    from glob import glob
-
-    from mindformers.errors import did_you_mean
-
     if Path(pattern).is_file():
         return [Path(pattern)]
     matches = glob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
@@ -137,6 +136,7 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
         MindFormersError: If input, vocabulary or output cannot be used, or no row is left.
     """
     from mindformers.dataset.mindrecord import mindrecord_writer
+    from mindformers.dataset.pipeline import num_cores
     from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
     from mindformers.tools.dataset_preprocess.encoding import EncodeOptions, encode_files
     from mindformers.tools.dataset_preprocess.report import Tally, progress_bar
@@ -155,7 +155,7 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
             files,
             tokenizer,
             options,
-            num_workers=arguments.num_workers or _num_cores(),
+            num_workers=arguments.num_workers or num_cores(),
             repeat=arguments.repeat,
             on_bytes=bar.add_bytes,
         )
@@ -185,8 +185,6 @@ def _preview(
     files: Sequence[Path], tokenizer: Any, options: EncodeOptions, num_samples: int
 ) -> None:
     """Show the first rows, before the work begins."""
-    from itertools import islice
-
     from mindformers.tools.dataset_preprocess.encoding import encode_files
     from mindformers.tools.dataset_preprocess.preview import print_sample, trained_runs
 
@@ -200,21 +198,11 @@ def _preview(
         print_sample(number, trained_runs(tokenizer, ids, labels, length), note)
 
 
-def _lines(tally: Tally, begin: float) -> dict[str, str]:
-    from mindformers.tools.dataset_preprocess.report import counts
-
-    return counts(tally, time.monotonic() - begin)
-
-
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
     return int(text)
 
 
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 if __name__ == "__main__":
-    sys.exit(run_tool(main))
+    sys.exit(run_guarded(main))

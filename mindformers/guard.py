@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import TextIO
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn, TextIO
 
 from mindformers.errors import MindFormersError
 
@@ -56,6 +59,20 @@ def run_guarded(main: Main, argv: Sequence[str] | None = None) -> int:
         hint = "" if is_debug else f"; run again with {DEBUG_FLAG} to see where"
         _say(f"internal error: {type(error).__name__}: {_one_line(error)}{hint}")
         return EXIT_BUG
+
+
+@contextmanager
+def leaving_on_sigterm() -> Iterator[None]:
+    """Answer SIGTERM with an exception while inside, so that half-written output is removed."""
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _make_output_safe() -> None:

@@ -1,12 +1,13 @@
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from mindformers.cli.guard import run_guarded
 from mindformers.errors import ConfigError, DataError
+from mindformers.guard import leaving_on_sigterm, run_guarded
 
-SHOUT = "from mindformers.cli.guard import run_guarded\nimport sys\n"
+SHOUT = "from mindformers.guard import run_guarded\nimport sys\n"
 
 
 def raising(error):
@@ -118,6 +119,25 @@ def test_chinese_stays_chinese_in_the_c_locale():
         env={"LANG": "C", "LC_ALL": "C"},
     )
     assert done.stdout == "你\n".encode()
+
+
+def test_sigterm_runs_the_clean_up_and_exits_143():
+    done = python(
+        "import os, signal\nfrom mindformers.guard import leaving_on_sigterm\n"
+        "@leaving_on_sigterm()\n"
+        "def main(argv):\n"
+        "    try:\n        os.kill(os.getpid(), signal.SIGTERM); signal.pause()\n"
+        "    finally:\n        print('clean', flush=True)\n"
+        "sys.exit(run_guarded(main, []))\n"
+    )
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, b"clean\n")
+
+
+def test_sigterm_means_what_it_did_afterwards():
+    before = signal.getsignal(signal.SIGTERM)
+    with leaving_on_sigterm():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_nothing_but_plain_text_is_written_without_a_terminal():

@@ -1,0 +1,89 @@
+"""``GLM2PreTrainedModel``: where the weights of a GLM come from and go to, and what loaders ask it for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+
+from mindformers.config.options import refuse_options, say_without_effect
+from mindformers.models.base_model import PreTrainedModel
+from mindformers.models.glm2 import glm2_names, glm2_weights
+from mindformers.models.glm2.glm2_config import ChatGLM2Config
+
+
+class GLM2PreTrainedModel(PreTrainedModel):
+    """Base of the GLM networks users load."""
+
+    config_class = ChatGLM2Config
+
+    def load_weights(self, source: Path) -> glm2_weights.LoadReport:
+        """Fill the weights from a Hugging Face directory, a directory we saved, a step folder or one file.
+
+        Raises:
+            CheckpointError: If the weights are damaged or are not those of this network.
+        """
+        return glm2_weights.load_pretrained(self.weight_parameters(), self.config, source)
+
+    def save_weights(self, folder: Path, **options: Any) -> None:
+        """Write the weights under this library's names; options as in ``glm2_weights.save_weights``."""
+        glm2_weights.save_weights(self.weight_parameters(), self.config, folder, **options)
+
+    @classmethod
+    def convert_name(cls, weight_name: str) -> str:
+        """Return our name of a Hugging Face weight; see ``glm2_names.our_name``."""
+        return glm2_names.our_name(weight_name)
+
+    @classmethod
+    def convert_map_dict(
+        cls, source_dict: Mapping[str, Any], qkv_concat: bool = False
+    ) -> dict[str, Any]:
+        """Return name -> file under our names; see ``glm2_names.our_files``."""
+        return glm2_names.our_files(source_dict, qkv_concat)
+
+    @classmethod
+    def convert_weight_dict(
+        cls, source_dict: Mapping[str, Any], model_config: Any, qkv_dict: Any = None, **unused: Any
+    ) -> dict[str, Any]:
+        """Return weights under our names, fused or split; see ``glm2_names.our_weights``.
+
+        Args:
+            source_dict: Hugging Face name -> array.
+            model_config: Its ``qkv_concat`` and ``mlp_concat`` choose the form.
+            qkv_dict: Keeps parts of a layer until their fellows come from another file.
+            **unused: ``condition``, with which upstream's processes wait for one another.
+        """
+        refuse_options("convert_weight_dict", unused, {"condition": ()})
+        return glm2_names.our_weights(source_dict, model_config, qkv_dict)
+
+    @classmethod
+    def obtain_qkv_ffn_concat_keys(cls) -> list[str]:
+        """Return what the names of fused weights contain."""
+        return ["query_key_value", "dense_h_to_4h"]
+
+    @classmethod
+    def obtain_name_map(cls, load_checkpoint_files: Sequence[str | Path]) -> dict[str, str]:
+        """Return our name -> stored name of all weights in safetensors files."""
+        return glm2_names.our_names_in(load_checkpoint_files)
+
+    def prepare_inputs_for_predict_layout(self, input_ids: Any, **options: Any) -> tuple[Any, ...]:
+        """Return the inputs of ``construct`` for these ids, in its order.
+
+        Args:
+            input_ids: (B, S) ids.
+            **options: Further inputs by name, as ``labels``; those of the cache are left None.
+        """
+        names = list(inspect.signature(self.construct).parameters)
+        refuse_options("prepare_inputs_for_predict_layout", options, dict.fromkeys(names, ()))
+        given = {"input_ids": np.asarray(input_ids, np.int32), **options}
+        arrays = {k: Tensor(v) if isinstance(v, np.ndarray) else v for k, v in given.items()}
+        return tuple(arrays.get(name) for name in names)
+
+    def set_dynamic_inputs(self, **options: Any) -> None:
+        """Do nothing: shapes are always dynamic when predicting. Said once."""
+        say_without_effect("ChatGLM2ForConditionalGeneration", {"set_dynamic_inputs": True})
+        del options

@@ -54,6 +54,12 @@ def run_guarded(main: Main, argv: Sequence[str] | None = None) -> int:
         _trace(is_debug)
         _say(f"error: {_reason(error)}")
         return EXIT_BUG
+    except ModuleNotFoundError as error:
+        _trace(is_debug)
+        _say(
+            f"error: {_one_line(error)}; the installation is incomplete, install mindformers again"
+        )
+        return EXIT_BUG
     except Exception as error:
         _trace(is_debug)
         hint = "" if is_debug else f"; run again with {DEBUG_FLAG} to see where"

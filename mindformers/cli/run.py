@@ -23,10 +23,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
         ConfigError: If a flag, the file or a path in it is wrong; nothing has been started then.
+        DeviceError: If MindSpore is missing or something else it cannot run with is installed.
     """
     arguments, rest = build_parser().parse_known_args(argv)
     setup_console_logging()
     config = load(arguments, rest)
+    from mindformers.parallel.runtime import check_versions
+
+    check_versions()
     return _task(config.run_mode)(config)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -31,24 +32,41 @@ def check_versions() -> None:
             allowed="Python 3.10 to 3.12",
             fix="make a virtual environment with one of those",
         )
-    try:
-        found = metadata.version("mindspore")
-    except metadata.PackageNotFoundError:
+    found = _release("mindspore")
+    if found is None:
         raise DeviceError(
             "MindSpore is not installed",
             allowed=f"mindspore {TESTED_MINDSPORE}",
             fix=f"run: pip install mindspore=={TESTED_MINDSPORE}",
-        ) from None
+        )
     if found != TESTED_MINDSPORE:
         warn_once(
             "MindSpore %s is installed; this release was tested with %s", found, TESTED_MINDSPORE
         )
-    if int(metadata.version("numpy").split(".")[0]) >= 2:
+    numpy = _release("numpy")
+    if numpy is None or int(numpy.split(".")[0]) >= 2:
         raise DeviceError(
-            f"NumPy {metadata.version('numpy')} with MindSpore {found}",
+            f"NumPy {numpy} with MindSpore {found}" if numpy else "NumPy is not installed",
             allowed="numpy>=1.25,<2",
-            fix="run: pip install 'numpy<2'",
+            fix="run: pip install 'numpy>=1.25,<2'",
         )
+
+
+def _release(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _load_mindspore() -> Any:
+    try:
+        return importlib.import_module("mindspore")
+    except ImportError as error:
+        raise DeviceError(
+            f"MindSpore cannot be loaded: {' '.join(str(error).split())}",
+            fix=f"run: pip install --force-reinstall mindspore=={TESTED_MINDSPORE}",
+        ) from error
 
 
 def start_runtime(
@@ -86,13 +104,12 @@ def start_runtime(
             allowed="CPU here",
             fix="add --device_target CPU",
         )
-    import mindspore as ms
-
+    ms = _load_mindspore()
     try:
         ms.set_device(device_target, device_id if device_target == "Ascend" else None)
     except (RuntimeError, ValueError, TypeError) as error:
         raise DeviceError(
-            f"device_target {device_target}: {str(error).splitlines()[0]}",
+            f"device_target {device_target}: {(str(error) or type(error).__name__).splitlines()[0]}",
             allowed="CPU or Ascend",
             fix="check the MindSpore installation",
         ) from error

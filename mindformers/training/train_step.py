@@ -146,24 +146,26 @@ class MFTrainOneStepCell:
         on_host = active_backend() == "portable"
         self._square_sum = host_square_sum if on_host else SquareSumCell()
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, lr: float | None = None) -> Any:
         """Run one step.
 
         Args:
-            inputs: ``(micro_batches, lr)``, see ``step``; or upstream's form, the tensors
-                ``(input_ids, labels)`` of one batch, (B, S) int32. The learning rate is then the
-                optimizer's own: a number, or its schedule at this step.
+            inputs: ``(micro_batches, lr)``, see ``step``; or upstream's form: the tensors
+                ``(input_ids, labels)`` of one batch, (B, S) int32.
+            lr: Learning rate; None, in upstream's form: the optimizer's own, a number or its
+                schedule at this step.
 
         Returns:
             A ``StepResult``; in upstream's form the tensors ``(loss (1,), overflow (), loss scale (),
             learning rate (), global norm (1,))``.
         """
         if isinstance(inputs[0], (list, tuple)):
-            return self.step(*inputs)
+            return self.step(*inputs) if lr is None else self.step(inputs[0], lr)
         names = ("input_ids", "labels")
         batch = {name: _as_array(each) for name, each in zip(names, inputs, strict=True)}
-        rate = self.optimizer.learning_rate
-        lr = float(rate(self.optimizer.step) if callable(rate) else rate)
+        if lr is None:
+            rate = self.optimizer.learning_rate
+            lr = float(rate(self.optimizer.step) if callable(rate) else rate)
         result = self.step([batch], lr)
         return (
             Tensor([result.loss], ms.float32),

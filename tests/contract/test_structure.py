@@ -83,6 +83,9 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
         "import mindformers",
         "from mindformers import MindFormerConfig, MindFormerRegister, ChatGLM2Config",
         "from mindformers import ChatGLM4Tokenizer, GenerationConfig, AutoConfig, AutoTokenizer",
+        "from mindformers.models.glm2 import ChatGLM2Config, ChatGLM4Tokenizer",
+        "from mindformers.generation import GenerationConfig, TextStreamer",
+        "from mindformers.tools.register import MindFormerConfig, MindFormerRegister",
         "import mindformers.cli.run, mindformers.cli.convert, mindformers.dataset.messages, mindformers.tokenizer.chat",
     ],
 )

@@ -144,3 +144,11 @@ def test_nothing_but_plain_text_is_written_without_a_terminal():
     code = "from mindformers.errors import DataError\ndef main(argv): raise DataError('x')\n"
     done = python(code + "sys.exit(run_guarded(main))", env={"TERM": "xterm-256color"})
     assert b"\x1b" not in done.stderr
+
+
+def test_a_package_that_is_not_installed_is_named(capsys):
+    error = ModuleNotFoundError("No module named 'yaml'", name="yaml")
+    assert run_guarded(raising(error), []) == 1
+    assert capsys.readouterr().err == (
+        "error: No module named 'yaml'; the installation is incomplete, install mindformers again\n"
+    )

@@ -182,10 +182,10 @@ def test_an_oversized_header_costs_little_time_and_memory(tmp_path, make):
     path = tmp_path / "a.safetensors"
     make(path)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CheckpointError, match="header of|too many tensors"):
         SafeFile(path)
-    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds < 1
     assert peak < 100 * 2**20
@@ -194,10 +194,10 @@ def test_an_oversized_header_costs_little_time_and_memory(tmp_path, make):
 def test_twenty_thousand_tensors_are_accepted_in_a_second(tmp_path):
     header = {f"t{i}": entry("I8", (1,), (i, i + 1)) for i in range(19_000)}
     path = raw_file(tmp_path / "a.safetensors", header, b"\0" * 19_000)
-    start = time.perf_counter()
+    start = time.process_time()
     with SafeFile(path) as file:
         assert len(file.tensors) == 19_000
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_a_file_that_shrinks_while_open_is_a_clear_error(tmp_path):

@@ -62,10 +62,15 @@ def test_help_answers_without_mindspore_in_half_a_second():
         "import sys; from mindformers.cli.convert import build_parser; build_parser().format_help();"
         "print([m for m in ('mindspore', 'numpy', 'rich') if m in sys.modules])"
     )
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-    assert time.perf_counter() - start < 0.5
+    seconds = []
+    for _ in range(3):  # the machine may be busy with something else
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        seconds.append(time.perf_counter() - start)
+        assert done.stdout.strip() == "[]"
+    assert min(seconds) < 0.5
     assert "--reversed" in run_script("--help").stdout
 
 

@@ -152,3 +152,12 @@ def test_its_text_is_the_plain_dict_without_secrets():
     assert repr(config) == f"MindFormerConfig({config})"
     assert "s3cret" not in str(MindFormerConfig(remote_save_url="s3cret"))
     assert "s3cret" not in str(MindFormerConfig(callbacks=[{"enc_key": "s3cret"}]))
+
+
+def test_a_path_may_be_a_list_of_keys() -> None:
+    config = MindFormerConfig({"callbacks": [{"type": "CheckpointMonitor"}]})
+    config.set_value(["runner_config", "epochs"], 3)
+    config.set_value(["callbacks", 0, "prefix"], "glm4")
+    assert config.get_value(["runner_config", "epochs"]) == 3
+    assert config.get_value(["callbacks", "0", "prefix"]) == "glm4"
+    assert config.get_value(["runner_config", "nothing"], 5) == 5

@@ -148,3 +148,18 @@ def test_a_top_k_above_the_vocabulary_is_noted(caplog, monkeypatch):
     scores = pipeline(do_sample=True, top_k=9)(row(1, 2, 3, 4), np.array([0], np.int32), 1)
     assert np.isfinite(scores).all()
     assert "top_k 9 is above the vocabulary of 4 ids" in caplog.text
+
+
+def test_a_processor_that_only_knows_tensors_is_refused_instead_of_ignored() -> None:
+    class Own(rules.LogitsProcessor):
+        def process_ms(self, logits, sequence_ids):
+            return logits
+
+    with pytest.raises(GenerationError, match=r"Own has process_ms only.*override process_np"):
+        rules.check_processors([Own()])
+
+    class Both(Own):
+        def process_np(self, logits, sequence_ids):
+            return logits
+
+    assert len(rules.check_processors([Both()])) == 1

@@ -251,3 +251,18 @@ def test_real_tool_dialogues_decode_to_their_text(published):
         text = published.apply_chat_template(messages, tools=tools, tokenize=False)
         assert published.decode(ids, spaces_between_special_tokens=False) == text
         assert sum(i >= published.vocab_size for i in ids) == 2 + bool(tools) + len(messages)
+
+
+def test_the_order_of_arguments_is_upstreams(tiny) -> None:
+    text = tiny.apply_chat_template(USER, None, True, False)
+    assert text == tiny.apply_chat_template(USER, add_generation_prompt=True, tokenize=False)
+    assert (
+        tiny.apply_chat_template(USER, "{{ messages[0].content }}", False, False)
+        == (USER[0]["content"])
+    )
+
+
+def test_tokens_these_vocabularies_have_not_are_none(tiny) -> None:
+    for role in ("bos", "unk", "sep", "cls", "mask"):
+        assert getattr(tiny, f"{role}_token") is getattr(tiny, f"{role}_token_id") is None
+    assert tiny.is_fast is False

@@ -136,8 +136,8 @@ active_environment() {
     if [ -z "$fault" ]; then
         say "using the active environment $VIRTUAL_ENV"
         pins="$VIRTUAL_ENV/.mindformers-pins"
-        python -m pip list --format=freeze --exclude mindformers > "$pins" 2> /dev/null
-        install "$1" "$2" "$pins" && return 0
+        python -m pip list --format=freeze --exclude mindformers > "$pins" 2> /dev/null \
+            && install "$1" "$2" "$pins" && return 0
         fault="cannot take the package without a change to what it holds (see install.log in it)"
     fi
     say "note: the active environment $VIRTUAL_ENV $fault; it stays as it is and .venv is used"

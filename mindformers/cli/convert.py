@@ -40,10 +40,10 @@ def _true_or_false(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str = "convert_weight.py") -> argparse.ArgumentParser:
     """Return the parser of the command; older spellings of the paths are read but not shown."""
     parser = argparse.ArgumentParser(
-        prog="convert_weight.py",
+        prog=prog,
         description="Convert GLM-4 weights between Hugging Face and MindFormers.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -184,13 +184,13 @@ def _options_with_progress(args: argparse.Namespace) -> Iterator[ExportOptions]:
 
 
 @leaving_on_sigterm()
-def main(argv: Sequence[str] | None = None) -> int:
-    """Convert as the flags say; return 0.
+def main(argv: Sequence[str] | None = None, *, prog: str = "convert_weight.py") -> int:
+    """Convert as the flags say; return 0. The help calls the command ``prog``.
 
     Raises:
         MindFormersError: For every mistake in the flags or the files.
     """
-    args = build_parser().parse_args(argv)
+    args = build_parser(prog).parse_args(argv)
     _apply_old_names(args)
     _check(args)
     from mindformers.logger import setup_console_logging

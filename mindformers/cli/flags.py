@@ -119,10 +119,10 @@ class FlagParser(argparse.ArgumentParser):
         raise ConfigError(message, where="command line", fix="--help lists the flags")
 
 
-def build_parser() -> FlagParser:
-    """Return the parser; every flag is None unless it is given."""
+def build_parser(prog: str = "run_mindformer.py") -> FlagParser:
+    """Return the parser; every flag is None unless it is given. Its help shows ``prog``."""
     parser = FlagParser(
-        prog="run_mindformer.py",
+        prog=prog,
         description="Finetune GLM-4 or predict with it, from a YAML file.",
         epilog="Any other --a.b.c VALUE sets that key of the file; list items have numbers: "
         "--callbacks.1.save_checkpoint_steps 50.",

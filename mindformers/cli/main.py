@@ -82,11 +82,11 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
     if command == "run":
         from mindformers.cli.run import main as run_main
 
-        return run_main(rest)
+        return run_main(rest, prog="mindformers run")
     if command == "convert":
         from mindformers.cli.convert import main as convert_main
 
-        return convert_main(rest)
+        return convert_main(rest, prog="mindformers convert")
     raise ConfigError(
         f"no command is called {command!r}",
         allowed=", ".join(COMMANDS),

@@ -18,14 +18,18 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 _MODES = "train, finetune or predict"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "run_mindformer.py") -> int:
     """Read the flags and the file, and run the task; returns the exit code.
+
+    Args:
+        argv: Arguments; None: those of the process.
+        prog: What the help calls the command.
 
     Raises:
         ConfigError: If a flag, the file or a path in it is wrong; nothing has been started then.
         DeviceError: If MindSpore is missing or something else it cannot run with is installed.
     """
-    arguments, rest = build_parser().parse_known_args(argv)
+    arguments, rest = build_parser(prog).parse_known_args(argv)
     setup_console_logging()
     config = load(arguments, rest)
     from mindformers.parallel.runtime import check_versions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 from pathlib import Path
 
@@ -187,9 +188,11 @@ def test_a_script_builds_the_network_from_the_yaml_and_loads_it(
 
 
 def test_calls_before_the_first_generation_are_harmless(
-    folder: Path, caplog: pytest.LogCaptureFixture
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mindformers import AutoModel, ChatGLM2Config
+
+    monkeypatch.setattr(logging.getLogger("mindformers"), "propagate", True)
 
     network = AutoModel.from_pretrained(folder)
     network.set_dynamic_inputs()

@@ -26,8 +26,9 @@ def test_arguments_that_are_no_options_come_back() -> None:
 
 
 def test_what_has_no_effect_is_said_once_and_only_if_it_was_asked_for(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("mindformers"), "propagate", True)
     with caplog.at_level(logging.WARNING, logger="mindformers"):
         for _ in range(2):
             say_without_effect("an owner", {"cache_dir": "there", "token": None, "off": False})

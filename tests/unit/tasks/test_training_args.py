@@ -88,7 +88,10 @@ def test_what_is_not_implemented_is_refused_by_name(arguments, message: str) -> 
         settings(**arguments)
 
 
-def test_what_changes_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_changes_nothing_is_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mindformers"), "propagate", True)
     with caplog.at_level(logging.WARNING, logger="mindformers"):
         arguments = TrainingArguments(hub_model_id="somewhere", parallel_mode=0)
     assert "TrainingArguments: hub_model_id has no effect here" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from mindformers.errors import MindFormersError
+from mindformers.errors import ConfigError, MindFormersError
 
 DEBUG_FLAG = "--debug"
 EXIT_BUG = 1
@@ -19,6 +20,26 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_PIPE = 141  # 128 + SIGPIPE
 
 Main = Callable[[Sequence[str] | None], int]
+
+
+class FlagParser(argparse.ArgumentParser):
+    """An argument parser whose errors are ConfigErrors: one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what ``run_guarded`` prints."""
+        raise ConfigError(message, where="command line", fix="--help lists the flags")
+
+
+def truth(text: str) -> bool:
+    """Return the bool that ``true`` or ``false`` stands for, in any case.
+
+    Raises:
+        argparse.ArgumentTypeError: For any other text.
+    """
+    known = {"true": True, "false": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: true or false")
+    return known[text.lower()]
 
 
 def run_guarded(main: Main, argv: Sequence[str] | None = None) -> int:

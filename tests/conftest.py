@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 
 os.environ.setdefault("GLOG_v", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(autouse=True)
+def _logger_as_it_was() -> Iterator[None]:
+    """Undo what a run does to the logger; of one that no longer propagates pytest sees lines twice."""
+    package = logging.getLogger("mindformers")
+    handlers, propagate, level = list(package.handlers), package.propagate, package.level
+    yield
+    for handler in package.handlers:
+        if isinstance(handler, logging.FileHandler) and handler not in handlers:
+            handler.close()
+    package.handlers[:], package.propagate = handlers, propagate
+    package.setLevel(level)
 
 
 @pytest.fixture(params=[1, 0], ids=["pynative", "graph"])

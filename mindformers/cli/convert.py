@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mindformers.errors import ConfigError, did_you_mean
-from mindformers.guard import DEBUG_FLAG, leaving_on_sigterm
+from mindformers.guard import DEBUG_FLAG, FlagParser, leaving_on_sigterm, truth
 
 if TYPE_CHECKING:
     from mindformers.checkpoint.export import ExportOptions
@@ -31,18 +31,9 @@ _EXAMPLES = """examples:
 """
 
 
-def _true_or_false(text: str) -> bool:
-    lowered = text.lower()
-    if lowered in ("true", "1", "yes"):
-        return True
-    if lowered in ("false", "0", "no"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
 def build_parser(prog: str = "convert_weight.py") -> argparse.ArgumentParser:
     """Return the parser of the command; older spellings of the paths are read but not shown."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog=prog,
         description="Convert GLM-4 weights between Hugging Face and MindFormers.",
         epilog=_EXAMPLES,
@@ -65,7 +56,7 @@ def build_parser(prog: str = "convert_weight.py") -> argparse.ArgumentParser:
         nargs="?",
         const=True,
         default=False,
-        type=_true_or_false,
+        type=truth,
         metavar="True",
         help="fuse wq, wk, wv and dense_left, dense_right of MindFormers weights",
     )

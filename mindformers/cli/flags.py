@@ -5,24 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
-from mindformers.errors import ConfigError
-from mindformers.guard import DEBUG_FLAG
+from mindformers.guard import DEBUG_FLAG, FlagParser, truth
 
 _LOADER = "data_loader.dataset_dir"
-
-
-def truth(text: str) -> bool:
-    """Return the bool that ``true`` or ``false`` stands for, in any case.
-
-    Raises:
-        argparse.ArgumentTypeError: For any other text.
-    """
-    known = {"true": True, "false": False}
-    if text.lower() not in known:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: true or false")
-    return known[text.lower()]
 
 
 def truth_or_text(text: str) -> bool | str:
@@ -109,14 +96,6 @@ FLAGS = (
 )  # fmt: skip
 
 CONFIG, OPTIONS, REGISTER_PATH = "config", "options", "register_path"
-
-
-class FlagParser(argparse.ArgumentParser):
-    """An argument parser whose errors are ConfigErrors."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the whole usage."""
-        raise ConfigError(message, where="command line", fix="--help lists the flags")
 
 
 def build_parser(prog: str = "run_mindformer.py") -> FlagParser:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 
 from mindformers.errors import ConfigError, did_you_mean
-from mindformers.guard import DEBUG_FLAG, run_guarded
+from mindformers.guard import DEBUG_FLAG, FlagParser, run_guarded
 from mindformers.version import __version__
 
 COMMANDS = {
@@ -33,9 +32,7 @@ def _usage() -> str:
 
 def chat_command(argv: Sequence[str]) -> int:
     """Run ``mindformers chat``."""
-    parser = argparse.ArgumentParser(
-        prog="mindformers chat", description="Talk to a model in the terminal."
-    )
+    parser = FlagParser(prog="mindformers chat", description="Talk to a model in the terminal.")
     parser.add_argument("model_dir", help="a Hugging Face directory or one saved by this library")
     parser.add_argument(
         "--system", default="", help="an instruction that stands before the conversation"

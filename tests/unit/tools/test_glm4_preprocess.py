@@ -10,6 +10,7 @@ import pytest
 
 from mindformers.dataset.mindrecord_file import read_file
 from mindformers.dataset.pipeline import ReadOptions, TrainDataset
+from mindformers.errors import ConfigError
 from mindformers.guard import run_guarded
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 from mindformers.tools.dataset_preprocess.glm4 import glm4_preprocess
@@ -100,11 +101,11 @@ def test_published_flags_and_defaults_are_kept() -> None:
 
 @pytest.mark.parametrize(("flag", "value"), [("--seq_length", "0"), ("--repeat", "x"), ("--file_partition", "-1"),
                                              ("--num_workers", "1.5")])  # fmt: skip
-def test_a_number_out_of_range_is_a_usage_error(flag: str, value: str, capsys) -> None:
-    with pytest.raises(SystemExit) as caught:
+def test_a_number_out_of_range_is_a_usage_error(flag: str, value: str) -> None:
+    message = f"argument {flag}: '{value}' is not an integer of at least 1"
+    with pytest.raises(ConfigError, match=message) as caught:
         build_parser().parse_args([f"{flag}={value}"])
-    assert caught.value.code == 2
-    assert f"argument {flag}: '{value}' is not an integer of at least 1" in capsys.readouterr().err
+    assert caught.value.exit_code == 2
 
 
 def test_a_pattern_takes_several_files_sorted(tmp_path: Path, vocab: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mindformers.errors import DataError
-from mindformers.guard import DEBUG_FLAG, leaving_on_sigterm, run_guarded
+from mindformers.guard import DEBUG_FLAG, FlagParser, leaving_on_sigterm, run_guarded
 
 if TYPE_CHECKING:
     from mindformers.tools.dataset_preprocess.report import Bar, Tally
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog="alpaca_converter.py",
         description="Turn alpaca rows (instruction, input, output) into conversations, as "
         "JSON Lines. sharegpt and messages rows are taken too.",

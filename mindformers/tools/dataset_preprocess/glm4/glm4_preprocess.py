@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers.errors import DataError, did_you_mean
-from mindformers.guard import DEBUG_FLAG, leaving_on_sigterm, run_guarded
+from mindformers.guard import DEBUG_FLAG, FlagParser, leaving_on_sigterm, run_guarded
 
 if TYPE_CHECKING:
     from mindformers.tools.dataset_preprocess.encoding import EncodeOptions
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog="glm4_preprocess.py",
         description="Make a MindRecord data set of conversations: input_ids and labels, int32, "
         "labels shifted and -100 on everything the model is not to say.",

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
@@ -81,6 +82,13 @@ def run_guarded(main: Main, argv: Sequence[str] | None = None) -> int:
             f"error: {_one_line(error)}; the installation is incomplete, install mindformers again"
         )
         return EXIT_BUG
+    except MemoryError as error:
+        _trace(is_debug)
+        _say(
+            f"error: not enough memory: {_one_line(error) or 'an allocation failed'}; use a smaller "
+            "model, batch_size or seq_length, or a machine with more memory"
+        )
+        return EXIT_BUG
     except Exception as error:
         _trace(is_debug)
         hint = "" if is_debug else f"; run again with {DEBUG_FLAG} to see where"
@@ -103,7 +111,14 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _make_output_safe() -> None:
-    """Let a terminal that cannot show a character print its escape instead of failing."""
+    """Let a terminal that cannot show a character print its escape instead of failing.
+
+    A stream that is closed (``>&-``) is None in Python; what is written there goes nowhere.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            sink = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- never closed
+            setattr(sys, name, sink)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None and (stream.encoding or "").lower().replace("-", "") != "utf8":

@@ -96,8 +96,9 @@ def write_error(error: OSError, path: Path, needed: int | None = None) -> Checkp
         needed: Bytes the file needs, where known.
     """
     found = f"cannot write: {error.strerror or error}"
-    if error.filename and Path(os.fsdecode(error.filename)) != path:
-        found += f" ({os.fsdecode(error.filename)})"
+    named = Path(os.fsdecode(error.filename)) if error.filename else path
+    if named != path and not named.name.startswith(TEMP_PREFIX):
+        found += f" ({named})"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         size = f"{needed} bytes needed, " if needed is not None else ""
         found += f" ({size}{free_bytes(path.parent)} bytes free)"
@@ -121,6 +122,39 @@ def require_space(path: Path, needed: int) -> None:
             where=str(path),
             fix=_ADVICE[errno.ENOSPC],
         )
+
+
+def require_writable(path: str | Path) -> None:
+    """Stop before work whose result could not be written; missing folders are made.
+
+    Args:
+        path: The file that will be written.
+
+    Raises:
+        CheckpointError: If the system refuses a file there.
+    """
+    target = _target(Path(path))
+    try:
+        with temp_name(target) as temp:
+            temp.touch()
+    except OSError as error:
+        raise write_error(error, target) from error
+
+
+def _target(path: Path) -> Path:
+    """Return the file that writing ``path`` makes, a link followed; its folder is made.
+
+    Raises:
+        CheckpointError: If the folder cannot be made, or a folder has the file's name.
+    """
+    try:
+        path = path.resolve() if path.is_symlink() else path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    except OSError as error:
+        raise write_error(error, path) from error
+    return path
 
 
 def sync_file(path: Path) -> None:
@@ -157,12 +191,8 @@ def atomic_file(path: str | Path, needed: int | None = None) -> Iterator[Path]:
     Raises:
         CheckpointError: If the system refuses a write (space, permission, name), with the reason.
     """
-    target = Path(path)
+    target = _target(Path(path))
     try:
-        target = target.resolve() if target.is_symlink() else target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
         if needed is not None:
             require_space(target, needed)
         with temp_name(target) as temp:

@@ -27,8 +27,12 @@ def no_progress(_: int) -> None:
     """Take the number of bytes just written and do nothing with it."""
 
 
-def parse_size(text: str | int) -> int:
+def parse_size(text: str | int, where: str = "max_shard_size") -> int:
     """Return the bytes that ``5GB``, ``800 MiB`` or a plain number mean.
+
+    Args:
+        text: The size.
+        where: What it was given as, for the error.
 
     Raises:
         ConfigError: If it is no size of at least one byte.
@@ -37,7 +41,9 @@ def parse_size(text: str | int) -> int:
     unit = _UNITS.get(match[2].upper()) if match else None
     size = int(float(match[1]) * unit) if match and unit else 0
     if size < 1:
-        raise ConfigError(f"size {text!r}", allowed="a number with MB, GB, MiB or GiB, as in 5GB")
+        raise ConfigError(
+            f"size {text!r}", where=where, allowed="a number with MB, GB, MiB or GiB, as in 5GB"
+        )
     return size
 
 

@@ -103,6 +103,8 @@ def _check(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: Naming the flag.
     """
+    from mindformers.checkpoint.saving import parse_size
+
     if args.model not in MODELS:
         raise ConfigError(
             f"unknown model {args.model!r}",
@@ -121,10 +123,45 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("given with --reversed", where="--concat", fix="run them one by one")
     if args.concat and args.dtype:
         raise ConfigError("given with --concat, which keeps types", where="--dtype")
+    parse_size(args.max_shard_size, where="--max_shard_size")
+    _check_paths(args)
+
+
+def _check_paths(args: argparse.Namespace) -> None:
+    """Refuse paths that are missing or cannot go together.
+
+    Raises:
+        ConfigError: Naming the flag.
+    """
+    from mindformers.checkpoint.export import is_folder
+
     if args.config is not None and not Path(args.config).is_file():
         raise ConfigError(f"no such file: {args.config}", where="--config")
     if args.tokenizer is not None and not Path(args.tokenizer).exists():
         raise ConfigError(f"no such file or folder: {args.tokenizer}", where="--tokenizer")
+    if args.tokenizer is not None and not _has_vocabulary(Path(args.tokenizer)):
+        raise ConfigError(
+            f"{args.tokenizer} holds no tokenizer.model",
+            where="--tokenizer",
+            fix="give the file, or the folder of the model",
+        )
+    if args.tokenizer is not None and not is_folder(Path(args.output_path)):
+        raise ConfigError(
+            f"the output {args.output_path} is one file, which holds no tokenizer",
+            where="--tokenizer",
+            fix="give a folder as --output_path, or leave --tokenizer out",
+        )
+    if args.force and Path(args.input_path).resolve() == Path(args.output_path).resolve():
+        raise ConfigError(
+            f"{args.output_path} is the input itself",
+            where="--output_path",
+            fix="choose another path; the input stays as it is",
+        )
+
+
+def _has_vocabulary(path: Path) -> bool:
+    names = ("tokenizer.model", "tokenizer.json")
+    return path.is_file() or any((path / name).is_file() for name in names)
 
 
 def _run(args: argparse.Namespace, options: ExportOptions) -> Path:

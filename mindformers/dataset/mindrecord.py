@@ -15,7 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mindformers.checkpoint.atomic import is_leftover, remove, sync_file, sync_folder, temp_name
+from mindformers.checkpoint.atomic import (
+    free_bytes,
+    is_leftover,
+    remove,
+    sync_file,
+    sync_folder,
+    temp_name,
+)
 from mindformers.checkpoint.step_format import file_sha256
 from mindformers.config.data import COLUMNS
 from mindformers.errors import DataError
@@ -167,11 +174,11 @@ def mindrecord_writer(
     except OSError as error:
         raise DataError(f"cannot write: {error.strerror or error}", where=str(path)) from error
     except RuntimeError as error:  # MindSpore reports a full disk this way
-        reason = str(error).strip().splitlines()[0]
+        free = free_bytes(path.parent)
         raise DataError(
-            f"MindSpore could not write the file: {reason}",
+            f"MindSpore could not write the file ({free} bytes free)",
             where=str(path),
-            fix="check the free space and the permissions of the folder",
+            fix="check the free space and the permissions of the folder; --debug shows its report",
         ) from error
 
 

@@ -64,6 +64,10 @@ class PreTrainedModel(nn.Cell, SupportList):
         """Fill the weights from a file or folder; a family says how."""
         raise CheckpointError(f"{type(self).__name__} has no weights on disk", where=str(source))
 
+    @classmethod
+    def check_weights(cls, config: Any, source: Path) -> None:
+        """Refuse weights that are not those of a configuration, before a network is built; a family says how."""
+
     def save_weights(self, folder: Path, **options: Any) -> None:
         """Write the weights into ``folder``; a family says how."""
         raise CheckpointError(f"{type(self).__name__} cannot be saved", where=str(folder))

@@ -7,7 +7,6 @@ from typing import Any
 
 import yaml
 
-from mindformers.checkpoint.atomic import write_text
 from mindformers.config.run_config import RunConfig
 from mindformers.dataset.causal_lm import CausalLanguageModelDataset
 from mindformers.errors import ConfigError, DataError
@@ -22,10 +21,20 @@ def start(config: RunConfig) -> Path:
 
     Returns:
         The output folder.
+
+    Raises:
+        ConfigError: If the system does not let us write there.
     """
     start_device(config)
     output_dir = Path(config.output_dir)
-    setup_file_logging(output_dir)
+    try:
+        setup_file_logging(output_dir)
+    except OSError as error:
+        raise ConfigError(
+            f"{output_dir} cannot be written: {error.strerror or error}",
+            where="output_dir",
+            fix="choose another folder with --output_dir",
+        ) from error
     return output_dir
 
 
@@ -50,11 +59,6 @@ def config_text(config: RunConfig) -> str:
     return yaml.safe_dump(config.to_dict(), allow_unicode=True, sort_keys=False)
 
 
-def save_config(config: RunConfig, output_dir: Path) -> Path:
-    """Write the resolved settings to ``config.yaml`` in the output folder."""
-    return write_text(output_dir / "config.yaml", config_text(config))
-
-
 def network_settings(config: RunConfig) -> PretrainedConfig:
     """Return the network's configuration object, without loading any weights.
 
@@ -72,33 +76,40 @@ def network_settings(config: RunConfig) -> PretrainedConfig:
     return MindFormerRegister.get_cls(MindFormerModuleType.CONFIG, section.type)(**settings)
 
 
-def build_network(config: RunConfig) -> Any:
-    """Return the network with the weights the run starts from (fresh ones where none are named)."""
+def build_network(config: RunConfig, weights: str | Path = "") -> Any:
+    """Return the network the settings describe, with fresh weights.
+
+    Args:
+        config: The run's settings.
+        weights: What will be loaded into it; checked first, as a large network takes minutes to build.
+
+    Raises:
+        CheckpointError: If ``weights`` are those of another network.
+    """
     settings = network_settings(config)
     assert config.model is not None
-    network = MindFormerRegister.get_cls(MindFormerModuleType.MODELS, config.model.arch.type)(
-        settings
-    )
+    family = MindFormerRegister.get_cls(MindFormerModuleType.MODELS, config.model.arch.type)
+    if weights:
+        family.check_weights(settings, Path(weights))
+    network = family(settings)
     count = sum(parameter.size for parameter in network.get_parameters())
     logger.info("network: %s parameters, %d layers", f"{count:,}", settings.num_layers)
     return network
 
 
-def load_weights(network: Any, config: RunConfig, *, required: bool = False) -> None:
-    """Load the weights the run names.
+def named_weights(config: RunConfig) -> str:
+    """Return the path of the weights the run names.
 
     Raises:
-        ConfigError: If ``required`` and none are named.
-        CheckpointError: If they do not fit.
+        ConfigError: If it names none.
     """
-    if config.weights_path:
-        network.load_checkpoint(config.weights_path)
-    elif required:
+    if not config.weights_path:
         raise ConfigError(
             "no weights are named",
             where="load_checkpoint",
             fix="add --load_checkpoint with a model directory or file",
         )
+    return config.weights_path
 
 
 def build_tokenizer(config: RunConfig) -> Any:

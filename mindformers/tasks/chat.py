@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
+from mindformers.errors import MindFormersError
+from mindformers.generation.config import GenerationConfig
 from mindformers.generation.streamer import TextStreamer
 from mindformers.models.auto import AutoModel, AutoTokenizer
 from mindformers.parallel.runtime import PYNATIVE_MODE, start_runtime
@@ -46,7 +48,14 @@ def chat(
 
     Returns:
         How many questions were answered.
+
+    Raises:
+        MindFormersError: If the model or a setting cannot be used; or, where questions are not typed at
+            a terminal, a question. At a terminal that is shown, and the next question is read.
     """
+    GenerationConfig().merged(
+        **{k: v for k, v in settings.items() if k != "seed"}
+    )  # or refused now
     # PyNative: the first answer waits for no compiler.
     start_runtime(device_target=device_target, mode=PYNATIVE_MODE)
     network = AutoModel.from_pretrained(model_dir)
@@ -70,6 +79,11 @@ def chat(
                     tokenizer, question, history, instruction=system, streamer=streamer, **settings
                 )
             except KeyboardInterrupt:
+                continue
+            except MindFormersError as error:
+                if not interactive:
+                    raise
+                sys.stdout.write(f"error: {error}\n")  # the conversation goes on as it was
                 continue
             history = history if keep_history else []
             answered += 1

@@ -79,7 +79,7 @@ def transform_and_load_checkpoint(
         "transform_and_load_checkpoint", options,
         {"optimizer": (None,), "dataset": (), "do_eval": (), "do_predict": ()},
     )  # fmt: skip
-    build.load_weights(network, _as_config(config).bind(), required=True)
+    network.load_checkpoint(build.named_weights(_as_config(config).bind()))
 
 
 def _as_config(config: Mapping[str, Any]) -> MindFormerConfig:

@@ -8,11 +8,13 @@ from typing import Any
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
 from mindformers.logger import logger
+from mindformers.models.base_model import PreTrainedModel
 from mindformers.tasks import build
 from mindformers.training.callbacks import Callback, build_callbacks
 from mindformers.training.loop import train
 from mindformers.training.lr_schedule import build_schedule
 from mindformers.training.optimizer import AdamW
+from mindformers.training.output_lock import OutputLock
 from mindformers.training.param_groups import get_optimizer_grouped_parameters
 from mindformers.training.resume import find_resume_folder
 from mindformers.training.run import TrainResult, TrainSettings
@@ -40,13 +42,16 @@ def finetune(
         Where the run ended.
     """
     output_dir = build.start(config)
-    build.save_config(config, output_dir)
+    with OutputLock(output_dir):
+        pass  # another run's folder is refused now, not after minutes; ``train`` takes the lock again
     resume_from = find_resume_folder(config.resume_training, config.load_checkpoint, output_dir)
     if network is None:
-        network = build.build_network(config)
-        if resume_from is None:
-            build.load_weights(network, config)
+        network = build.build_network(config, resume_from or config.weights_path)
+        if resume_from is None and config.weights_path:
+            network.load_checkpoint(config.weights_path)
         set_recompute(network, config)
+    elif resume_from is not None and isinstance(network, PreTrainedModel):
+        network.check_weights(network.config, resume_from)
     dataset = build.build_train_dataset(config, network) if dataset is None else dataset
     optimizer = optimizer or build_optimizer(network, config)
     step = build_step(network, optimizer, config)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mindformers.checkpoint.atomic import write_text
+from mindformers.checkpoint.atomic import require_writable, write_text
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import DataError
 from mindformers.logger import logger
@@ -15,6 +16,7 @@ from mindformers.tasks import build
 from mindformers.tasks.pipeline import TextGenerationPipeline
 
 RESULT_FILE = "text_generation_result.txt"  # upstream's name
+_PATH = re.compile(r"\S*/\S*|\S+\.(txt|jsonl?|md)")  # what was perhaps meant as one
 
 
 def predict(
@@ -31,13 +33,15 @@ def predict(
     Returns:
         One ``{"text_generation_text": [answer]}`` per prompt; also written to ``save_file``.
     """
-    prompts = read_prompts(config.input_data)
+    prompts, target = read_prompts(config.input_data), Path(config.save_file or RESULT_FILE)
+    require_writable(target)
+    weights = build.named_weights(config) if network is None else ""
     build.start(config)
     tokenizer = build.build_tokenizer(config) if tokenizer is None else tokenizer
     if network is None:
-        network = build.build_network(config)
-        build.check_tokenizer(tokenizer, network.config)
-        build.load_weights(network, config, required=True)
+        build.check_tokenizer(tokenizer, build.network_settings(config))
+        network = build.build_network(config, weights)
+        network.load_checkpoint(weights)
     answers = TextGenerationPipeline(network, tokenizer)(
         prompts,
         batch_size=config.predict_batch_size,
@@ -47,10 +51,7 @@ def predict(
     for prompt, answer in zip(prompts, answers, strict=True):
         logger.info("%s -> %s", prompt, answer["text_generation_text"][0])
     logger.info("output result is: %s", answers)
-    path = write_text(
-        Path(config.save_file or RESULT_FILE),
-        json.dumps(answers, ensure_ascii=False, indent=1) + "\n",
-    )
+    path = write_text(target, json.dumps(answers, ensure_ascii=False, indent=1) + "\n")
     logger.info("output result is saved at: %s", path)
     return answers
 
@@ -74,6 +75,10 @@ def read_prompts(input_data: str | Sequence[str]) -> list[str]:
                 raise DataError(f"cannot be read as UTF-8 text ({error})", where=item) from error
             prompts += [line.replace("\\n", "\n") for line in lines if line.strip()]
         elif item:
+            if _PATH.fullmatch(item):
+                logger.warning(
+                    "--predict_data: there is no file %s; it is answered as a text", item
+                )
             prompts.append(item)
     if not prompts:
         raise DataError(

@@ -12,6 +12,7 @@ from typing import Any
 
 import mindspore as ms
 
+from mindformers.checkpoint.atomic import write_text
 from mindformers.errors import ConfigError, DataError
 from mindformers.logger import logger
 from mindformers.training.callback import Callback, CallbackList
@@ -25,7 +26,7 @@ from mindformers.training.state import (
     random_state,
     restore_random_state,
 )
-from mindformers.training.step_folder import load_step
+from mindformers.training.step_folder import CONFIG_FILE, load_step
 from mindformers.training.stop_signals import StopSignals
 from mindformers.training.train_step import MFTrainOneStepCell, StepResult
 
@@ -68,6 +69,8 @@ def train(
     with OutputLock(settings.output_dir), StopSignals() as signals:
         try:
             _set_position(run, resume_from)
+            if settings.config_text:
+                write_text(Path(settings.output_dir) / CONFIG_FILE, settings.config_text)
             every.on_train_begin(run)
             for report in _steps(run, signals):
                 loss = report.loss

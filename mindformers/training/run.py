@@ -24,7 +24,7 @@ class TrainSettings:
             finite; 0 stops at the first.
         max_steps: Stop after this many steps of the whole run; None: after ``epochs``.
         allow_data_change: Resume although the data changed.
-        config_text: The resolved YAML, kept in every checkpoint.
+        config_text: The resolved YAML, kept in the output folder and in every checkpoint.
     """
 
     epochs: int = 1

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from mindformers.checkpoint.dtypes import weight_type
-from mindformers.checkpoint.export import ExportOptions, carry_files, check_output_path, export
+from mindformers.checkpoint.export import (
+    ExportOptions,
+    carry_files,
+    check_output_path,
+    export,
+    is_folder,
+)
 from mindformers.checkpoint.json_file import write_json
 from mindformers.checkpoint.loading import open_weights
 from mindformers.checkpoint.transfer import tensors_in_layout
@@ -17,7 +23,7 @@ from mindformers.models.glm2.glm2_weights import (
     map_source,
     stored_tensors,
 )
-from mindformers.models.glm2.glm4_tokenizer import describe_tokenizer
+from mindformers.models.glm2.glm4_tokenizer import check_vocabulary, describe_tokenizer
 from mindformers.models.glm2.hf_config import (
     config_to_hf,
     generation_settings,
@@ -79,6 +85,8 @@ def convert_ms_to_pt(
             dtype_of=lambda name: source.tensors[name].dtype,
             dtype=weight_type(dtype) if dtype else None,
         )
+        if is_folder(output):
+            check_vocabulary(Path(options.tokenizer or source.folder))
         stored_as = tensors[0].dtype.name
         described = config_to_hf(settings, layout, stored_as)
 

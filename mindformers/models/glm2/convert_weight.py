@@ -6,7 +6,13 @@ from pathlib import Path
 
 from mindformers.checkpoint.concat import concat_files
 from mindformers.checkpoint.dtypes import weight_type
-from mindformers.checkpoint.export import ExportOptions, carry_files, check_output_path, export
+from mindformers.checkpoint.export import (
+    ExportOptions,
+    carry_files,
+    check_output_path,
+    export,
+    is_folder,
+)
 from mindformers.checkpoint.loading import open_weights
 from mindformers.checkpoint.transfer import tensors_in_layout
 from mindformers.errors import CheckpointError
@@ -18,7 +24,7 @@ from mindformers.models.glm2.glm2_weights import (
     map_source,
     stored_tensors,
 )
-from mindformers.models.glm2.glm4_tokenizer import describe_tokenizer
+from mindformers.models.glm2.glm4_tokenizer import check_vocabulary, describe_tokenizer
 from mindformers.models.glm2.hf_config import generation_settings, is_tied, network_config
 
 DEFAULT_DTYPE = "fp32"  # upstream's converter writes float32 unless told otherwise
@@ -73,6 +79,8 @@ def convert_pt_to_ms(
             dtype_of=lambda name: source.tensors[name].dtype,
             dtype=kind,
         )
+        if is_folder(output):
+            check_vocabulary(Path(options.tokenizer or source.folder))
         settings.update(param_init_type=kind.name)
 
         def add_files(folder: Path) -> None:

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
+from mindformers.checkpoint.loading import open_weights
+from mindformers.checkpoint.manifest import committed_steps
 from mindformers.config.options import refuse_options, say_without_effect
 from mindformers.models.base_model import PreTrainedModel
 from mindformers.models.glm2 import glm2_names, glm2_weights
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
+from mindformers.models.glm2.hf_config import check_against_config, is_tied
 
 
 class GLM2PreTrainedModel(PreTrainedModel):
@@ -28,6 +31,20 @@ class GLM2PreTrainedModel(PreTrainedModel):
             CheckpointError: If the weights are damaged or are not those of this network.
         """
         return glm2_weights.load_pretrained(self.weight_parameters(), self.config, source)
+
+    @classmethod
+    def check_weights(cls, config: ChatGLM2Config, source: Path) -> None:
+        """Compare a configuration with what weights on disk say of themselves; only headers are read.
+
+        Raises:
+            CheckpointError: If the two are of different networks, or the weights cannot be read.
+        """
+        newest = [source, *committed_steps(source)][-1]
+        with open_weights(newest, verify=False) as weights:
+            content = weights.config()
+            check_against_config(config, content, weights.config_where())
+            tied = is_tied(content)
+            glm2_weights.map_source(config, weights.shapes, tied=tied, where=str(source))
 
     def save_weights(self, folder: Path, **options: Any) -> None:
         """Write the weights under this library's names; options as in ``glm2_weights.save_weights``."""

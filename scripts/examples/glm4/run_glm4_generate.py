@@ -50,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.set_value("context.device_target", arguments.device_target)
     run = config.bind()
     build.start(run)
-    tokenizer, network = build.build_tokenizer(run), build.build_network(run)
-    build.check_tokenizer(tokenizer, network.config)
-    build.load_weights(network, run, required=True)
+    weights, tokenizer = build.named_weights(run), build.build_tokenizer(run)
+    build.check_tokenizer(tokenizer, build.network_settings(run))
+    network = build.build_network(run, weights)
+    network.load_checkpoint(weights)
     for prompt in PROMPTS:
         ids = tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], add_generation_prompt=True

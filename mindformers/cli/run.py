@@ -13,6 +13,7 @@ from typing import Any
 from mindformers.cli.flags import CONFIG, FLAGS, OPTIONS, REGISTER_PATH, all_spellings, build_parser
 from mindformers.errors import ConfigError
 from mindformers.logger import setup_console_logging
+from mindformers.parallel.runtime import check_machine
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _MODES = "train, finetune or predict"
@@ -27,14 +28,12 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "run_mindformer.py") 
 
     Raises:
         ConfigError: If a flag, the file or a path in it is wrong; nothing has been started then.
-        DeviceError: If MindSpore is missing or something else it cannot run with is installed.
+        DeviceError: If this machine cannot start the run.
     """
     arguments, rest = build_parser(prog).parse_known_args(argv)
     setup_console_logging()
     config = load(arguments, rest)
-    from mindformers.parallel.runtime import check_versions
-
-    check_versions()
+    check_machine(config.context.device_target, config.use_parallel)
     return _task(config.run_mode)(config)
 
 

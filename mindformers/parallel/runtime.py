@@ -1,6 +1,6 @@
 """Start MindSpore for a run: versions, device, mode, seed. The one place that decides about processes.
 
-``check_versions`` needs no MindSpore, so a wrong installation is reported before anything is loaded.
+``check_machine`` needs no MindSpore, so a wrong installation is reported before anything is loaded.
 """
 
 from __future__ import annotations
@@ -69,6 +69,32 @@ def _load_mindspore() -> Any:
         ) from error
 
 
+def check_machine(device_target: str, use_parallel: bool = False) -> None:
+    """Refuse a run this machine cannot start, before MindSpore is loaded.
+
+    Args:
+        device_target: ``CPU`` or ``Ascend``.
+        use_parallel: As in ``start_runtime``.
+
+    Raises:
+        DeviceError: If the installation does not do, the device is not there, or several processes are
+            asked for.
+    """
+    if use_parallel:
+        raise DeviceError(
+            "use_parallel is True, but this release runs one process",
+            allowed="use_parallel False",
+            fix="add --use_parallel False",
+        )
+    check_versions()
+    if device_target == "Ascend" and not any(Path("/dev").glob("davinci*")):
+        raise DeviceError(
+            "no NPU found on this machine (device_target Ascend)",
+            allowed="CPU here",
+            fix="add --device_target CPU",
+        )
+
+
 def start_runtime(
     *,
     device_target: str = "CPU",
@@ -91,19 +117,7 @@ def start_runtime(
     Raises:
         DeviceError: If the device is not there or more than one process is asked for.
     """
-    if use_parallel:
-        raise DeviceError(
-            "use_parallel is True, but this release runs one process",
-            allowed="use_parallel False",
-            fix="add --use_parallel False",
-        )
-    check_versions()
-    if device_target == "Ascend" and not any(Path("/dev").glob("davinci*")):
-        raise DeviceError(
-            "no NPU found on this machine (device_target Ascend)",
-            allowed="CPU here",
-            fix="add --device_target CPU",
-        )
+    check_machine(device_target, use_parallel)
     ms = _load_mindspore()
     try:
         ms.set_device(device_target, device_id if device_target == "Ascend" else None)

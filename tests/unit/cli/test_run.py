@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -174,7 +175,7 @@ def test_a_mode_runs_its_task_with_the_settings(tmp_path, monkeypatch, mode, tas
     data = tmp_path / "data.mindrecord"
     data.touch()
     path = write(tmp_path, MODEL)
-    code = run.main(["--config", str(path), "--run_mode", mode, "--train_dataset", str(data),
+    code = run.main(["--config", str(path), "--run_mode", mode, "--device_target", "CPU", "--train_dataset", str(data),
                      "--output_dir", str(tmp_path / "output")])  # fmt: skip
     assert code == 0
     assert [config.run_mode for config in seen] == [mode]
@@ -203,3 +204,19 @@ def test_the_script_says_what_is_wrong_without_loading_mindspore(tmp_path):
         f"error: {path}:1: sed: unknown key 'sed'; did you mean 'seed'?"
     )
     assert "| mindspore" not in done.stderr
+
+
+@pytest.mark.skipif(any(Path("/dev").glob("davinci*")), reason="this machine has an NPU")
+def test_a_machine_without_npu_is_told_before_mindspore_is_loaded(tmp_path):
+    code = (
+        "import sys\nfrom mindformers.cli.run import main\nfrom mindformers.errors import DeviceError\n"
+        "try:\n    main(sys.argv[1:])\nexcept DeviceError as error:\n"
+        "    print('mindspore' in sys.modules, error)"
+    )
+    path = write(tmp_path, MODEL)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--config", str(path), "--run_mode", "predict", "--predict_data", "hi",
+         "--device_target", "Ascend", "--load_checkpoint", str(tmp_path)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("False no NPU found on this machine"), done.stdout

@@ -31,6 +31,17 @@ def dynamic(num_axes: int) -> Tensor:
     return Tensor(shape=[None] * num_axes, dtype=ms.int32)
 
 
+def right_padded(rows: Sequence[Sequence[int]]) -> Array:
+    """Return rows of ids as (B, S) int32, short ones filled up with 0.
+
+    What stands to the right of a causal sequence cannot change it.
+    """
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+    return ids
+
+
 class CachedForward(nn.Cell):
     """``network.cached_logits`` as a cell of its own, compiled once for all shapes in graph mode."""
 
@@ -94,11 +105,8 @@ class RecomputeRunner:
 
     def _logits(self, rows: Sequence[int] | Array) -> Array:
         picked = [self.rows[row] for row in rows]
-        width = max(map(len, picked))
-        ids = np.zeros((len(picked), width), np.int32)
-        for index, row in enumerate(picked):
-            ids[index, : len(row)] = row  # what stands right of a causal sequence cannot change it
-        last = np.arange(len(picked)) * width + [len(row) - 1 for row in picked]
+        ids = right_padded(picked)
+        last = np.arange(len(picked)) * ids.shape[1] + [len(row) - 1 for row in picked]
         return np.array(self.forward(to_tensor(ids), to_tensor(last)).asnumpy())
 
 
@@ -134,9 +142,7 @@ class CachedRunner:
         rows = list(range(len(prompts)))
         lengths = np.array([len(prompt) for prompt in prompts])
         self.blocks.allocate(rows, lengths.tolist())
-        ids = np.zeros((len(prompts), lengths.max()), np.int32)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = prompt
+        ids = right_padded(prompts)
         tables = self.blocks.block_tables(rows)
         logits = np.empty((len(prompts), self.vocab_size), np.float32)
         if self.tells_passes_apart:

@@ -38,8 +38,8 @@ DEFAULT_ANSWER_LENGTH = 512  # tokens, where neither the call nor the model's fi
 class PreTrainedModel(nn.Cell, SupportList):
     """Base of the networks users load.
 
-    A family gives ``config_class``, ``load_weights``, ``save_weights`` and the two logits methods the
-    generation runners call.
+    A family gives ``config_class``, ``load_weights``, ``check_weights``, ``save_weights`` and the two
+    logits methods the generation runners call.
     """
 
     config_class: ClassVar[type[PretrainedConfig]]

@@ -57,8 +57,8 @@ BY_SAFETENSORS = {entry.safetensors: entry for entry in _TYPES}
 BY_CKPT = {entry.ckpt: entry for entry in _TYPES if entry.ckpt}
 WEIGHT_TYPES = ("float32", "bfloat16", "float16")
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-# Exponent bits of the two-byte floats: all of them set means NaN or Inf.
-_EXPONENT_FULL = {"bfloat16": 0x7F80, "float16": 0x7C00}
+# Bits of positive infinity in the two-byte floats: all that is not finite is as large, sign aside.
+_INFINITY = {"bfloat16": 0x7F80, "float16": 0x7C00}
 
 
 def weight_type(name: str) -> StoredType:
@@ -90,10 +90,24 @@ def plain_array(array: np.ndarray) -> np.ndarray:
 
 def is_finite(array: np.ndarray) -> bool:
     """Tell whether no element is NaN or Inf; integers always are."""
-    full = _EXPONENT_FULL.get(array.dtype.name)
-    if full is not None:  # NumPy's own test of two-byte floats is several times slower
-        return array.size == 0 or int((array.view(np.uint16) & 0x7FFF).max()) < full
+    infinity = _INFINITY.get(array.dtype.name)
+    if infinity is not None:  # NumPy's own test of two-byte floats is several times slower
+        return array.size == 0 or _bits_are_finite(array.view(np.uint16), infinity)
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _bits_are_finite(bits: np.ndarray, infinity: int) -> bool:
+    """Compare two-byte floats as whole numbers: the positive ones as signed, then the negative ones."""
+    return int(bits.view(np.int16).max()) < infinity and int(bits.max()) < 0x8000 + infinity
+
+
+def not_finite(where: str) -> CheckpointError:
+    """Return the error for stored weights that hold NaN or Inf."""
+    return CheckpointError(
+        "holds NaN or Inf",
+        where=where,
+        fix="the file is damaged or the training that wrote it had diverged",
+    )
 
 
 def cast(array: np.ndarray, target: StoredType, where: str) -> np.ndarray:

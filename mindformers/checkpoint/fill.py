@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mindformers.checkpoint.dtypes import BY_NAME, cast, is_finite, plain_array
+from mindformers.checkpoint.dtypes import BY_NAME, cast, is_finite, not_finite, plain_array
 from mindformers.checkpoint.keymap import Rows, Stored, plan_tensor
 from mindformers.checkpoint.loading import WeightSource
 from mindformers.checkpoint.tensor_file import BLOCK_BYTES
-from mindformers.errors import CheckpointError
 from mindformers.logger import logger
 
 if TYPE_CHECKING:
@@ -136,10 +135,6 @@ def _fill_rows(out: np.ndarray, rows: Rows, source: WeightSource, verify: bool) 
             block = np.empty(part.shape, stored.dtype.numpy)
             source.read_into(rows.name, rows.start + first, block)
         if verify and not is_finite(block):
-            raise CheckpointError(
-                "holds NaN or Inf",
-                where=source.where(rows.name),
-                fix="the file is damaged or the training that wrote it had diverged",
-            )
+            raise not_finite(source.where(rows.name))
         if block is not part:
             part[...] = cast(block, target, source.where(rows.name))

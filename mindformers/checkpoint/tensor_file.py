@@ -1,12 +1,14 @@
 """Lazy reading of stored tensors: where the bytes lie, and the rows you ask for as an array.
 
 The formats (``tensor_io``, ``ckpt_io``) find out where the bytes lie; reading is the same for all.
-Bytes are read by position, not mapped, so memory use is what was asked for and no more.
+Bytes are read by position, so memory use is what was asked for and no more; ``map_memory`` gives the
+whole file as memory to those who can use it where it lies (``mapped``).
 """
 
 from __future__ import annotations
 
 import math
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,6 +100,24 @@ class TensorFile:
     def read_bytes(self, offset: int, count: int) -> bytes:
         """Return up to ``count`` bytes at ``offset``; fewer at the end of the file."""
         return os.pread(self._handle, count, offset)
+
+    def map_memory(self) -> np.ndarray:
+        """Return the file's bytes as memory, (size,) uint8 read-only; they outlive ``close``.
+
+        The mapping ends with the last array that is a view of it. A file that is made shorter
+        meanwhile ends the process (SIGBUS), as for every program that maps files; our own writers
+        replace files and never shorten one.
+
+        Raises:
+            CheckpointError: If the system cannot map the file.
+        """
+        if self.size == 0:  # nothing to map, which the system refuses
+            return np.frombuffer(b"", np.uint8)
+        try:
+            memory = mmap.mmap(self._handle, self.size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+        except (OSError, ValueError) as error:  # ValueError: it became shorter since it was opened
+            raise CheckpointError(f"cannot be mapped: {error}", where=str(self.path)) from error
+        return np.frombuffer(memory, np.uint8)
 
     def read_into(self, name: str, start_row: int, out: np.ndarray) -> None:
         """Fill ``out`` with consecutive rows, bytes unchanged.

@@ -16,6 +16,7 @@ from mindformers.errors import CheckpointError, ConfigError
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.config_fields import FIELDS
 from mindformers.generation.engine import GenerateOutput, generate
+from mindformers.generation.native_runner import NativeRunner
 from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.runner import CachedRunner, RecomputeRunner
 from mindformers.generation.streamer import streaming
@@ -150,11 +151,28 @@ class PreTrainedModel(nn.Cell, SupportList):
             return GenerationConfig.from_pretrained(source)
         return GenerationConfig.from_model_config(self.config)
 
-    def runner(self, use_cache: bool = True) -> CachedRunner | RecomputeRunner:
+    def native_network(self) -> Any:
+        """Return this network for the native kernels as its weights are now, or None where they do not serve."""
+        return None
+
+    def runner(self, use_cache: bool = True) -> CachedRunner | RecomputeRunner | NativeRunner:
         """Return the device side of generation; it is kept, so graphs are compiled once."""
         if use_cache not in self._runners:
-            self._runners[use_cache] = CachedRunner(self) if use_cache else RecomputeRunner(self)
+            self._runners[use_cache] = self._build_runner(use_cache)
         return self._runners[use_cache]
+
+    def _build_runner(self, use_cache: bool) -> CachedRunner | RecomputeRunner | NativeRunner:
+        if not use_cache:
+            return RecomputeRunner(self)
+        if self.native_network() is None:
+            return CachedRunner(self)
+        return NativeRunner(
+            self.native_network,
+            vocab_size=self.config.vocab_size,
+            max_length=self.config.seq_length,
+            block_size=self.config.block_size,
+            block_limit=self.config.num_blocks,
+        )
 
     def generate(
         self,

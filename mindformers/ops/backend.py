@@ -7,15 +7,22 @@ from typing import Literal
 import mindspore as ms
 
 from mindformers.logger import warn_once
+from mindformers.ops.native.library import is_native
 
-Backend = Literal["portable", "ascend"]
+Backend = Literal["portable", "native", "ascend"]
 
 _DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 
 
 def active_backend() -> Backend:
-    """Return ``"ascend"`` on an NPU, else ``"portable"`` (forms composed of operators every device has)."""
-    return "ascend" if ms.get_context("device_target") == "Ascend" else "portable"
+    """Return the form of the operators for this device.
+
+    ``"ascend"`` on an NPU; on a CPU ``"native"`` (our own kernels) where they can be had and are wanted,
+    else ``"portable"`` (composed of operators every device has).
+    """
+    if ms.get_context("device_target") == "Ascend":
+        return "ascend"
+    return "native" if is_native() else "portable"
 
 
 def storage_dtype(name: str) -> ms.dtype.Type:
@@ -28,7 +35,7 @@ def compute_dtype(name: str) -> ms.dtype.Type:
 
     MindSpore's CPU backend refuses bfloat16 in nearly every operator and gains nothing from float16.
     """
-    if active_backend() == "portable" and name != "float32":
+    if active_backend() != "ascend" and name != "float32":
         warn_once("compute in %s was asked for; a CPU computes in float32", name)
         return ms.float32
     return _DTYPES[name]

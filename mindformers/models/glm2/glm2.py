@@ -11,13 +11,17 @@ from mindspore import Tensor, nn, ops
 from mindformers.config.data import IGNORED_LABEL
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_modules import build_linear, residual_dtype
+from mindformers.models.glm2.glm2_native import native_network
 from mindformers.models.glm2.glm2_pretrained import GLM2PreTrainedModel
 from mindformers.models.glm2.glm2_transformer import ChatGLM2Transformer
 from mindformers.modules.embedding import VocabEmbedding
 from mindformers.modules.loss import CrossEntropyLoss
 from mindformers.ops.attention import HIDDEN_SCORE, causal_mask
-from mindformers.ops.backend import compute_dtype, storage_dtype
+from mindformers.ops.backend import active_backend, compute_dtype, storage_dtype
 from mindformers.ops.cast import build_cast
+from mindformers.ops.native.arrays import Buffer
+from mindformers.ops.native.network import NativeNetwork
+from mindformers.ops.native.tensors import of_parameter
 from mindformers.ops.rotary import RotaryAngles
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
@@ -121,6 +125,8 @@ class ChatGLM2ForConditionalGeneration(GLM2PreTrainedModel):
         self.transformer = ChatGLM2Model(config)
         self.loss = CrossEntropyLoss()
         self.cast = ops.Cast()
+        self._native_buffers: dict[str, Buffer] = {}
+        self._native: NativeNetwork | None = None
         if config.checkpoint_name_or_path:
             self.load_checkpoint(config.checkpoint_name_or_path)
 
@@ -228,6 +234,16 @@ class ChatGLM2ForConditionalGeneration(GLM2PreTrainedModel):
             input_ids, position_ids, slot_mapping, block_tables, batch_valid_length
         )
         return self.cast(self.transformer.head(ops.gather(hidden, last_rows, 0)), ms.float32)
+
+    def native_network(self) -> NativeNetwork | None:
+        """Return this network for the native kernels; it computes with the parameters' own memory."""
+        if active_backend() != "native":
+            return None
+        buffers = {name: of_parameter(each) for name, each in self.weight_parameters().items()}
+        if buffers != self._native_buffers:  # a parameter was given other memory since
+            self._native_buffers = buffers
+            self._native = native_network(self.config, {n: (b,) for n, b in buffers.items()})
+        return self._native
 
     def full_logits(self, input_ids: Tensor, last_rows: Tensor) -> Tensor:
         """Return the logits (B, V) float32 of the tokens ``last_rows`` (B,) points at, without a cache."""

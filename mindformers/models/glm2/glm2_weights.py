@@ -12,13 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from mindformers.checkpoint.dtypes import plain_array, type_of, weight_type
 from mindformers.checkpoint.fill import LoadReport, fill_parameters
-from mindformers.checkpoint.keymap import (
-    Stored,
-    compare_shapes,
-    count_elements,
-    locate_pieces,
-)  # fmt: skip
-from mindformers.checkpoint.loading import CONFIG_KEY, open_weights
+from mindformers.checkpoint.keymap import Stored, compare_shapes, count_elements, locate_pieces
+from mindformers.checkpoint.loading import CONFIG_KEY, WeightSource, open_weights
 from mindformers.checkpoint.naming import Layout, MappedSource, NameTable, Row
 from mindformers.checkpoint.saving import write_weights
 from mindformers.checkpoint.transfer import tensors_in_layout, weights_among
@@ -174,16 +169,24 @@ def map_source(
         hint = _describe(config, layout, weights)
         if differences.missing == (head,):
             hint = "if head and embedding are one, set tie_word_embeddings: true in its config.json"
-        raise CheckpointError(
-            f"does not fit the configuration: {differences.summary()}"
-            + (f"; {hint}" if hint else "")
-            + f"\n{differences.table()}",
-            where=where,
-        )
+        found = f"does not fit the configuration: {differences.summary()}"
+        found += f"; {hint}" if hint else ""
+        raise CheckpointError(f"{found}\n{differences.table()}", where=where)
     places = locate_pieces(expected)
     if tied and head not in weights:
         places["head"] = places["embedding"]
     return MappedSource(layout, places, tuple(name for name in shapes if name not in weights))
+
+
+def map_weights(config: ChatGLM2Config, weights: WeightSource) -> MappedSource:
+    """Find every piece of a network in open weights and compare what they say of themselves.
+
+    Raises:
+        CheckpointError: If they disagree with the configuration, or as in ``map_source``.
+    """
+    content = weights.config()
+    check_against_config(config, content, weights.config_where())
+    return map_source(config, weights.shapes, tied=is_tied(content), where=str(weights.path))
 
 
 def _describe(config: ChatGLM2Config, layout: Layout, found: Mapping[str, tuple[int, ...]]) -> str:
@@ -228,9 +231,7 @@ def load_pretrained(
         CheckpointError: If the weights are damaged or are not those of this network.
     """
     with open_weights(source, verify) as weights:
-        content = weights.config()
-        check_against_config(config, content, weights.config_where())
-        mapped = map_source(config, weights.shapes, tied=is_tied(content), where=str(source))
+        mapped = map_weights(config, weights)
         target = stored_tensors(config, layout_named("mindformers", config))
         differences = compare_shapes(
             target, {name: tuple(p.shape) for name, p in parameters.items()}

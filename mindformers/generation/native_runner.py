@@ -1,0 +1,156 @@
+"""From lists of ids to next-token logits by the native kernels; needs no MindSpore.
+
+Every step is one native call over the tokens of all running rows, side by side and without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from mindformers.generation.array import Array
+from mindformers.generation.block_manager import BlockManager
+
+PREFILL_CHUNK = 1024  # tokens of a call; bounds the memory of its activations
+
+
+class PagedNetwork(Protocol):
+    """A network with a paged cache, seen from the runner; see ``NativeNetwork``."""
+
+    def allocate_cache(self, num_blocks: int) -> None:
+        """Give every layer an empty cache of ``num_blocks`` blocks."""
+
+    def run(
+        self,
+        ids: Array,
+        positions: Array,
+        slots: Array,
+        starts: Array,
+        lengths: Array,
+        tables: Array,
+        picked: Array,
+    ) -> Array:
+        """Run the network on some tokens; return the picked ones' logits, (R, V) float32."""
+
+
+class NativeRunner:
+    """Keys and values of all running sequences in the paged cache of a native network.
+
+    Args:
+        open_network: Gives the network as its weights are now; asked at every ``prefill``.
+        vocab_size: V.
+        max_length: Tokens of prompt and answer a row can hold.
+        block_size: Tokens of a block.
+        block_limit: Blocks the cache may have.
+        chunk: Tokens of prompts that go through the network at once.
+    """
+
+    def __init__(
+        self,
+        open_network: Callable[[], PagedNetwork],
+        *,
+        vocab_size: int,
+        max_length: int,
+        block_size: int,
+        block_limit: int,
+        chunk: int = PREFILL_CHUNK,
+    ):
+        self.open_network, self.vocab_size, self.max_length = open_network, vocab_size, max_length
+        self.block_size, self.block_limit, self.chunk = block_size, block_limit, chunk
+        self.blocks = BlockManager(2, block_size)
+        self.network: PagedNetwork | None = None
+        self._allocated = 0
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Array:
+        """Take the prompts and return the logits after each, (B, V) float32.
+
+        Raises:
+            GenerationError: If they do not fit into the cache.
+        """
+        self._make_room(len(prompts))
+        self.blocks.allocate(list(range(len(prompts))), [len(prompt) for prompt in prompts])
+        logits = np.empty((len(prompts), self.vocab_size), np.float32)
+        for pieces in _pieces([len(prompt) for prompt in prompts], self.chunk):
+            self._run_pieces(prompts, pieces, logits)
+        return logits
+
+    def _run_pieces(
+        self,
+        prompts: Sequence[Sequence[int]],
+        pieces: Sequence[tuple[int, int, int]],
+        logits: Array,
+    ) -> None:
+        """Run (row, start, stop) of some prompts; logits of those that end go to their rows."""
+        assert self.network is not None
+        rows = [row for row, _, _ in pieces]
+        positions = [np.arange(start, stop) for _, start, stop in pieces]
+        starts = np.cumsum([0, *(len(each) for each in positions)])
+        slots = [
+            self.blocks.slot_mapping([row], each)[0]
+            for row, each in zip(rows, positions, strict=True)
+        ]
+        ends = [i for i, (row, _, stop) in enumerate(pieces) if stop == len(prompts[row])]
+        found = self.network.run(
+            np.concatenate([prompts[row][start:stop] for row, start, stop in pieces]),
+            np.concatenate(positions),
+            np.concatenate(slots),
+            starts,
+            np.array([stop for _, _, stop in pieces]),
+            self.blocks.block_tables(rows),
+            starts[1:][ends] - 1,
+        )
+        logits[[rows[i] for i in ends]] = found
+
+    def decode(self, tokens: Array, rows: Array) -> Array:
+        """Append ``tokens`` (A,) to the prompts ``rows`` (A,) and return the logits after each, (A, V).
+
+        Raises:
+            GenerationError: If the cache is full.
+        """
+        assert self.network is not None
+        running = [int(row) for row in rows]
+        if len(running) < len(self.blocks.rows):
+            self.blocks.free(sorted(set(self.blocks.rows) - set(running)))
+        self.blocks.append(running)
+        lengths = self.blocks.lengths(running)
+        steps = np.arange(len(running) + 1)
+        return self.network.run(
+            np.asarray(tokens),
+            lengths - 1,
+            self.blocks.last_slots(running),
+            steps,
+            lengths,
+            self.blocks.block_tables(running),
+            steps[:-1],
+        )
+
+    def release(self) -> None:
+        """Take every block back; the cache itself is kept for the next call."""
+        self.blocks.free_all()
+
+    def _make_room(self, batch: int) -> None:
+        network = self.open_network()
+        wanted = min(self.block_limit, batch * self.blocks.blocks_for(self.max_length)) + 1
+        if network is not self.network or wanted > self._allocated:
+            network.allocate_cache(wanted)
+            self.network, self._allocated = network, wanted
+            self.blocks = BlockManager(wanted, self.block_size)
+
+
+def _pieces(lengths: Sequence[int], chunk: int) -> list[list[tuple[int, int, int]]]:
+    """Cut prompts into calls of at most ``chunk`` tokens; each piece is (row, start, stop)."""
+    calls: list[list[tuple[int, int, int]]] = [[]]
+    room = chunk
+    for row, length in enumerate(lengths):
+        start = 0
+        while start < length:
+            stop = min(length, start + room)
+            calls[-1].append((row, start, stop))
+            room -= stop - start
+            start = stop
+            if room == 0:
+                calls.append([])
+                room = chunk
+    return [call for call in calls if call]

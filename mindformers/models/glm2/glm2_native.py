@@ -1,0 +1,89 @@
+"""A GLM network for the native kernels, from its weights by name. Needs no MindSpore."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mindformers.models.glm2.glm2_config import ChatGLM2Config
+from mindformers.ops.native.arrays import Buffer
+from mindformers.ops.native.network import (
+    LayerWeights,
+    LinearWeight,
+    NativeNetwork,
+    NetworkSizes,
+    vector,
+)
+from mindformers.ops.rotary_table import build_rotary_table
+
+Parts = Sequence[Buffer]
+
+
+def native_network(
+    config: ChatGLM2Config, weights: Mapping[str, Parts], cache_dtype: str = "float32"
+) -> NativeNetwork:
+    """Return the network that computes with ``weights`` where they lie.
+
+    Args:
+        config: Its settings.
+        weights: By parameter name, the pieces whose rows one after another are the weight.
+        cache_dtype: Type of cached keys and values.
+    """
+    sizes = NetworkSizes(
+        hidden=config.hidden_size,
+        heads=config.num_heads,
+        groups=config.n_kv_heads,
+        head_dim=config.kv_channels,
+        rotary_dim=config.rotary_dim,
+        ffn=config.ffn_hidden_size,
+        vocab=config.vocab_size,
+        eps=config.layernorm_epsilon,
+        block_size=config.block_size,
+    )
+    layers = [_layer(config, weights, index) for index in range(config.num_layers)]
+    return NativeNetwork(
+        sizes,
+        layers,
+        LinearWeight(tuple(weights["transformer.embedding.embedding_weight"])),
+        LinearWeight(tuple(weights["transformer.output_layer.weight"])),
+        _vector(weights["transformer.encoder.final_layernorm.weight"]),
+        build_rotary_table(config.seq_length, config.rotary_dim, config.rope_base),
+        cache_dtype,
+    )
+
+
+def _layer(config: ChatGLM2Config, weights: Mapping[str, Parts], index: int) -> LayerWeights:
+    prefix = f"transformer.encoder.layers.{index}."
+
+    def joined(names: Sequence[str], has_bias: bool = False) -> LinearWeight:
+        parts = [part for name in names for part in weights[f"{prefix}{name}.weight"]]
+        bias = None
+        if has_bias:
+            pieces = [part for name in names for part in weights[f"{prefix}{name}.bias"]]
+            bias = _vector(pieces)
+        return LinearWeight(tuple(parts), bias)
+
+    def norm(name: str, is_there: bool = True) -> np.ndarray | None:
+        return _vector(weights[f"{prefix}{name}.weight"]) if is_there else None
+
+    attention = [f"self_attention.{name}" for name in _qkv_names(config)]
+    mlp = ["mlp.dense_h_to_4h"] if config.mlp_concat else ["mlp.dense_left", "mlp.dense_right"]
+    return LayerWeights(
+        input_norm=_vector(weights[f"{prefix}input_layernorm.weight"]),
+        mlp_norm=_vector(weights[f"{prefix}post_attention_layernorm.weight"]),
+        qkv=joined(attention, config.add_qkv_bias),
+        dense=joined(["self_attention.dense"]),
+        gate_up=joined(mlp),
+        down=joined(["mlp.dense_4h_to_h"]),
+        after_attention=norm("post_self_attn_layernorm", config.post_self_attn_layernorm),
+        after_mlp=norm("post_mlp_layernorm", config.post_mlp_layernorm),
+    )
+
+
+def _qkv_names(config: ChatGLM2Config) -> list[str]:
+    return ["query_key_value"] if config.qkv_concat else ["wq", "wk", "wv"]
+
+
+def _vector(parts: Parts) -> np.ndarray:
+    return np.concatenate([vector(part) for part in parts])

@@ -1,0 +1,282 @@
+"""A whole network as the kernels see it: weights where they lie, a paged cache, one call per step."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindformers.errors import ConfigError
+from mindformers.ops.native.arrays import Buffer, as_float32
+from mindformers.ops.native.library import (
+    DTYPES,
+    CacheStruct,
+    LayerStruct,
+    NetworkStruct,
+    PartStruct,
+    ShapeStruct,
+    StepStruct,
+    WeightStruct,
+    required,
+)
+
+CACHE_DTYPES = ("float32", "bfloat16", "int8")
+_CACHE_NUMPY = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
+
+
+@dataclass(frozen=True)
+class LinearWeight:
+    """A matrix (rows, cols), its rows in up to three pieces, with an optional bias (rows,).
+
+    Args:
+        parts: The pieces, (rows_i, cols) each, all of one type: float32, bfloat16, float16; int8; or
+            uint8 holding two columns each (int4), see quant.h.
+        bias: (rows,) float32, or None.
+        scales: For int8 and int4, per piece (rows_i, cols / group) float16.
+        zeros: For asymmetric int4, per piece (rows_i, cols / group) uint8; else empty.
+    """
+
+    parts: tuple[Buffer, ...]
+    bias: np.ndarray | None = None
+    scales: tuple[Buffer, ...] = ()
+    zeros: tuple[Buffer, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Channels that go out."""
+        return sum(part.shape[0] for part in self.parts)
+
+    @property
+    def dtype(self) -> str:
+        """Type of the elements; ``int4`` for two to a byte."""
+        return "int4" if self.parts[0].dtype == "uint8" else self.parts[0].dtype
+
+    @property
+    def cols(self) -> int:
+        """Channels that come in."""
+        return self.parts[0].shape[1] * (2 if self.dtype == "int4" else 1)
+
+    def struct(self) -> WeightStruct:
+        """Return the C structure; valid as long as this object lives."""
+        found = WeightStruct(rows=self.rows, cols=self.cols, parts=len(self.parts))
+        found.dtype = DTYPES[self.dtype]
+        found.group = self.cols // self.scales[0].shape[1] if self.scales else 0
+        for index, part in enumerate(self.parts):
+            found.part[index] = PartStruct(
+                data=part.address,
+                scale=self.scales[index].address if self.scales else None,
+                zero=self.zeros[index].address if self.zeros else None,
+                rows=part.shape[0],
+            )
+        if self.bias is not None:
+            found.bias = self.bias.ctypes.data
+        return found
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """The weights of one block; norms are (hidden,) float32."""
+
+    input_norm: np.ndarray
+    mlp_norm: np.ndarray
+    qkv: LinearWeight
+    dense: LinearWeight
+    gate_up: LinearWeight
+    down: LinearWeight
+    after_attention: np.ndarray | None = None
+    after_mlp: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class NetworkSizes:
+    """Sizes of a network, as the settings of a model name them."""
+
+    hidden: int
+    heads: int
+    groups: int
+    head_dim: int
+    rotary_dim: int
+    ffn: int
+    vocab: int
+    eps: float
+    block_size: int
+
+
+class NativeNetwork:
+    """Weights and cache of one network.
+
+    Args:
+        sizes: Its sizes.
+        layers: The blocks in order.
+        embedding: (vocab, hidden).
+        head: (vocab, hidden).
+        final_norm: (hidden,) float32.
+        angles: (positions, rotary_dim / 2, 2) float32, cos and sin.
+        cache_dtype: ``float32``, ``bfloat16`` or ``int8``.
+
+    Raises:
+        ConfigError: If a shape does not fit the others.
+    """
+
+    def __init__(
+        self,
+        sizes: NetworkSizes,
+        layers: Sequence[LayerWeights],
+        embedding: LinearWeight,
+        head: LinearWeight,
+        final_norm: np.ndarray,
+        angles: np.ndarray,
+        cache_dtype: str = "float32",
+    ):
+        if cache_dtype not in CACHE_DTYPES:
+            raise ConfigError(
+                f"found {cache_dtype!r}", where="cache dtype", allowed=", ".join(CACHE_DTYPES)
+            )
+        self.sizes, self.cache_dtype, self.num_blocks = sizes, cache_dtype, 0
+        self.angles = np.ascontiguousarray(angles, np.float32)
+        self._kept = (list(layers), embedding, head, final_norm)
+        _check_shapes(sizes, layers, embedding, head)
+        self._layers = (LayerStruct * len(layers))(*(_layer_struct(layer) for layer in layers))
+        self._cache: list[np.ndarray] = []
+        shape = ShapeStruct(
+            layers=len(layers), hidden=sizes.hidden, heads=sizes.heads, groups=sizes.groups,
+            head_dim=sizes.head_dim, rotary_dim=sizes.rotary_dim, ffn=sizes.ffn, vocab=sizes.vocab,
+            block_size=sizes.block_size, positions=self.angles.shape[0], eps=sizes.eps,
+            cache_dtype=DTYPES[cache_dtype],
+        )  # fmt: skip
+        self._struct = NetworkStruct(
+            shape=shape, layers=self._layers, final_norm=final_norm.ctypes.data,
+            angles=self.angles.ctypes.data, embedding=embedding.struct(), head=head.struct(),
+        )  # fmt: skip
+
+    def allocate_cache(self, num_blocks: int) -> None:
+        """Give every layer an empty cache of ``num_blocks`` blocks; memory is taken as it is written."""
+        sizes = self.sizes
+        slots = (num_blocks, sizes.block_size, sizes.groups)
+        self._cache, self.num_blocks = [], num_blocks
+        for layer in self._layers:
+            keys, values = (
+                np.zeros((*slots, sizes.head_dim), _CACHE_NUMPY[self.cache_dtype]) for _ in range(2)
+            )
+            width = slots if self.cache_dtype == "int8" else (1,)
+            scales = [np.zeros(width, np.float32) for _ in range(2)]
+            self._cache += [keys, values, *scales]
+            layer.cache = CacheStruct(*(a.ctypes.data for a in (keys, values, *scales)))
+
+    def run(
+        self,
+        ids: np.ndarray,
+        positions: np.ndarray,
+        slots: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        tables: np.ndarray,
+        picked: np.ndarray,
+    ) -> np.ndarray:
+        """Run the network on some tokens; keys and values go to the cache.
+
+        Args:
+            ids: (T,), tokens of all sequences, those of one side by side.
+            positions: (T,).
+            slots: (T,), block * block_size + offset.
+            starts: (B + 1,), first token of each sequence, then T.
+            lengths: (B,), cached tokens of each once these are written.
+            tables: (B, W), blocks of each in order.
+            picked: (R,), tokens whose logits are wanted.
+
+        Returns:
+            (R, V) float32.
+
+        Raises:
+            ConfigError: If a number lies outside the vocabulary, the positions or the cache.
+        """
+        arrays = [
+            np.ascontiguousarray(a, np.int32)
+            for a in (ids, positions, slots, starts, lengths, tables, picked)
+        ]
+        self._check(*arrays)
+        step = StepStruct(
+            arrays[0].size, arrays[4].size, arrays[5].shape[1], arrays[6].size,
+            *(a.ctypes.data for a in arrays),
+        )  # fmt: skip
+        logits = np.empty((arrays[6].size, self.sizes.vocab), np.float32)
+        required().mf_run_step(
+            ctypes.addressof(self._struct), ctypes.addressof(step), logits.ctypes.data
+        )
+        return logits
+
+    def _check(
+        self,
+        ids: np.ndarray,
+        positions: np.ndarray,
+        slots: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        tables: np.ndarray,
+        picked: np.ndarray,
+    ) -> None:
+        """Refuse anything that would make a kernel leave its buffers."""
+        tokens, width = ids.size, tables.shape[1] * self.sizes.block_size
+        checks = (
+            ("ids", ids, self.sizes.vocab),
+            ("positions", positions, self.angles.shape[0]),
+            ("slots", slots, self.num_blocks * self.sizes.block_size),
+            ("block tables", tables, self.num_blocks),
+            ("picked tokens", picked, tokens),
+            ("lengths", lengths, width + 1),
+        )
+        for name, array, limit in checks:
+            if array.size and (array.min() < 0 or array.max() >= limit):
+                raise ConfigError(
+                    f"{name} from {array.min()} to {array.max()}", allowed=f"0 to {limit - 1}"
+                )
+        sizes = np.diff(starts)
+        fits = (
+            tokens and positions.size == slots.size == tokens and starts.size == lengths.size + 1
+            and tables.shape[0] == lengths.size and starts[0] == 0 and starts[-1] == tokens
+            and (sizes > 0).all() and (lengths >= sizes).all()
+        )  # fmt: skip
+        if not fits:
+            raise ConfigError(
+                f"{tokens} tokens in sequences starting at {starts.tolist()}",
+                allowed="one position, slot and table row for each",
+            )
+
+
+def _layer_struct(layer: LayerWeights) -> LayerStruct:
+    def pointer(array: np.ndarray | None) -> int | None:
+        return None if array is None else array.ctypes.data
+
+    return LayerStruct(
+        input_norm=pointer(layer.input_norm), mlp_norm=pointer(layer.mlp_norm),
+        after_attention=pointer(layer.after_attention), after_mlp=pointer(layer.after_mlp),
+        qkv=layer.qkv.struct(), dense=layer.dense.struct(), gate_up=layer.gate_up.struct(),
+        down=layer.down.struct(),
+    )  # fmt: skip
+
+
+def _check_shapes(
+    sizes: NetworkSizes,
+    layers: Sequence[LayerWeights],
+    embedding: LinearWeight,
+    head: LinearWeight,
+) -> None:
+    heads = sizes.heads * sizes.head_dim
+    wanted = {
+        "qkv": (heads + 2 * sizes.groups * sizes.head_dim, sizes.hidden),
+        "dense": (sizes.hidden, heads),
+        "gate_up": (2 * sizes.ffn, sizes.hidden),
+        "down": (sizes.hidden, sizes.ffn),
+    }
+    found = [(name, getattr(layer, name), shape) for layer in layers for name, shape in wanted.items()]
+    table = (sizes.vocab, sizes.hidden)
+    for name, weight, shape in [*found, ("embedding", embedding, table), ("head", head, table)]:
+        if (weight.rows, weight.cols) != shape:
+            raise ConfigError(f"{name} is {(weight.rows, weight.cols)}", allowed=str(shape))
+
+
+def vector(buffer: Buffer) -> np.ndarray:
+    """Return a norm's weight or a bias as float32; a copy, they are small."""
+    return np.ascontiguousarray(as_float32(buffer).reshape(-1))

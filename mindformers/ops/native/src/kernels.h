@@ -1,0 +1,57 @@
+// What every instruction set offers. All matrices are row-major; sizes count elements.
+#pragma once
+
+#include <cstdint>
+
+#include "cache.h"
+#include "types.h"
+
+namespace mf {
+
+struct Network;
+
+// Attention of the step's tokens in one layer. query: (tokens, query_step), rotated, heads first in a row;
+// out: (tokens, heads * head_dim). Keys and values of these tokens are in the cache already.
+struct AttentionCall {
+  const Shape* shape;
+  const Step* step;
+  const CacheLayer* layer;
+  const float* query;
+  int64_t query_step;
+  float* out;
+};
+
+// An operand of a product. is_transposed: stored with the product's inner axis along rows for B (n, k) and
+// along columns for A (k, m); step: elements from one stored row to the next.
+struct Matrix {
+  const void* data;
+  int64_t step;
+  DType dtype;
+  bool is_transposed;
+};
+
+#ifdef ISA
+namespace ISA {
+// C (m, n) = or += A (m, k) B (k, n). A is F32; B is F32, BF16 or F16.
+void gemm(const Matrix& a, const Matrix& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc,
+          bool accumulate);
+// y (tokens, rows) = x (tokens, cols) W^T + bias; ldy: elements from one row of y to the next.
+void linear_large(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
+// The same for up to 8 tokens, at the speed the weights can be read.
+void linear_small(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
+void linear(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
+void attention(const AttentionCall& call);
+// Runs the network on the step's tokens; logits: (outputs, vocab).
+void run_step(const Network& network, const Step& step, float* logits);
+}  // namespace ISA
+#endif
+
+// The same as a table, filled in per instruction set by table.cpp.
+struct Kernels {
+  const char* name;
+  void (*gemm)(const Matrix&, const Matrix&, int64_t, int64_t, int64_t, float*, int64_t, bool);
+  void (*linear)(const float*, int64_t, const Weight&, float*, int64_t);
+  void (*run_step)(const Network&, const Step&, float*);
+};
+
+}  // namespace mf

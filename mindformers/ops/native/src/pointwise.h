@@ -1,0 +1,71 @@
+// Work on single rows: norm, rotation, gated activation. Rows are float; callers share them out among threads.
+#pragma once
+
+#include <cmath>
+
+#include "simd.h"
+
+namespace mf {
+namespace ISA {
+
+// x += r (r may be null), out = x / sqrt(mean(x^2) + eps) * weight. Returns the factor 1 / sqrt(...).
+static inline float rms_norm_row(float* x, const float* r, const float* weight, float eps, int64_t n,
+                                 float* out) {
+  vf squares = {}, squares_b = {};
+  int64_t i = 0;
+  float tail = 0;
+  for (; i + 2 * VW <= n; i += 2 * VW) {
+    vf a = load(x + i), b = load(x + i + VW);
+    if (r) {
+      a += load(r + i);
+      b += load(r + i + VW);
+      store(x + i, a);
+      store(x + i + VW, b);
+    }
+    squares += a * a;
+    squares_b += b * b;
+  }
+  for (; i < n; ++i) {
+    if (r) x[i] += r[i];
+    tail += x[i] * x[i];
+  }
+  const float factor = 1.0f / std::sqrt((sum(squares + squares_b) + tail) / float(n) + eps);
+  for (i = 0; i + VW <= n; i += VW) store(out + i, load(x + i) * factor * load(weight + i));
+  for (; i < n; ++i) out[i] = x[i] * factor * weight[i];
+  return factor;
+}
+
+static inline void add_row(float* x, const float* r, int64_t n) {
+  int64_t i = 0;
+  for (; i + VW <= n; i += VW) store(x + i, load(x + i) + load(r + i));
+  for (; i < n; ++i) x[i] += r[i];
+}
+
+// out = gate * sigmoid(gate) * up.
+static inline void swiglu_row(const float* gate, const float* up, int64_t n, float* out) {
+  int64_t i = 0;
+  for (; i + VW <= n; i += VW) {
+    vf g = load(gate + i);
+    store(out + i, g / (1.0f + exp(-g)) * load(up + i));
+  }
+  for (; i < n; ++i) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+// Rotates the first 2 * pairs channels of a head in place; angles: (pairs, 2), cos and sin.
+static inline void rotate_head(float* head, const float* angles, int64_t pairs) {
+  for (int64_t j = 0; j < pairs; ++j) {
+    const float c = angles[2 * j], s = angles[2 * j + 1], even = head[2 * j], odd = head[2 * j + 1];
+    head[2 * j] = even * c - odd * s;
+    head[2 * j + 1] = odd * c + even * s;
+  }
+}
+
+template <class T>
+static inline void copy_row(const T* from, int64_t n, float* to) {
+  int64_t i = 0;
+  for (; i + VW <= n; i += VW) store(to + i, load(from + i));
+  for (; i < n; ++i) to[i] = to_float(from[i]);
+}
+
+}  // namespace ISA
+}  // namespace mf

@@ -1,0 +1,132 @@
+// Vectors of the instruction set this file is compiled for, written once with the compiler's vector types.
+//
+// Every kernel file is compiled once per instruction set with -DISA=<name>; all that stands in namespace
+// mf::ISA is private to that set, so one library holds all of them and picks one at run time.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "types.h"
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+#if defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace mf {
+namespace ISA {
+
+#if defined(__AVX512F__)
+constexpr int VW = 16;  // float lanes of a vector
+constexpr int MR = 12;  // rows of a register tile
+#elif defined(__AVX2__)
+constexpr int VW = 8;
+constexpr int MR = 6;
+#elif defined(__ARM_NEON)
+constexpr int VW = 4;
+constexpr int MR = 12;
+#else
+constexpr int VW = 4;
+constexpr int MR = 6;
+#endif
+constexpr int NV = 2;        // vectors side by side in a register tile
+constexpr int NR = NV * VW;  // columns of a register tile
+
+typedef float vf __attribute__((vector_size(VW * 4)));
+typedef float vf_any __attribute__((vector_size(VW * 4), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(VW * 4)));
+typedef uint32_t vu __attribute__((vector_size(VW * 4)));
+typedef uint16_t vh_any __attribute__((vector_size(VW * 2), aligned(2), may_alias));
+typedef uint16_t vh __attribute__((vector_size(VW * 2)));
+typedef int8_t vb_any __attribute__((vector_size(VW), aligned(1), may_alias));
+
+static inline vf load(const float* p) { return *reinterpret_cast<const vf_any*>(p); }
+static inline void store(float* p, vf v) { *reinterpret_cast<vf_any*>(p) = v; }
+static inline vf splat(float x) { return x - vf{}; }
+
+static inline vf from_bf16(vh h) {
+  vu wide = __builtin_convertvector(h, vu) << 16;
+  vf out;
+  std::memcpy(&out, &wide, sizeof out);
+  return out;
+}
+static inline vf load(const bf16* p) { return from_bf16(*reinterpret_cast<const vh_any*>(p)); }
+
+static inline vf load(const f16* p) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__) && defined(__F16C__)
+  return (vf)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  vf out;
+  for (int i = 0; i < VW; ++i) out[i] = to_float(p[i]);
+  return out;
+#endif
+}
+static inline vf load(const int8_t* p) {
+  return __builtin_convertvector(*reinterpret_cast<const vb_any*>(p), vf);
+}
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+static inline void store(bf16* p, vf v) {
+  vu bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  vu quiet = (bits >> 16) | 0x40;
+  vi is_nan = (v != v);
+  vu picked = ((vu)is_nan & quiet) | (~(vu)is_nan & rounded);
+  *reinterpret_cast<vh_any*>(p) = __builtin_convertvector(picked, vh);
+}
+
+static inline float sum(vf v) {
+  float lane[VW];
+  std::memcpy(lane, &v, sizeof v);
+  for (int width = VW / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+  return lane[0];
+}
+
+static inline vf max(vf a, vf b) { return a > b ? a : b; }
+static inline vf min(vf a, vf b) { return a < b ? a : b; }
+
+static inline float max_of(vf v) {
+  float top = v[0];
+  for (int i = 1; i < VW; ++i) top = v[i] > top ? v[i] : top;
+  return top;
+}
+
+// e^x with a relative error below 2e-7; 0 below -87.3, +inf above 88.7.
+static inline vf exp(vf x) {
+  const vf low = splat(-87.33654f), high = splat(88.72283f);
+  vi is_under = x < low, is_over = x > high;
+  vf bounded = min(max(x, low), high);
+  vf whole = bounded * 1.44269504f;
+  vi n = __builtin_convertvector(whole + (whole < 0.0f ? splat(-0.5f) : splat(0.5f)), vi);
+  vf nf = __builtin_convertvector(n, vf);
+  vf r = bounded - nf * 0.693145752f;
+  r = r - nf * 1.42860677e-6f;
+  vf p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  // 2^n in two factors, so that n = 128 and the smallest normal numbers come out right.
+  vi half = n >> 1;
+  vi first = (half + 127) << 23, second = (n - half + 127) << 23;
+  vf scale_first, scale_second;
+  std::memcpy(&scale_first, &first, sizeof first);
+  std::memcpy(&scale_second, &second, sizeof second);
+  vf out = p * scale_first * scale_second;
+  vf infinite = splat(__builtin_inff());
+  out = is_under ? vf{} : out;
+  out = is_over ? infinite : out;
+  return x != x ? x : out;
+}
+
+}  // namespace ISA
+}  // namespace mf

@@ -1,0 +1,30 @@
+// The pool every kernel shares: as many threads as the process may use, the caller among them.
+#pragma once
+
+#include <cstdint>
+
+namespace mf {
+
+using Task = void (*)(void* context, int64_t index);
+
+int thread_count();
+void set_thread_count(int count);
+// Runs task(context, 0..count-1) on the pool, whoever is free taking the next index; returns when all are done.
+void run_tasks(int64_t count, Task task, void* context);
+
+template <class Body>
+void parallel(int64_t count, const Body& body) {
+  if (count == 1) {
+    body(int64_t(0));
+    return;
+  }
+  run_tasks(
+      count, [](void* context, int64_t index) { (*static_cast<const Body*>(context))(index); },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+// A buffer that belongs to the calling thread and grows to the largest size asked for; 64-byte aligned.
+// Slots keep the buffers of nested users apart.
+void* scratch(int slot, int64_t bytes);
+
+}  // namespace mf

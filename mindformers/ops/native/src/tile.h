@@ -1,0 +1,109 @@
+// The register tile every large product is made of: packed panels of A (MR rows) times panels of B (NR columns).
+//
+// Panel layouts: A [k][MR], B [k][NR]; what is past the edge of a matrix is zero, so a tile has one size.
+#pragma once
+
+#include "simd.h"
+
+namespace mf {
+namespace ISA {
+
+constexpr int KC = 256;  // depth of a packed block: MR * KC and NR * KC floats stay in the first-level cache
+
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// C (MR, NR) = or += A panel * B panel, all columns and rows of the tile.
+static inline void full_tile(int64_t depth, const float* a, const float* b, float* c, int64_t ldc,
+                             bool accumulate) {
+  vf acc[MR][NV];
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; ++j) acc[i][j] = vf{};
+  for (int64_t k = 0; k < depth; ++k) {
+    vf column[NV];
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; ++j) column[j] = load(b + k * NR + j * VW);
+#pragma GCC unroll 12
+    for (int i = 0; i < MR; ++i) {
+      vf row = splat(a[k * MR + i]);
+#pragma GCC unroll 2
+      for (int j = 0; j < NV; ++j) acc[i][j] += row * column[j];
+    }
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; ++j) {
+      float* target = c + i * ldc + j * VW;
+      store(target, accumulate ? load(target) + acc[i][j] : acc[i][j]);
+    }
+}
+
+// The same for a tile of which only (rows, columns) lie inside C.
+static inline void edge_tile(int64_t depth, const float* a, const float* b, float* c, int64_t ldc,
+                             bool accumulate, int64_t rows, int64_t columns) {
+  alignas(64) float whole[MR * NR];
+  full_tile(depth, a, b, whole, NR, false);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j)
+      c[i * ldc + j] = accumulate ? c[i * ldc + j] + whole[i * NR + j] : whole[i * NR + j];
+}
+
+// C (m, n) = or += A * B from packed panels of one depth.
+static inline void packed_product(int64_t m, int64_t n, int64_t depth, const float* a, const float* b,
+                                  float* c, int64_t ldc, bool accumulate) {
+  for (int64_t j = 0; j < n; j += NR) {
+    const float* panel = b + j * depth;
+    for (int64_t i = 0; i < m; i += MR) {
+      const int64_t rows = m - i < MR ? m - i : MR, columns = n - j < NR ? n - j : NR;
+      float* target = c + i * ldc + j;
+      if (rows == MR && columns == NR) {
+        full_tile(depth, a + i * depth, panel, target, ldc, accumulate);
+      } else {
+        edge_tile(depth, a + i * depth, panel, target, ldc, accumulate, rows, columns);
+      }
+    }
+  }
+}
+
+// Packs `count` lanes (rows of A, columns of B) whose elements lie `lane_step` apart and whose depth elements
+// lie side by side: source[lane * lane_step + k] -> out[k][WIDTH].
+template <int WIDTH, class T>
+static inline void pack_rows(const T* source, int64_t lane_step, int64_t count, int64_t depth, float* out) {
+  for (int64_t first = 0; first < count; first += WIDTH, out += WIDTH * depth) {
+    const int64_t lanes = count - first < WIDTH ? count - first : WIDTH;
+    if (lanes < WIDTH) std::memset(out, 0, sizeof(float) * size_t(WIDTH * depth));
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const T* row = source + (first + lane) * lane_step;
+      float* target = out + lane;
+      int64_t k = 0;
+      for (; k + VW <= depth; k += VW) {
+        vf part = load(row + k);
+        for (int i = 0; i < VW; ++i) target[(k + i) * WIDTH] = part[i];
+      }
+      for (; k < depth; ++k) target[k * WIDTH] = to_float(row[k]);
+    }
+  }
+}
+
+// Packs lanes that lie side by side: source[k * depth_step + lane] -> out[k][WIDTH].
+template <int WIDTH, class T>
+static inline void pack_columns(const T* source, int64_t depth_step, int64_t count, int64_t depth,
+                                float* out) {
+  for (int64_t first = 0; first < count; first += WIDTH, out += WIDTH * depth) {
+    const int64_t lanes = count - first < WIDTH ? count - first : WIDTH;
+    for (int64_t k = 0; k < depth; ++k) {
+      const T* row = source + k * depth_step + first;
+      float* target = out + k * WIDTH;
+      int64_t lane = 0;
+      for (; lane + VW <= lanes; lane += VW) store(target + lane, load(row + lane));
+      for (; lane < lanes; ++lane) target[lane] = to_float(row[lane]);
+      for (; lane < WIDTH; ++lane) target[lane] = 0.0f;
+    }
+  }
+}
+
+}  // namespace ISA
+}  // namespace mf

@@ -28,6 +28,8 @@ static const Kernels* best() {
 
 static const Kernels* kernels = best();
 
+const Kernels& active() { return *kernels; }
+
 }  // namespace mf
 
 using namespace mf;

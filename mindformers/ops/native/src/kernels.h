@@ -54,4 +54,7 @@ struct Kernels {
   void (*run_step)(const Network&, const Step&, float*);
 };
 
+// The table of the instruction set in use.
+const Kernels& active();
+
 }  // namespace mf

@@ -26,22 +26,26 @@ namespace {
 
 constexpr int SPINS = 4000;  // about 50 us: longer than the gap between two kernels, shorter than a time slice
 
-struct Job {
-  Task task;
-  void* context;
-  int64_t count;
-};
+// The job at hand in one word, [serial 16 | count 24 | next index 24], so that taking an index tells which job it
+// is of. Whoever holds an index keeps its job open; one that wakes late finds none left and holds up nobody.
+constexpr int FIELD = 24;
+constexpr uint64_t MASK = (uint64_t(1) << FIELD) - 1;
 
 struct Pool {
-  std::atomic<uint64_t> epoch{0};   // rises when a job is published
-  std::atomic<int64_t> next{0};     // next index of the job
-  std::atomic<int> pending{0};      // workers that have not finished the job
+  alignas(64) std::atomic<uint64_t> word{0};
+  alignas(64) std::atomic<int64_t> done{0};  // tasks of the job that have ended
   std::atomic<int> sleeping{0};
   std::atomic<bool> stop{false};
-  Job job{};
+  Task task = nullptr;
+  void* context = nullptr;
   std::mutex mutex;
   std::condition_variable wake;
   std::vector<std::thread> workers;
+
+  bool has_work() const {
+    const uint64_t now = word.load();
+    return (now & MASK) < ((now >> FIELD) & MASK);
+  }
 };
 
 std::mutex gate;  // one job at a time; also guards the pool's size
@@ -58,37 +62,33 @@ int allowed_cpus() {
 }
 
 void drain(Pool* p) {
-  for (;;) {
-    int64_t index = p->next.fetch_add(1, std::memory_order_relaxed);
-    if (index >= p->job.count) return;
-    p->job.task(p->job.context, index);
+  while (p->has_work()) {
+    const uint64_t taken = p->word.fetch_add(1);
+    const uint64_t index = taken & MASK, count = (taken >> FIELD) & MASK;
+    if (index >= count) return;
+    p->task(p->context, int64_t(index));
+    p->done.fetch_add(1, std::memory_order_release);
   }
 }
 
 void work(Pool* p) {
   is_inside = true;
-  uint64_t seen = 0;
-  for (;;) {
-    int spins = 0;
-    while (p->epoch.load(std::memory_order_acquire) == seen && spins < SPINS) {
-      PAUSE();
-      ++spins;
-    }
-    if (p->epoch.load(std::memory_order_acquire) == seen) {
+  while (!p->stop.load()) {
+    for (int spins = 0; spins < SPINS && !p->has_work(); ++spins) PAUSE();
+    if (!p->has_work()) {
       std::unique_lock<std::mutex> lock(p->mutex);
       p->sleeping.fetch_add(1);
-      p->wake.wait(lock, [&] { return p->epoch.load() != seen; });
+      p->wake.wait(lock, [&] { return p->has_work() || p->stop.load(); });
       p->sleeping.fetch_sub(1);
     }
-    seen = p->epoch.load(std::memory_order_acquire);
-    if (p->stop.load()) return;
     drain(p);
-    p->pending.fetch_sub(1, std::memory_order_release);
   }
 }
 
-void publish(Pool* p) {
-  p->epoch.fetch_add(1);
+void publish(Pool* p, int64_t count) {
+  const uint64_t serial = (p->word.load() >> (2 * FIELD)) + 1;
+  p->done.store(0);
+  p->word.store(serial << (2 * FIELD) | uint64_t(count) << FIELD);
   if (p->sleeping.load() > 0) {
     std::lock_guard<std::mutex> lock(p->mutex);
     p->wake.notify_all();
@@ -100,7 +100,6 @@ void close_pool() {
   pool->stop.store(true);
   {
     std::lock_guard<std::mutex> lock(pool->mutex);
-    pool->epoch.fetch_add(1);
     pool->wake.notify_all();
   }
   for (auto& worker : pool->workers) worker.join();
@@ -138,20 +137,19 @@ void set_thread_count(int count) {
 
 void run_tasks(int64_t count, Task task, void* context) {
   if (count <= 0) return;
-  if (is_inside || thread_count() == 1) {
+  if (is_inside || thread_count() == 1 || count > int64_t(MASK)) {
     for (int64_t i = 0; i < count; ++i) task(context, i);
     return;
   }
   std::lock_guard<std::mutex> lock(gate);
   if (!pool) open_pool();
-  pool->job = {task, context, count};
-  pool->next.store(0);
-  pool->pending.store(int(pool->workers.size()));
-  publish(pool);
+  pool->task = task;
+  pool->context = context;
+  publish(pool, count);
   is_inside = true;
   drain(pool);
   is_inside = false;
-  for (int spins = 0; pool->pending.load(std::memory_order_acquire) > 0; ++spins) {
+  for (int spins = 0; pool->done.load(std::memory_order_acquire) < count; ++spins) {
     if (spins < SPINS) {
       PAUSE();
     } else {

@@ -43,6 +43,7 @@ class MindFormerModuleType:
     TOOLS = "tools"
     FEATURE_EXTRACTOR = "feature_extractor"
     DATA_HANDLER = "data_handler"
+    TEXT_MODEL = "text_model"  # by a network's name, the class that answers from its files in place
 
 
 class MindFormerRegister:

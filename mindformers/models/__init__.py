@@ -14,4 +14,8 @@ for _kind, _path in (
 ):
     _Register.register_lazy(_kind, _path)
 
+_Register.register_lazy(
+    _Kind.TEXT_MODEL, f"{_GLM2}.glm2_in_files:GlmInFiles", alias="ChatGLM2ForConditionalGeneration"
+)
+
 __getattr__ = _public_names(__name__)

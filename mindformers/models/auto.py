@@ -196,6 +196,26 @@ class AutoModel(SupportList):
         )
 
 
+def open_in_files(pretrained_model_dir: str | Path, **overrides: Any) -> Any:
+    """Return a model that only answers, its weights in place in a directory; None where that cannot be.
+
+    Needs no MindSpore, so the first answer does not wait for its import.
+
+    Args:
+        pretrained_model_dir: A model directory.
+        **overrides: Fields of the configuration to change.
+    """
+    path = resolve_source(pretrained_model_dir)
+    if not path.is_dir():
+        return None
+    config = AutoConfig.from_pretrained(path, **overrides)
+    for name in MindFormerRegister.names(MindFormerModuleType.TEXT_MODEL):
+        family = MindFormerRegister.get_cls(MindFormerModuleType.TEXT_MODEL, name)
+        if family.config_class is type(config):
+            return family.open(config, path)
+    return None
+
+
 def _changed(config: PretrainedConfig, overrides: dict[str, Any]) -> PretrainedConfig:
     return type(config)(**{**config.to_dict(), **overrides}) if overrides else config
 

@@ -26,6 +26,18 @@ def start(config: RunConfig) -> Path:
         ConfigError: If the system does not let us write there.
     """
     start_device(config)
+    return open_output(config)
+
+
+def open_output(config: RunConfig) -> Path:
+    """Make the output folder; log lines go there from now on.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        ConfigError: If the system does not let us write there.
+    """
     output_dir = Path(config.output_dir)
     try:
         setup_file_logging(output_dir)
@@ -94,6 +106,24 @@ def build_network(config: RunConfig, weights: str | Path = "") -> Any:
     network = family(settings)
     count = sum(parameter.size for parameter in network.get_parameters())
     logger.info("network: %s parameters, %d layers", f"{count:,}", settings.num_layers)
+    return network
+
+
+def open_text_model(config: RunConfig, weights: str) -> Any:
+    """Return what answers prompts with ``weights``: on a CPU from the files in place, without MindSpore.
+
+    Raises:
+        CheckpointError: If the weights are damaged or another network's.
+    """
+    assert config.model is not None
+    kind, name = MindFormerModuleType.TEXT_MODEL, config.model.arch.type
+    if config.context.device_target == "CPU" and MindFormerRegister.is_exist(kind, name):
+        found = MindFormerRegister.get_cls(kind, name).open(network_settings(config), weights)
+        if found is not None:
+            return found
+    start_device(config)
+    network = build_network(config, weights)
+    network.load_checkpoint(weights)
     return network
 
 

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from mindformers.errors import MindFormersError
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.streamer import TextStreamer
-from mindformers.models.auto import AutoModel, AutoTokenizer
+from mindformers.models.auto import AutoModel, AutoTokenizer, open_in_files
 from mindformers.parallel.runtime import PYNATIVE_MODE, start_runtime
 
 HELP = "/reset forgets the conversation, /system TEXT sets the instruction, /exit leaves; Ctrl-C stops an answer"
@@ -56,9 +56,11 @@ def chat(
     GenerationConfig().merged(
         **{k: v for k, v in settings.items() if k != "seed"}
     )  # or refused now
-    # PyNative: the first answer waits for no compiler.
-    start_runtime(device_target=device_target, mode=PYNATIVE_MODE)
-    network = AutoModel.from_pretrained(model_dir)
+    network = open_in_files(model_dir) if device_target == "CPU" else None
+    if network is None:
+        # PyNative: the first answer waits for no compiler.
+        start_runtime(device_target=device_target, mode=PYNATIVE_MODE)
+        network = AutoModel.from_pretrained(model_dir)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     source = source or sys.stdin
     interactive = source.isatty()

@@ -10,7 +10,7 @@ from mindformers.config.options import say_without_effect, without_options
 from mindformers.errors import ConfigError, did_you_mean
 from mindformers.generation.engine import GenerateOutput
 from mindformers.models.auto import AutoModel, AutoTokenizer
-from mindformers.models.base_model import answer_text
+from mindformers.models.text_model import answer_text
 
 TASKS = ("text_generation",)
 _PIPELINE_OPTIONS: dict[str, tuple[Any, ...]] = {  # upstream's, of its other pipelines

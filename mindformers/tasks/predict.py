@@ -36,12 +36,11 @@ def predict(
     prompts, target = read_prompts(config.input_data), Path(config.save_file or RESULT_FILE)
     require_writable(target)
     weights = build.named_weights(config) if network is None else ""
-    build.start(config)
+    build.open_output(config)
     tokenizer = build.build_tokenizer(config) if tokenizer is None else tokenizer
     if network is None:
         build.check_tokenizer(tokenizer, build.network_settings(config))
-        network = build.build_network(config, weights)
-        network.load_checkpoint(weights)
+        network = build.open_text_model(config, weights)
     answers = TextGenerationPipeline(network, tokenizer)(
         prompts,
         batch_size=config.predict_batch_size,

@@ -10,11 +10,12 @@ Source: ``mindspore/train/serialization.py`` and its ``checkpoint.proto``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mindformers.checkpoint.atomic import atomic_file
 from mindformers.checkpoint.dtypes import BY_CKPT, StoredType
+from mindformers.checkpoint.output import OutputFile
 from mindformers.checkpoint.tensor_file import StoredTensor, TensorFile
 from mindformers.checkpoint.tensor_io import TensorToWrite
 from mindformers.errors import CheckpointError
@@ -174,6 +175,22 @@ def _entry_head(name: str, dtype: StoredType, shape: tuple[int, ...], count: int
     return b"\x0a" + _varint(len(value) + count) + value
 
 
+def _parts(tensor: TensorToWrite) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield a tensor's bytes in parts, each with the head of its entry, or b"" within an entry."""
+    left = tensor.bytes
+    in_entry = 0  # bytes that the entry begun still lacks
+    for block in tensor.blocks():
+        view = block.data
+        while view:
+            head = b""
+            if not in_entry:
+                in_entry = min(left, _SLICE_BYTES)
+                head = _entry_head(tensor.name, tensor.dtype, tensor.shape, in_entry)
+            part = view[:in_entry]
+            yield head, part
+            view, in_entry, left = view[len(part) :], in_entry - len(part), left - len(part)
+
+
 def write_ckpt(
     path: str | Path,
     tensors: Iterable[TensorToWrite],
@@ -197,13 +214,10 @@ def write_ckpt(
         if not tensor.dtype.ckpt:
             raise CheckpointError(f"a .ckpt cannot hold {tensor.dtype.name}", where=tensor.name)
     needed = sum(tensor.bytes + 2 * len(tensor.name) + 64 for tensor in queue)
-    with atomic_file(path, needed=needed) as temp, temp.open("wb") as handle:
+    with atomic_file(path, needed=needed) as temp, OutputFile(temp, needed) as file:
         for tensor in queue:
-            for block in tensor.blocks():
-                for start in range(0, block.nbytes, _SLICE_BYTES):
-                    part = block[start : start + _SLICE_BYTES]
-                    head = _entry_head(tensor.name, tensor.dtype, tensor.shape, part.nbytes)
-                    handle.write(head)
-                    handle.write(part.data)
-                    progress(part.nbytes)
+            for head, part in _parts(tensor):
+                file.write(head)
+                file.write(part)
+                progress(len(part))
     return Path(path)

@@ -20,7 +20,7 @@ from mindformers.checkpoint.dtypes import StoredType
 from mindformers.errors import CheckpointError
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl")  # neither read nor written
-BLOCK_BYTES = 32 * 2**20  # rows are handed on in blocks of about this size
+BLOCK_BYTES = 2**20  # rows are handed on in blocks of about this size, which a core's cache holds
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from mindformers.checkpoint.atomic import atomic_file
 from mindformers.checkpoint.dtypes import BY_NAME, StoredType, plain_array
+from mindformers.checkpoint.output import OutputFile
 from mindformers.checkpoint.safe_header import build_header, header_length, parse_header
 from mindformers.checkpoint.tensor_file import TensorFile
 from mindformers.errors import CheckpointError
@@ -68,8 +69,9 @@ class TensorToWrite:
                     where=self.name,
                 )
             data = np.ascontiguousarray(block).reshape(-1).view(np.uint8)
-            yield data
             count += data.nbytes
+            if count <= self.bytes:  # never more than was announced; the rest is only counted
+                yield data
         if count != self.bytes:
             raise CheckpointError(
                 f"produced {count} bytes, announced {self.bytes}", where=self.name
@@ -105,10 +107,10 @@ def write_safetensors(
     queue = list(tensors)
     header = build_header(((t.name, t.dtype, t.shape) for t in queue), metadata or {})
     needed = len(header) + sum(tensor.bytes for tensor in queue)
-    with atomic_file(path, needed=needed) as temp, temp.open("wb") as handle:
-        handle.write(header)
+    with atomic_file(path, needed=needed) as temp, OutputFile(temp, needed) as file:
+        file.write(header)
         for tensor in queue:
             for block in tensor.blocks():
-                handle.write(block.data)
+                file.write(block.data)
                 progress(block.nbytes)
     return Path(path)

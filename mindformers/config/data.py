@@ -6,11 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mindformers.config.columns import COLUMNS
+from mindformers.config.columns import IGNORED_LABEL as IGNORED_LABEL
 from mindformers.config.fields import Count, OptionalText
 from mindformers.config.section import Section, only
-
-COLUMNS = ("input_ids", "labels")
-IGNORED_LABEL = -100  # stands in labels where nothing is learnt
 
 _COLUMNS = list(COLUMNS)
 

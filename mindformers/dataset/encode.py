@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mindformers.config.data import IGNORED_LABEL
+from mindformers.config.columns import IGNORED_LABEL
 from mindformers.dataset.messages import data_error
 from mindformers.errors import DataError, TokenizerError
 
@@ -72,6 +72,56 @@ class Sample:
     num_cut: int = 0
 
 
+@dataclass(frozen=True)
+class EncodedRows:
+    """Training rows one after another, before they are filled up to their common length.
+
+    Attributes:
+        input_ids: (tokens,) int32 of all rows.
+        labels: (tokens,) int32 of all rows, shifted.
+        num_tokens: (rows,) how many tokens belong to each row.
+        num_trained: (rows,) labels of each that are not -100.
+        num_cut: (rows,) tokens of each conversation that did not fit.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    num_tokens: np.ndarray
+    num_trained: np.ndarray
+    num_cut: np.ndarray
+
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+        return len(self.num_tokens)
+
+    def only(self, kept: np.ndarray) -> EncodedRows:
+        """Return the rows for which ``kept``, (rows,) bool, is true."""
+        if kept.all():
+            return self
+        tokens = np.repeat(kept, self.num_tokens)
+        return EncodedRows(
+            self.input_ids[tokens],
+            self.labels[tokens],
+            self.num_tokens[kept],
+            self.num_trained[kept],
+            self.num_cut[kept],
+        )
+
+
+class Prompt(NamedTuple):
+    """A conversation to encode.
+
+    Attributes:
+        messages: The conversation.
+        tools: Tool schemas.
+        where: File and line, for messages.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] | None = None
+    where: str = ""
+
+
 def encode_conversation(
     tokenizer: Tokenizer,
     messages: Sequence[Mapping[str, Any]],
@@ -96,45 +146,119 @@ def encode_conversation(
         NothingToLearnError: If no label is left (no answer, or all of it cut away).
         DataError: If the conversation cannot be rendered or encoded.
     """
-    try:
-        ids = tokenizer.encode_segments(tokenizer.render(messages, tools))
-    except TokenizerError as error:
-        raise data_error(error, where) from error
-    built, labels = _lay_out(np.asarray(ids, dtype=np.int32), tokenizer.special_tokens)
-    num_cut = max(0, len(built) - (seq_length + 1))
-    if num_cut and not truncate:
-        raise TooLongError(
-            f"the conversation has {len(built)} tokens",
-            where=where,
-            allowed=f"at most {seq_length + 1} (seq_length {seq_length} and the last label)",
-            fix="raise --seq_length, or use --too_long truncate or drop",
-        )
-    input_ids = _filled(built, seq_length + 1, tokenizer.pad_token_id)[:-1]
-    labels = _filled(labels, seq_length + 1, IGNORED_LABEL)[1:]
-    num_trained = int(np.count_nonzero(labels != IGNORED_LABEL))
-    if not num_trained:
-        reason = f"the answer begins after token {seq_length}" if num_cut else "there is no answer"
-        raise NothingToLearnError(
-            f"every label would be {IGNORED_LABEL}: {reason}",
-            where=where,
-            fix="raise --seq_length" if num_cut else "add an assistant message with content",
-        )
-    return Sample(input_ids, labels, min(len(built), seq_length), num_trained, num_cut)
+    prompt = Prompt(messages, tools, where)
+    rows, (error,) = encode_conversations(tokenizer, [prompt], seq_length, truncate=truncate)
+    if error is not None:
+        raise error
+    return Sample(
+        _filled(rows.input_ids, seq_length, tokenizer.pad_token_id),
+        _filled(rows.labels, seq_length, IGNORED_LABEL),
+        int(rows.num_tokens[0]),
+        int(rows.num_trained[0]),
+        int(rows.num_cut[0]),
+    )
 
 
-def _lay_out(ids: np.ndarray, special_tokens: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ids with the closing ``<|user|>`` and their unshifted labels; both (len + 1,)."""
-    roles = [special_tokens[name] for name in ROLE_TOKENS if name in special_tokens]
-    is_role = np.isin(ids, roles)
-    # Position of the last role token at or before each token; before the first one: none owns it.
-    last_role = np.maximum.accumulate(np.where(is_role, np.arange(len(ids)), -1))
-    owner = np.where(last_role >= 0, ids[last_role], -1)
-    built = np.append(ids, np.int32(special_tokens[_END]))
-    is_learnt = np.append(False, owner == special_tokens[_ANSWER])
-    return built, np.where(is_learnt, built, np.int32(IGNORED_LABEL))
+def encode_conversations(
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], seq_length: int, *, truncate: bool = True
+) -> tuple[EncodedRows, list[DataError | None]]:
+    """Return the training rows of conversations, and for each conversation why it has none.
+
+    Args:
+        tokenizer: Renders and encodes.
+        prompts: The conversations.
+        seq_length: Length of a row (tokens).
+        truncate: Cut longer conversations at their end; False gives them a TooLongError.
+
+    Returns:
+        The rows of the conversations that have one, in order; and an entry for every conversation:
+        None, or what ``encode_conversation`` raises.
+    """
+    errors: list[DataError | None] = []
+    ids: list[int] = []
+    ends: list[int] = []
+    closing = tokenizer.special_tokens[_END]
+    for prompt in prompts:
+        try:
+            ids += tokenizer.encode_segments(tokenizer.render(prompt.messages, prompt.tools))
+        except TokenizerError as error:
+            errors.append(data_error(error, prompt.where))
+            continue
+        ids.append(closing)
+        ends.append(len(ids))
+        errors.append(None)
+    lengths = np.diff(np.array([0, *ends], dtype=np.int64))
+    built = np.array(ids, dtype=np.int32)
+    rows = _cut(built, _labels(built, lengths, tokenizer.special_tokens), lengths, seq_length)
+    kept = np.ones(len(rows), dtype=bool)
+    places = [place for place, error in enumerate(errors) if error is None]
+    for row in np.flatnonzero((rows.num_trained == 0) | (not truncate) & (rows.num_cut > 0)):
+        kept[row] = False
+        place, num_cut = places[row], int(rows.num_cut[row])
+        where = prompts[place].where
+        is_refused = num_cut and not truncate
+        errors[place] = (
+            _too_long(int(lengths[row]), seq_length, where)
+            if is_refused
+            else _nothing_to_learn(num_cut, seq_length, where)
+        )
+    return rows.only(kept), errors
+
+
+def _labels(
+    built: np.ndarray, lengths: np.ndarray, special_tokens: Mapping[str, int]
+) -> np.ndarray:
+    """Return the shifted labels of rows that end with the closing ``<|user|>``; (tokens,) int32."""
+    positions = np.arange(len(built))
+    is_role = np.zeros(len(built), dtype=bool)
+    for name in ROLE_TOKENS:
+        if name in special_tokens:
+            is_role |= built == special_tokens[name]
+    # A row's own first token stands for "nobody" where it is no role: what is before never counts.
+    is_role[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+    # Position of the last role token at or before each token.
+    last_role = np.maximum.accumulate(np.where(is_role, positions, 0))
+    is_owned = built[last_role] == special_tokens[_ANSWER]
+    # The closing token is the user's, so no label is taken from the row behind.
+    following = np.append(built[1:], np.int32(IGNORED_LABEL))
+    return np.where(is_owned, following, np.int32(IGNORED_LABEL))
+
+
+def _cut(
+    built: np.ndarray, labels: np.ndarray, lengths: np.ndarray, seq_length: int
+) -> EncodedRows:
+    """Return rows of at most ``seq_length`` tokens; the last label lies one token further."""
+    num_cut = np.maximum(0, lengths - (seq_length + 1))
+    num_tokens = np.minimum(lengths, seq_length)
+    starts = np.cumsum(lengths) - lengths
+    if (lengths > seq_length).any():
+        fits = np.arange(len(built)) - np.repeat(starts, lengths) < seq_length
+        built, labels = built[fits], labels[fits]
+    learnt = np.concatenate([[0], np.cumsum(labels != IGNORED_LABEL)])
+    ends = np.cumsum(num_tokens)
+    num_trained = learnt[ends] - learnt[ends - num_tokens]
+    return EncodedRows(built, labels, num_tokens, num_trained, num_cut)
+
+
+def _too_long(num_tokens: int, seq_length: int, where: str) -> TooLongError:
+    return TooLongError(
+        f"the conversation has {num_tokens} tokens",
+        where=where,
+        allowed=f"at most {seq_length + 1} (seq_length {seq_length} and the last label)",
+        fix="raise --seq_length, or use --too_long truncate or drop",
+    )
+
+
+def _nothing_to_learn(num_cut: int, seq_length: int, where: str) -> NothingToLearnError:
+    reason = f"the answer begins after token {seq_length}" if num_cut else "there is no answer"
+    return NothingToLearnError(
+        f"every label would be {IGNORED_LABEL}: {reason}",
+        where=where,
+        fix="raise --seq_length" if num_cut else "add an assistant message with content",
+    )
 
 
 def _filled(values: np.ndarray, length: int, fill: int) -> np.ndarray:
     row = np.full(length, fill, dtype=np.int32)
-    row[: len(values)] = values[:length]
+    row[: len(values)] = values
     return row

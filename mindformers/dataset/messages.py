@@ -96,8 +96,9 @@ def parse_conversation(
         schemas = normalise_tools(tools) if tools else []
     except TokenizerError as error:
         raise data_error(error, where) from error
-    turns = tuple(_message(entry, _inside(where, index)) for index, entry in enumerate(normalised))
-    _check_text(schemas, _joined(where, "tools"))
+    turns = tuple(_message(entry, where, index) for index, entry in enumerate(normalised))
+    if schemas:
+        _check_text(schemas, _joined(where, "tools"))
     if not any(turn.role == "assistant" for turn in turns):
         raise DataError(
             "no message is an assistant's, so there is nothing to learn",
@@ -124,16 +125,18 @@ def _inside(where: str, index: int) -> str:
     return _joined(where, f"messages[{index}]")
 
 
-def _message(entry: Mapping[str, Any], where: str) -> Message:
-    content, tools = entry["content"], tuple(entry.get("tools", ()))
-    if not content.strip() and not (entry["role"] == "system" and tools):
+def _message(entry: Mapping[str, Any], where: str, index: int) -> Message:
+    role, content = entry["role"], entry["content"]
+    metadata, tools = entry.get("metadata", ""), tuple(entry.get("tools", ()))
+    if not content.strip() and not (role == "system" and tools):
         raise DataError(
-            f"the content of the {entry['role']} message is empty",
-            where=where,
+            f"the content of the {role} message is empty",
+            where=_inside(where, index),
             fix="fill it in or leave the row out (the chat template would drop the message)",
         )
-    _check_text((content, entry.get("metadata", ""), tools), where)
-    return Message(entry["role"], content, entry.get("metadata", ""), tools)
+    if metadata or tools or not content.isascii():
+        _check_text((content, metadata, tools), _inside(where, index))
+    return Message(role, content, metadata, tools)
 
 
 def _check_text(value: Sequence[Any], where: str) -> None:
@@ -164,7 +167,7 @@ def _check_order(turns: Sequence[Message], where: str) -> None:
                 allowed=" or ".join(allowed),
                 fix="correct the roles, or take the order as it is with --order any",
             )
-        _check_call(turn, before, called, _inside(where, index))
+        _check_call(turn, before, called, where, index)
         called = bool(turn.metadata) or (called and turn.role == "observation")
         before = turn.role
     if before != "assistant":
@@ -176,17 +179,17 @@ def _check_order(turns: Sequence[Message], where: str) -> None:
         )
 
 
-def _check_call(turn: Message, before: str, called: bool, where: str) -> None:
+def _check_call(turn: Message, before: str, called: bool, where: str, index: int) -> None:
     if turn.role == "observation" and not called:
         raise DataError(
             "an observation follows an assistant message that calls no tool",
-            where=where,
+            where=_inside(where, index),
             fix="name the tool under 'metadata' of the message before, or use --order any",
         )
     if turn.role == "assistant" == before and not (called or turn.metadata):
         raise DataError(
             "two assistant messages in a row, neither of them a tool call",
-            where=where,
+            where=_inside(where, index),
             fix="join them, or take the order as it is with --order any",
         )
 

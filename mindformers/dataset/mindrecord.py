@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -24,11 +25,17 @@ from mindformers.checkpoint.atomic import (
     temp_name,
 )
 from mindformers.checkpoint.step_format import file_sha256
-from mindformers.config.data import COLUMNS
+from mindformers.config.columns import COLUMNS
+from mindformers.dataset.mindrecord_pages import MindRecordPages, index_path
+from mindformers.dataset.mindrecord_rows import PackedRows, pack_matrix
 from mindformers.errors import DataError
 
-SCHEMA = {name: {"type": "int32", "shape": [-1]} for name in COLUMNS}
-INDEX_SUFFIX = ".db"
+SCHEMA = {name: {"shape": [-1], "type": "int32"} for name in COLUMNS}
+_HEADER_SCHEMA = {
+    "blob_fields": list(COLUMNS),
+    "desc": "token ids and shifted labels of a causal language model",
+    "schema": SCHEMA,
+}
 MAX_PARTITIONS = 1000
 # A table of our own inside the index file; MindSpore and other readers pass over it.
 FACTS_TABLE = "DATASET_FACTS"
@@ -42,11 +49,6 @@ def partition_paths(path: Path, num_partitions: int) -> list[Path]:
         return [path]
     width = len(str(num_partitions - 1))
     return [path.with_name(f"{path.name}{i:0{width}d}") for i in range(num_partitions)]
-
-
-def index_path(path: Path) -> Path:
-    """Return the index file of a data file."""
-    return path.with_name(path.name + INDEX_SUFFIX)
 
 
 def existing_files(path: Path) -> list[Path]:
@@ -93,12 +95,10 @@ class MindRecordWriter:
     """
 
     def __init__(self, path: Path, num_partitions: int) -> None:
-        from mindspore.mindrecord import FileWriter
-
         self._paths = partition_paths(path, num_partitions)
-        self._writer = FileWriter(str(path), num_partitions)
-        self._writer.add_schema(SCHEMA, "token ids and shifted labels of a causal language model")
+        self._files = [MindRecordPages(path) for path in self._paths]
         self.num_rows = 0
+        self._saved_bytes = 0
         self._max_id = -1
         self._lengths: set[int] = set()
 
@@ -109,26 +109,51 @@ class MindRecordWriter:
             input_ids: (rows, seq_length) int32.
             labels: (rows, seq_length) int32, shifted, -100 where nothing is learnt.
         """
-        if not len(input_ids):
-            return
-        step = max(1, _MAX_BATCH_BYTES // max(1, input_ids[0].nbytes))
+        step = max(1, _MAX_BATCH_BYTES // max(1, input_ids[:1].nbytes))
         for start in range(0, len(input_ids), step):
-            pairs = zip(input_ids[start:][:step], labels[start:][:step], strict=True)
-            self._writer.write_raw_data([dict(zip(COLUMNS, pair, strict=True)) for pair in pairs])
-        self.num_rows += len(input_ids)
-        self._max_id = max(self._max_id, int(input_ids.max()), int(labels.max()))
-        self._lengths.add(input_ids.shape[1])
+            end = start + step
+            self.write_packed(pack_matrix([input_ids[start:end], labels[start:end]]))
+
+    def write_packed(self, rows: PackedRows) -> None:
+        """Append rows that are records already.
+
+        They are dealt to the partitions in equal parts; who gets one more goes round.
+
+        Raises:
+            DataError: If a row is too long for the format.
+        """
+        if not rows.num_rows:
+            return
+        num_files = len(self._files)
+        share, rest = divmod(rows.num_rows, num_files)
+        start = 0
+        for number, file in enumerate(self._files):
+            end = start + share + ((number - self.num_rows) % num_files < rest)
+            file.append(rows.part(start, end))
+            start = end
+        self.num_rows += rows.num_rows
+        plain = len(COLUMNS) * (8 + rows.seq_length * np.dtype(np.int32).itemsize)
+        self._saved_bytes += int(rows.num_rows * (8 + plain) - rows.sizes.sum())
+        self._max_id = max(self._max_id, rows.max_id)
+        self._lengths.add(rows.seq_length)
 
     def finish(self, facts: Mapping[str, str]) -> None:
         """Close the files and note in each index what is in them."""
-        self._writer.commit()
+        names = [path.name for path in self._paths]
+        saved_bytes = max(0, self._saved_bytes)  # integers of many digits come out longer
+        for number, file in enumerate(self._files):
+            file.finish(_HEADER_SCHEMA, number, names, saved_bytes)
         own = {"max_token_id": self._max_id, "seq_length": ",".join(map(str, self._lengths))}
-        for path in self._paths:
-            content = {**facts, **own, "sha256": file_sha256(path), "size": path.stat().st_size}
-            with closing(sqlite3.connect(index_path(path))) as index, index:
-                index.execute(f"CREATE TABLE {FACTS_TABLE} (NAME TEXT PRIMARY KEY, VALUE TEXT)")
-                rows = [(name, str(value)) for name, value in content.items()]
-                index.executemany(f"INSERT INTO {FACTS_TABLE} VALUES (?, ?)", rows)
+        with ThreadPoolExecutor() as pool:  # hashing runs beside SQLite, and on every core
+            hashes = [pool.submit(file_sha256, path) for path in self._paths]
+            for file in self._files:
+                file.write_index()
+            for path, sha256 in zip(self._paths, hashes, strict=True):
+                content = {**facts, **own, "sha256": sha256.result(), "size": path.stat().st_size}
+                with closing(sqlite3.connect(index_path(path))) as index, index:
+                    index.execute(f"CREATE TABLE {FACTS_TABLE} (NAME TEXT PRIMARY KEY, VALUE TEXT)")
+                    rows = [(name, str(value)) for name, value in content.items()]
+                    index.executemany(f"INSERT INTO {FACTS_TABLE} VALUES (?, ?)", rows)
 
     @property
     def files(self) -> list[Path]:
@@ -173,12 +198,11 @@ def mindrecord_writer(
             _move(writer.files, path, folder)
     except OSError as error:
         raise DataError(f"cannot write: {error.strerror or error}", where=str(path)) from error
-    except RuntimeError as error:  # MindSpore reports a full disk this way
-        free = free_bytes(path.parent)
+    except sqlite3.Error as error:
         raise DataError(
-            f"MindSpore could not write the file ({free} bytes free)",
+            f"cannot write the index: {error} ({free_bytes(path.parent)} bytes free)",
             where=str(path),
-            fix="check the free space and the permissions of the folder; --debug shows its report",
+            fix="check the free space and the permissions of the folder",
         ) from error
 
 

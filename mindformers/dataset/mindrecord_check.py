@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mindformers.checkpoint.atomic import TEMP_PREFIX
 from mindformers.checkpoint.step_format import file_sha256
-from mindformers.dataset.mindrecord import INDEX_SUFFIX
 from mindformers.dataset.mindrecord_file import REWRITE, MindRecordFile, read_file, read_header
+from mindformers.dataset.mindrecord_pages import INDEX_SUFFIX
 from mindformers.errors import DataError, did_you_mean
 from mindformers.logger import warn_once
 

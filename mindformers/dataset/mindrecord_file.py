@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mindformers.config.data import COLUMNS
-from mindformers.dataset.mindrecord import FACTS_TABLE, INDEX_SUFFIX, index_path
+from mindformers.config.columns import COLUMNS
+from mindformers.dataset.mindrecord import FACTS_TABLE
+from mindformers.dataset.mindrecord_pages import INDEX_SUFFIX, index_path
 from mindformers.errors import DataError
 
 REWRITE = "make the data set again with glm4_preprocess.py"

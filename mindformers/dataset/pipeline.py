@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mindformers.checkpoint.step_format import file_sha256
-from mindformers.config.data import COLUMNS, IGNORED_LABEL
+from mindformers.config.columns import COLUMNS, IGNORED_LABEL
 from mindformers.dataset.mindrecord_check import (
     check_files,
     check_length,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers.modules.linear import INIT_SIGMA
-from mindformers.ops.cast import build_cast
+from mindformers.ops.embedding import build_embedding
 
 
 class VocabEmbedding(nn.Cell):
@@ -26,9 +26,8 @@ class VocabEmbedding(nn.Cell):
             initializer(Normal(INIT_SIGMA), (vocab_size, hidden_size), param_dtype),
             name="embedding_weight",
         )
-        self.to_out = build_cast(param_dtype, out_dtype)
+        self.gather = build_embedding(param_dtype, out_dtype)
 
     def construct(self, input_ids: Tensor) -> Tensor:
         """Return (B, S, H) for ``input_ids`` (B, S) int32."""
-        # The cast comes first because a CPU gathers no bfloat16.
-        return ops.gather(self.to_out(self.embedding_weight), input_ids, 0)
+        return self.gather(self.embedding_weight, input_ids)

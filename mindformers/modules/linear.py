@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import Normal, initializer
 
-from mindformers.ops.cast import build_cast
+from mindformers.ops.linear import build_linear_product
 
 INIT_SIGMA = 0.01  # upstream's Normal(0.01) for every weight
 
@@ -36,16 +36,13 @@ class Linear(nn.Cell):
         self.weight = Parameter(
             initializer(Normal(INIT_SIGMA), (out_channels, in_channels), param_dtype), name="weight"
         )
-        self.has_bias = has_bias
-        if has_bias:
-            self.bias = Parameter(
-                Tensor(np.zeros(out_channels, np.float32)).astype(param_dtype), name="bias"
-            )
-        self.to_compute = build_cast(param_dtype, compute_dtype)
-        # MatMul on two axes is the fastest product MindSpore has on a CPU; ops.dense is 10x slower there.
-        self.matmul = ops.MatMul(transpose_b=True)
+        self.bias = (
+            Parameter(Tensor(np.zeros(out_channels, np.float32)).astype(param_dtype), name="bias")
+            if has_bias
+            else None
+        )
+        self.product = build_linear_product(param_dtype, compute_dtype)
 
     def construct(self, x: Tensor) -> Tensor:
         """Return (T, out) for ``x`` (T, in)."""
-        y = self.matmul(x, self.to_compute(self.weight))
-        return y + self.to_compute(self.bias) if self.has_bias else y
+        return self.product(x, self.weight, self.bias)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindformers.config.options import refuse_options
+from mindformers.ops.backend import cell_backend
+from mindformers.ops.cast import build_cast
+from mindformers.ops.linear import PortableLinear
+from mindformers.ops.native.cells import NativeHeadLoss
 
 _COUNT_GUARD = 1e-8  # upstream's: a batch without any label has loss 0, not NaN
 
@@ -46,3 +51,38 @@ class CrossEntropyLoss(nn.Cell):
         if self.is_summed:
             return (-total).reshape((1,)), input_mask.sum().reshape((1,))
         return (-total / (input_mask.sum() + _COUNT_GUARD)).reshape((1,))
+
+
+class PortableHeadLoss(nn.Cell):
+    """Output layer and cross entropy one after the other.
+
+    Args:
+        param_dtype: Type the output layer is stored in.
+        compute_dtype: Type of the hidden states and the product.
+    """
+
+    def __init__(self, param_dtype: ms.dtype.Type, compute_dtype: ms.dtype.Type):
+        super().__init__()
+        self.head = PortableLinear(param_dtype, compute_dtype)
+        self.to_float32 = build_cast(compute_dtype, ms.float32)
+        self.loss = CrossEntropyLoss()
+
+    def construct(
+        self, hidden: Tensor, weight: Tensor, labels: Tensor, input_mask: Tensor
+    ) -> Tensor:
+        """Return the mean loss of the tokens that count, (1,).
+
+        Args:
+            hidden: (T, H).
+            weight: (V, H).
+            labels: (T,) int32; what stands where the mask is 0 does not matter.
+            input_mask: (T,) float32, 1 where a token counts.
+        """
+        return self.loss(self.to_float32(self.head(hidden, weight)), labels, input_mask)
+
+
+def build_head_loss(param_dtype: ms.dtype.Type, compute_dtype: ms.dtype.Type) -> nn.Cell:
+    """Return output layer and loss of the active backend, as ``PortableHeadLoss`` is called."""
+    if cell_backend() == "native" and compute_dtype == ms.float32:
+        return NativeHeadLoss(_COUNT_GUARD)
+    return PortableHeadLoss(param_dtype, compute_dtype)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 
-from mindformers.ops.backend import active_backend
+from mindformers.ops.backend import cell_backend
+from mindformers.ops.native.cells import NativeSplitSwiGlu, NativeSwiGlu
 
 
 class PortableSwiGlu(nn.Cell):
@@ -29,4 +30,20 @@ class AscendSwiGlu(nn.Cell):
 
 def build_swiglu(ffn_size: int) -> nn.Cell:
     """Return the SwiGLU of the active backend for an MLP ``ffn_size`` channels wide."""
-    return AscendSwiGlu() if active_backend() == "ascend" else PortableSwiGlu(ffn_size)
+    backend = cell_backend()
+    if backend == "native":
+        return NativeSwiGlu()
+    return AscendSwiGlu() if backend == "ascend" else PortableSwiGlu(ffn_size)
+
+
+class PortableSplitSwiGlu(nn.Cell):
+    """SwiGLU of two tensors, for every device."""
+
+    def construct(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Return silu(gate) * up, all (T, F)."""
+        return ops.silu(gate) * up
+
+
+def build_split_swiglu() -> nn.Cell:
+    """Return the SwiGLU of the active backend for gate and up apart."""
+    return NativeSplitSwiGlu() if cell_backend() == "native" else PortableSplitSwiGlu()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindformers.ops.backend import active_backend
+from mindformers.ops.backend import cell_backend
+from mindformers.ops.native.cells import NativeAttention
+from mindformers.ops.rotary import Rotary, RotateHeads
 
 HIDDEN_SCORE = -1e9  # exp() of it is exactly 0 in float32; a row with nothing visible stays finite
 
@@ -86,7 +89,7 @@ class AscendFlashAttention(nn.Cell):
 
 def build_attention(num_heads: int, num_groups: int, head_dim: int, use_flash: bool) -> nn.Cell:
     """Return the attention of the active backend; ``use_flash`` matters on an NPU only."""
-    form = AscendFlashAttention if use_flash and active_backend() == "ascend" else PortableAttention
+    form = AscendFlashAttention if use_flash and cell_backend() == "ascend" else PortableAttention
     return form(num_heads, num_groups, head_dim)
 
 
@@ -102,3 +105,82 @@ def causal_mask(query_positions: Tensor, key_positions: Tensor) -> Tensor:
     """
     later = key_positions.expand_dims(1) > query_positions.expand_dims(2)  # (B, S, L)
     return (later.astype("float32") * HIDDEN_SCORE).expand_dims(1)
+
+
+class RotatedAttention(nn.Cell):
+    """Rotary embedding, then attention.
+
+    Args:
+        rotate: Splits and rotates what the projection gives.
+        attention: As ``build_attention`` gives.
+    """
+
+    def __init__(self, rotate: RotateHeads, attention: nn.Cell):
+        super().__init__()
+        self.rotate, self.attention = rotate, attention
+
+    def construct(self, qkv: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            qkv: (B, S, N + 2G, D), not rotated.
+            cos: (1 or B, S, 1, D).
+            sin: (1 or B, S, 1, D).
+            mask: As the mask of the active backend gives, see ``build_mask``.
+
+        Returns:
+            (B, S, N * D), heads side by side.
+        """
+        query, key, value = self.rotate(qkv, cos, sin)
+        return self.attention(query, key, value, mask)
+
+
+def build_rotated_attention(
+    rotate: RotateHeads, rotary_dim: int, head_dim: int, use_flash: bool
+) -> nn.Cell:
+    """Return rotation and attention of the active backend, as ``RotatedAttention`` is called."""
+    heads, groups = rotate.num_heads, rotate.num_groups
+    general = RotatedAttention(rotate, build_attention(heads, groups, head_dim, use_flash))
+    if cell_backend() == "native":
+        return NativeAttention(heads, groups, rotary_dim, general)
+    return general
+
+
+class PortableMask(nn.Cell):
+    """What attention adds to the scores of a pass without cache."""
+
+    def construct(self, steps: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Return (1 or B, 1, S, S) float32, 0 or ``HIDDEN_SCORE``.
+
+        Args:
+            steps: (1, S) int32, 0..S-1.
+            attention_mask: None (causal), or (B, S) with 1 for a real token and 0 for a pad, or
+                (B, S, S) with 1 where a key is hidden (upstream's convention).
+        """
+        if attention_mask is None:
+            return causal_mask(steps, steps)
+        if attention_mask.ndim == 3:
+            return (attention_mask.astype(ms.float32) * HIDDEN_SCORE).expand_dims(1)
+        padding = (1.0 - attention_mask.astype(ms.float32)) * HIDDEN_SCORE  # (B, S)
+        return ops.minimum(causal_mask(steps, steps), padding.expand_dims(1).expand_dims(1))
+
+
+class NativeMask(nn.Cell):
+    """What ``NativeAttention`` takes: a causal mask needs no tensor, a mask of pads is their row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.general = PortableMask()
+
+    def construct(self, steps: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """Return None, (B, S) uint8 or (B, 1, S, S) float32; arguments as in ``PortableMask``."""
+        if attention_mask is None:
+            return None
+        if attention_mask.ndim == 3:
+            return self.general(steps, attention_mask)
+        return (attention_mask != 0).astype(ms.uint8)  # (B, S)
+
+
+def build_mask() -> nn.Cell:
+    """Return the cell that makes the mask ``build_rotated_attention`` takes."""
+    return NativeMask() if cell_backend() == "native" else PortableMask()

@@ -25,6 +25,18 @@ def active_backend() -> Backend:
     return "native" if is_native() else "portable"
 
 
+def cell_backend() -> Backend:
+    """Return the form of the operators that are cells, run by MindSpore forward and backward.
+
+    As ``active_backend``, but ``"portable"`` where MindSpore compiles graphs: our kernels are called from
+    Python, which a graph cannot hold.
+    """
+    backend = active_backend()
+    if backend == "native" and ms.get_context("mode") == ms.GRAPH_MODE:
+        return "portable"
+    return backend
+
+
 def storage_dtype(name: str) -> ms.dtype.Type:
     """Return the MindSpore type a configuration names (``float32``, ``bfloat16``, ``float16``)."""
     return _DTYPES[name]

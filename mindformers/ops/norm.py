@@ -5,8 +5,9 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindformers.ops.backend import active_backend
+from mindformers.ops.backend import cell_backend
 from mindformers.ops.cast import build_cast
+from mindformers.ops.native.cells import NativeRmsNorm
 
 
 class PortableRmsNorm(nn.Cell):
@@ -49,5 +50,8 @@ class AscendRmsNorm(nn.Cell):
 
 def build_rms_norm(eps: float, input_dtype: ms.dtype.Type, norm_dtype: ms.dtype.Type) -> nn.Cell:
     """Return the RMSNorm of the active backend; call it with ``(x, weight)``."""
-    form = AscendRmsNorm if active_backend() == "ascend" else PortableRmsNorm
+    backend = cell_backend()
+    if backend == "native" and input_dtype == norm_dtype == ms.float32:
+        return NativeRmsNorm(eps)
+    form = AscendRmsNorm if backend == "ascend" else PortableRmsNorm
     return form(eps, input_dtype, norm_dtype)

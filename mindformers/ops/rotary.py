@@ -78,3 +78,24 @@ class Rotary(nn.Cell):
         """Rotate ``heads`` (B, S, N, D) by ``cos``/``sin`` (B, S, 1, D); same shape."""
         swapped = self.matmul(heads.reshape((-1, self.head_dim)), self.swap).reshape(heads.shape)
         return heads * cos + swapped * sin
+
+
+class RotateHeads(nn.Cell):
+    """Split what the projection gives into query, key and value; query and key rotated.
+
+    Args:
+        num_heads: Query heads N.
+        num_groups: Key/value heads G.
+        rotary: Rotates heads.
+    """
+
+    def __init__(self, num_heads: int, num_groups: int, rotary: Rotary):
+        super().__init__()
+        self.num_heads, self.num_groups = num_heads, num_groups
+        self.rotary = rotary
+
+    def construct(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query (B, S, N, D), key and value (B, S, G, D) for ``qkv`` (B, S, N + 2G, D)."""
+        rotating = self.num_heads + self.num_groups
+        rotated = self.rotary(qkv[:, :, :rotating], cos, sin)  # (B, S, N+G, D)
+        return rotated[:, :, : self.num_heads], rotated[:, :, self.num_heads :], qkv[:, :, rotating:]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindformers.errors import TokenizerError
 from mindformers.tokenizer.conversation import Message, normalise_messages, normalise_tools
 from mindformers.tokenizer.injection import TextMarker, choose_sentinel, map_strings, strings_in
-from mindformers.tokenizer.sandbox import CompiledTemplate, compile_template
+from mindformers.tokenizer.plain_chat import PlainChat
 from mindformers.tokenizer.special_tokens import Segment, SpecialTokens
+
+if TYPE_CHECKING:
+    from mindformers.tokenizer.sandbox import CompiledTemplate
 
 __all__ = ["ChatTemplate", "Segment", "chat_template", "default_template"]
 
@@ -50,15 +53,36 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, special_tokens: SpecialTokens) -> None:
-        self._compiled: CompiledTemplate = compile_template(source)
+        self._source = source
         self._special_tokens = special_tokens
-        self._marker = TextMarker(special_tokens.by_text)
-        answer_markers = [t.content for t in special_tokens.by_id.values() if not t.special]
-        controls = [t.content for t in special_tokens.by_id.values() if t.special]
-        self._own_marker = TextMarker(controls) if answer_markers else self._marker
         # Newer templates of the family read OpenAI's tool messages themselves.
         self._keep_tool_form = "tool_calls" in source or bool(_READS_TOOL_ROLE.search(source))
-        self._reads_tools = self._compiled.reads_before_setting("tools")
+        self._plain: PlainChat | None = None
+        if source == default_template():
+            self._plain = PlainChat(special_tokens)
+        else:
+            _ = self._compiled  # a faulty template is told of at once
+
+    @cached_property
+    def _compiled(self) -> CompiledTemplate:
+        # Loaded when needed: Jinja takes longer to load than a small data set to encode.
+        from mindformers.tokenizer.sandbox import compile_template
+
+        return compile_template(self._source)
+
+    @cached_property
+    def _marker(self) -> TextMarker:
+        return TextMarker(self._special_tokens.by_text)
+
+    @cached_property
+    def _own_marker(self) -> TextMarker:
+        tokens = self._special_tokens.by_text.values()
+        controls = [token.content for token in tokens if token.special]
+        return self._marker if len(controls) == len(tokens) else TextMarker(controls)
+
+    @cached_property
+    def _reads_tools(self) -> bool:
+        return self._compiled.reads_before_setting("tools")
 
     @property
     def variables(self) -> frozenset[str]:
@@ -87,6 +111,10 @@ class ChatTemplate:
             TokenizerError: If the conversation or the tools are malformed, or the template fails.
         """
         conversation = normalise_messages(messages, keep_tool_form=self._keep_tool_form)
+        if self._plain is not None and not tools and not variables:
+            segments = self._plain.render(conversation, add_generation_prompt)
+            if segments is not None:
+                return segments
         schemas = normalise_tools(tools) if tools else None
         if schemas and not self._reads_tools:
             conversation, schemas = _with_tools(conversation, schemas), None
@@ -96,7 +124,7 @@ class ChatTemplate:
         return self._render_marked(inputs, own)
 
     def _render_marked(self, inputs: dict[str, Any], own: dict[str, Any]) -> list[Segment]:
-        sentinel = choose_sentinel([self._compiled.source, *_all_strings(inputs)])
+        sentinel = choose_sentinel([self._source, *_all_strings(inputs)])
         marked = self._mark(inputs, sentinel)
         text = self._compiled.render({**marked, **own})
         segments = [

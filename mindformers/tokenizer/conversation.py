@@ -44,8 +44,21 @@ def normalise_messages(messages: Any, *, keep_tool_form: bool = False) -> list[M
         raise TokenizerError("the conversation is empty", fix="give at least one message")
     result: list[Message] = []
     for index, message in enumerate(messages):
-        result.extend(_normalise_one(message, f"messages[{index}]", keep_tool_form))
+        if _is_plain(message):
+            result.append(dict(message))
+        else:
+            result.extend(_normalise_one(message, f"messages[{index}]", keep_tool_form))
     return result
+
+
+def _is_plain(message: Any) -> bool:
+    """Tell whether there is nothing to check or to change: a role and a text, no more."""
+    return (
+        type(message) is dict
+        and len(message) == 2
+        and type(message.get("content")) is str
+        and message.get("role") in ROLES
+    )
 
 
 def _normalise_one(message: Any, where: str, keep_tool_form: bool) -> list[Message]:

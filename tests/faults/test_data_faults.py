@@ -19,7 +19,7 @@ from mindformers.dataset.pipeline import ReadOptions, TrainDataset
 from mindformers.errors import DataError
 from mindformers.guard import run_guarded
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
-from mindformers.tools.dataset_preprocess import encoding
+from mindformers.tools.dataset_preprocess import workers
 from mindformers.tools.dataset_preprocess.encoding import EncodeOptions, encode_files
 from mindformers.tools.dataset_preprocess.glm4 import glm4_preprocess
 from tests.support.mindrecords import drop_facts, numbered_rows, write_foreign, write_numbered
@@ -312,7 +312,7 @@ def test_a_worker_that_dies_or_hangs_ends_the_work(
     path.write_bytes(
         b"\n".join([*[GOOD] * 200, GOOD.replace(b'"q"', json.dumps(word).encode()), *[GOOD] * 200])
     )
-    monkeypatch.setattr(encoding, "WORKER_TIMEOUT", 1.0)
+    monkeypatch.setattr(workers, "WORKER_TIMEOUT", 1.0)
     before = set(multiprocessing.active_children())
     begin = time.monotonic()
     with pytest.raises(DataError, match=f"in.jsonl:(1|65|129|193): {message}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -147,18 +148,18 @@ def test_a_place_that_cannot_be_written_is_told_without_a_hidden_name(
     )
 
 
-def test_a_full_disk_under_mindspores_writer_tells_the_free_bytes(
+def test_a_full_disk_under_the_index_tells_the_free_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mindformers.dataset.mindrecord import MindRecordWriter
     from tests.support.mindrecords import write_numbered
 
     def commit(self, facts) -> None:
-        raise RuntimeError("Exception thrown from dataset pipeline.\n\n- more")
+        raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(MindRecordWriter, "finish", commit)
     with pytest.raises(
-        DataError, match=r"rows: MindSpore could not write the file \(\d+ bytes free"
+        DataError, match=r"rows: cannot write the index: database or disk is full \(\d+ bytes free"
     ):
         write_numbered(tmp_path / "rows", 4)
     assert list(tmp_path.iterdir()) == []

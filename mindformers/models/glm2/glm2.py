@@ -15,8 +15,8 @@ from mindformers.models.glm2.glm2_native import native_network
 from mindformers.models.glm2.glm2_pretrained import GLM2PreTrainedModel
 from mindformers.models.glm2.glm2_transformer import ChatGLM2Transformer
 from mindformers.modules.embedding import VocabEmbedding
-from mindformers.modules.loss import CrossEntropyLoss
-from mindformers.ops.attention import HIDDEN_SCORE, causal_mask
+from mindformers.modules.loss import build_head_loss
+from mindformers.ops.attention import build_mask, causal_mask
 from mindformers.ops.backend import active_backend, compute_dtype, storage_dtype
 from mindformers.ops.cast import build_cast
 from mindformers.ops.native.arrays import Buffer
@@ -42,6 +42,7 @@ class ChatGLM2Model(nn.Cell):
         self.rotary_angles = RotaryAngles(
             config.seq_length, config.rotary_dim, config.kv_channels, config.rope_base, compute
         )
+        self.mask = build_mask()
         self.encoder = ChatGLM2Transformer(config)
         self.output_layer = build_linear(config, config.hidden_size, config.vocab_size)
         self.to_stream = build_cast(compute, stream)
@@ -68,7 +69,7 @@ class ChatGLM2Model(nn.Cell):
         """
         steps = ops.arange(input_ids.shape[1]).astype(ms.int32).expand_dims(0)  # (1, S)
         cos, sin = self.rotary_angles(steps if position_ids is None else position_ids)
-        mask = attention_bias(steps, attention_mask)
+        mask = self.mask(steps, attention_mask)
         return self.encoder(self.embed(input_ids), cos, sin, mask)
 
     def with_cache(
@@ -102,16 +103,6 @@ class ChatGLM2Model(nn.Cell):
         return self.output_layer(self.to_compute(hidden))
 
 
-def attention_bias(steps: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Return the additive mask (1 or B, 1, S, S) of a pass without cache; see ``ChatGLM2Model.construct``."""
-    if attention_mask is None:
-        return causal_mask(steps, steps)
-    if attention_mask.ndim == 3:
-        return (attention_mask.astype(ms.float32) * HIDDEN_SCORE).expand_dims(1)
-    padding = (1.0 - attention_mask.astype(ms.float32)) * HIDDEN_SCORE  # (B, S)
-    return ops.minimum(causal_mask(steps, steps), padding.expand_dims(1).expand_dims(1))
-
-
 @MindFormerRegister.register(MindFormerModuleType.MODELS)
 class ChatGLM2ForConditionalGeneration(GLM2PreTrainedModel):
     """A GLM that gives a loss for labels, logits without, and text through ``generate``.
@@ -123,7 +114,9 @@ class ChatGLM2ForConditionalGeneration(GLM2PreTrainedModel):
     def __init__(self, config: ChatGLM2Config):
         super().__init__(config)
         self.transformer = ChatGLM2Model(config)
-        self.loss = CrossEntropyLoss()
+        self.head_loss = build_head_loss(
+            storage_dtype(config.param_init_type), compute_dtype(config.compute_dtype)
+        )
         self.cast = ops.Cast()
         self._native_buffers: dict[str, Buffer] = {}
         self._native: NativeNetwork | None = None
@@ -178,17 +171,17 @@ class ChatGLM2ForConditionalGeneration(GLM2PreTrainedModel):
             )
             return (self.cast(self.transformer.head(hidden), ms.float32),)
         hidden = self.transformer(input_ids, position_ids, attention_mask)  # (B*S, H)
-        logits = self.transformer.head(hidden)  # (B*S, V)
         shape = (input_ids.shape[0], input_ids.shape[1], -1)
         if labels is None:
-            return (logits.reshape(shape),)
+            return (self.transformer.head(hidden).reshape(shape),)
         if input_mask is None:
             input_mask = labels != IGNORED_LABEL
         input_mask = self.cast(input_mask, ms.float32)
-        logits = self.cast(logits, ms.float32)
         if self.training:
-            return self.loss(logits, labels.reshape((-1,)), input_mask.reshape((-1,)))
-        logits = logits.reshape(shape)
+            hidden = self.transformer.to_compute(hidden)
+            weight = self.transformer.output_layer.weight
+            return self.head_loss(hidden, weight, labels.reshape((-1,)), input_mask.reshape((-1,)))
+        logits = self.cast(self.transformer.head(hidden), ms.float32).reshape(shape)
         start = ops.zeros_like(labels[:, :1])  # (B, 1)
         return (
             ops.cat((logits, ops.zeros_like(logits[:, :1])), 1),

@@ -6,11 +6,11 @@ Letters: T tokens of all rows, H hidden, F ffn.
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.modules.linear import Linear
-from mindformers.ops.activation import build_swiglu
+from mindformers.ops.activation import build_split_swiglu, build_swiglu
 from mindformers.ops.backend import compute_dtype, storage_dtype
 
 
@@ -54,11 +54,12 @@ class ChatGLM2SplitMLP(nn.Cell):
         super().__init__()
         self.dense_left = build_linear(config, config.hidden_size, config.ffn_hidden_size)
         self.dense_right = build_linear(config, config.hidden_size, config.ffn_hidden_size)
+        self.activation = build_split_swiglu()
         self.dense_4h_to_h = build_linear(config, config.ffn_hidden_size, config.hidden_size)
 
     def construct(self, x: Tensor) -> Tensor:
         """Return (T, H) for ``x`` (T, H)."""
-        return self.dense_4h_to_h(ops.silu(self.dense_left(x)) * self.dense_right(x))
+        return self.dense_4h_to_h(self.activation(self.dense_left(x), self.dense_right(x)))
 
 
 def build_mlp(config: ChatGLM2Config) -> nn.Cell:

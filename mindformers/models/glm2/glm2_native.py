@@ -46,7 +46,7 @@ def native_network(
         sizes,
         layers,
         LinearWeight(tuple(weights["transformer.embedding.embedding_weight"])),
-        LinearWeight(tuple(weights["transformer.output_layer.weight"])),
+        LinearWeight(tuple(weights["transformer.output_layer.weight"]), compute=_compute(config)),
         _vector(weights["transformer.encoder.final_layernorm.weight"]),
         build_rotary_table(config.seq_length, config.rotary_dim, config.rope_base),
         cache_dtype,
@@ -62,7 +62,7 @@ def _layer(config: ChatGLM2Config, weights: Mapping[str, Parts], index: int) -> 
         if has_bias:
             pieces = [part for name in names for part in weights[f"{prefix}{name}.bias"]]
             bias = _vector(pieces)
-        return LinearWeight(tuple(parts), bias)
+        return LinearWeight(tuple(parts), bias, compute=_compute(config))
 
     def norm(name: str, is_there: bool = True) -> np.ndarray | None:
         return _vector(weights[f"{prefix}{name}.weight"]) if is_there else None
@@ -79,6 +79,10 @@ def _layer(config: ChatGLM2Config, weights: Mapping[str, Parts], index: int) -> 
         after_attention=norm("post_self_attn_layernorm", config.post_self_attn_layernorm),
         after_mlp=norm("post_mlp_layernorm", config.post_mlp_layernorm),
     )
+
+
+def _compute(config: ChatGLM2Config) -> str:
+    return "bfloat16" if config.compute_dtype == "bfloat16" else "float32"
 
 
 def _qkv_names(config: ChatGLM2Config) -> list[str]:

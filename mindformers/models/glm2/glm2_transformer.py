@@ -11,11 +11,11 @@ from mindspore import Tensor, nn, ops
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_modules import build_linear, build_mlp, residual_dtype
 from mindformers.modules.norm import RMSNorm
-from mindformers.ops.attention import build_attention
+from mindformers.ops.attention import build_rotated_attention
 from mindformers.ops.backend import compute_dtype, storage_dtype
 from mindformers.ops.cast import Keep, build_cast
 from mindformers.ops.paged_attention import build_paged_attention
-from mindformers.ops.rotary import Rotary
+from mindformers.ops.rotary import Rotary, RotateHeads
 
 
 class ChatGLM2SelfAttention(nn.Cell):
@@ -31,8 +31,11 @@ class ChatGLM2SelfAttention(nn.Cell):
         heads, groups, size = config.num_heads, config.n_kv_heads, config.kv_channels
         self.num_heads, self.num_groups, self.head_dim = heads, groups, size
         self.build_projections(config)
-        self.rotary = Rotary(config.rotary_dim, size, compute_dtype(config.compute_dtype))
-        self.attention = build_attention(heads, groups, size, config.use_flash_attention)
+        rotary = Rotary(config.rotary_dim, size, compute_dtype(config.compute_dtype))
+        self.rotate = RotateHeads(heads, groups, rotary)
+        self.attention = build_rotated_attention(
+            self.rotate, config.rotary_dim, size, config.use_flash_attention
+        )
         self.cached_attention: nn.Cell | None = None
         self.dense = build_linear(config, heads * size, config.hidden_size)
 
@@ -65,7 +68,7 @@ class ChatGLM2SelfAttention(nn.Cell):
             x: (T, H), normalized.
             cos: (B, S, 1, D).
             sin: (B, S, 1, D).
-            mask: (1 or B, 1, S, S), for attention without cache.
+            mask: For attention without cache, from the cell ``build_mask`` gives.
             cache: ``CacheInputs`` of this call, or None.
 
         Returns:
@@ -75,16 +78,11 @@ class ChatGLM2SelfAttention(nn.Cell):
         qkv = self.project(x).reshape(
             (-1, tokens, self.num_heads + 2 * self.num_groups, self.head_dim)
         )  # (B, S, N+2G, D)
-        rotated = self.rotary(
-            qkv[:, :, : self.num_heads + self.num_groups], cos, sin
-        )  # (B, S, N+G, D)
-        query = rotated[:, :, : self.num_heads]  # (B, S, N, D)
-        key = rotated[:, :, self.num_heads :]  # (B, S, G, D)
-        value = qkv[:, :, self.num_heads + self.num_groups :]  # (B, S, G, D)
         if cache is None:
-            mixed = self.attention(query, key, value, mask)
+            mixed = self.attention(qkv, cos, sin, mask)
         else:
             assert self.cached_attention is not None
+            query, key, value = self.rotate(qkv, cos, sin)
             mixed = self.cached_attention(query, key, value, cache)
         return self.dense(mixed.reshape((-1, self.num_heads * self.head_dim)))
 

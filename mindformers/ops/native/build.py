@@ -1,129 +1,230 @@
-"""Compile the kernels into the user's cache, once for each source, compiler and kind of CPU.
+"""Compile the kernels, once for each source, compiler and kind of CPU; the cache keeps the result.
 
 The library is built where it is used, so it needs no wheel per platform: any C++17 compiler does.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from mindformers.errors import DeviceError
 from mindformers.logger import logger
+from mindformers.ops.native import cache
+from mindformers.ops.native.cpus import usable_cpus
+from mindformers.ops.native.sets import InstructionSet, chosen_sets
 
 SOURCES = Path(__file__).with_name("src")
-CACHE_VARIABLE = "MINDFORMERS_CACHE"
 COMPILER_VARIABLE = "CXX"
+_NAMES = ("g++", "c++", "clang++")
+Compiler = tuple[str, ...]
 
 _COMMON = (
-    "-O3", "-std=c++17", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math",
+    "-std=c++17", "-fPIC", "-pipe", "-pthread", "-fno-math-errno", "-fno-trapping-math",
     "-ffp-contract=fast", "-Wno-uninitialized", "-Wno-maybe-uninitialized",
 )  # fmt: skip
-_AVX2 = ("-mavx2", "-mfma", "-mf16c")
-_SETS: dict[str, dict[str, tuple[str, ...]]] = {
-    "x86_64": {
-        "generic": (),
-        "avx2": _AVX2,
-        "avx512": (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
-    },
-}
+# Compiling at -O3 takes two to three times as long. These files gain nothing by it: their inner loops
+# are unrolled by hand. Nor does the set that no CPU with a better one uses.
+_SLOW_TO_OPTIMIZE = ("gemm.cpp", "api.cpp", "threads.cpp", "table.cpp")
+_SLOW_SET = "generic"
 _EVERY_SET = ("table.cpp",)  # files that are compiled once per instruction set define ISA themselves
+_LOCK_SECONDS = 900.0  # a build takes seconds; whoever holds the lock for longer hangs
 
 
-def cache_folder() -> Path:
-    """Return the folder compiled libraries are kept in."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(chosen) if chosen else Path(base) / "mindformers"
+@dataclass(frozen=True)
+class Recipe:
+    """What a library is made of.
+
+    Args:
+        sets: The instruction sets it holds, best first.
+        flags: Further compiler flags, such as those of a sanitizer; they may override ``-O``.
+    """
+
+    sets: tuple[InstructionSet, ...]
+    flags: tuple[str, ...] = ()
+
+    def key(self) -> str:
+        """Return a hash of everything but the compiler: sources, flags, sets, kind of machine."""
+        digest = hashlib.sha256()
+        for path in sorted(SOURCES.iterdir()):
+            digest.update(path.name.encode() + path.read_bytes())
+        system = (platform.machine(), platform.system(), _c_library())
+        digest.update(repr((_COMMON, _SLOW_TO_OPTIMIZE, self, system)).encode())
+        return digest.hexdigest()[:16]
 
 
-def find_compiler() -> str | None:
-    """Return the path of a C++ compiler, or None."""
-    names = (os.environ.get(COMPILER_VARIABLE), "g++", "c++", "clang++")
-    return next((found for name in names if name and (found := shutil.which(name))), None)
+def _c_library() -> str:
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (AttributeError, ValueError, OSError):  # another C library
+        return ""
 
 
-def library_key(compiler: str, flags: tuple[str, ...] = ()) -> str:
-    """Return the name of a build: a hash of the sources, the compiler's version and the machine."""
-    digest = hashlib.sha256()
-    for path in sorted(SOURCES.iterdir()):
-        digest.update(path.name.encode() + path.read_bytes())
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    digest.update(repr((compiler, version.stdout, platform.machine(), _COMMON, flags)).encode())
-    return digest.hexdigest()[:16]
+def find_compiler() -> Compiler | None:
+    """Return a C++ compiler as the words that start it, or None.
+
+    ``CXX``, if set, is the only one looked for; it may hold arguments, as in ``ccache g++``.
+    """
+    chosen = os.environ.get(COMPILER_VARIABLE, "").split()
+    for first, *rest in [chosen] if chosen else [[name] for name in _NAMES]:
+        found = shutil.which(first)
+        if found:
+            return (found, *rest)
+    return None
 
 
-def build(flags: tuple[str, ...] = ()) -> Path:
+def _identity(compiler: Compiler) -> str:
+    """Return a hash that changes when the compiler is replaced, without starting it."""
+    digest = hashlib.sha256(repr(compiler).encode())
+    for word in compiler:
+        found = shutil.which(word)
+        if found:
+            real = Path(found).resolve()
+            status = real.stat()
+            digest.update(repr((str(real), status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()[:8]
+
+
+def build(flags: Sequence[str] = (), *, is_fresh: bool = False) -> Path:
     """Return the compiled library, building it if it is not in the cache.
 
     Args:
         flags: Further compiler flags, such as those of a sanitizer.
+        is_fresh: Build it although it is there, because it cannot be loaded.
 
     Raises:
-        DeviceError: If there is no compiler or it fails; with the compiler's first error.
+        ConfigError: If the user names an instruction set that does not exist.
+        DeviceError: If there is no compiler, it fails (with its first error), or no folder can be written.
     """
-    compiler = find_compiler()
+    recipe = Recipe(chosen_sets(), tuple(flags))
+    compiler, key = find_compiler(), recipe.key()
+    # Without a compiler one that was built before, as in a container image, serves as well.
+    name = f"kernels-{key}-{_identity(compiler)}.so" if compiler else f"kernels-{key}-*.so"
+    found = None if is_fresh else cache.find(name)
+    if found is not None:
+        return found
     if compiler is None:
+        chosen = os.environ.get(COMPILER_VARIABLE)
         raise DeviceError(
-            "no C++ compiler is installed",
+            f"the C++ compiler {chosen} ({COMPILER_VARIABLE}) is not there" if chosen
+            else "no C++ compiler is installed",
             allowed="g++ or clang++ with C++17",
             fix="install one (Debian: apt-get install g++)",
-        )
-    target = cache_folder() / f"kernels-{library_key(compiler, flags)}.so"
-    if target.is_file():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if not target.is_file():
-            _compile(compiler, flags, target)
-    return target
+        )  # fmt: skip
+    return _build_somewhere(compiler, recipe, name, is_fresh)
 
 
-def _compile(compiler: str, flags: tuple[str, ...], target: Path) -> None:
-    logger.info("compiling the CPU kernels, once for this machine (about half a minute)")
+def _build_somewhere(compiler: Compiler, recipe: Recipe, name: str, is_fresh: bool) -> Path:
+    reason: OSError | None = None
+    for folder in cache.folders_to_build_in():
+        target = folder / name
+        try:
+            with _lock(folder):
+                if is_fresh or not cache.is_complete(target):
+                    _compile(compiler, recipe, target)
+                    cache.prune(folder)
+            return target
+        except OSError as error:  # a full disk, mostly
+            reason = error
+            logger.warning("the kernels cannot be built in %s: %s", folder, error.strerror or error)
+    raise DeviceError(
+        "the compiled kernels can be written nowhere", where=str(reason),
+        fix=f"make room, or set {cache.CACHE_VARIABLE} to a folder of yours",
+    )  # fmt: skip
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Let one process build at a time; where files cannot be locked each builds, which is only slower."""
+    lock = FileLock(folder / "kernels.lock")
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("another process compiles the CPU kernels; waiting for it")
+            lock.acquire(timeout=_LOCK_SECONDS)
+    except (Timeout, NotImplementedError):
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _compile(compiler: Compiler, recipe: Recipe, target: Path) -> None:
+    names = ", ".join(each.name for each in recipe.sets)
+    logger.info("compiling the CPU kernels (%s), once for this machine: 10 to 30 seconds", names)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as name:
         folder = Path(name)
-        commands, objects = _commands(compiler, flags, folder)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            list(pool.map(_run, commands))
+        commands, objects = compile_commands(compiler, recipe, folder)
+        with ThreadPoolExecutor(usable_cpus()) as pool:
+            running = [pool.submit(_run, command, folder) for command in commands]
+            try:
+                for each in running:
+                    each.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         linked = folder / "kernels.so"
-        _run([compiler, "-shared", "-pthread", *flags, *objects, "-o", str(linked)])
-        linked.replace(target)
+        _run([*compiler, "-shared", "-pthread", *recipe.flags, *objects, "-o", str(linked)], folder)
+        cache.publish(linked, target)
     logger.info("compiled: %s", target)
 
 
-def _commands(
-    compiler: str, flags: tuple[str, ...], folder: Path
+def compile_commands(
+    compiler: Compiler, recipe: Recipe, folder: Path
 ) -> tuple[list[list[str]], list[str]]:
     """Return the compiler's command lines and the objects they make; the longest come first."""
-    sets = _SETS.get(platform.machine(), {"generic": ()})
+    has = tuple(f"-DMF_HAS_{each.name}" for each in recipe.sets)
     commands, objects = [], []
     for source in sorted(SOURCES.glob("*.cpp"), key=lambda path: -path.stat().st_size):
         is_shared = "namespace ISA" not in source.read_text(encoding="utf-8")
         is_shared = is_shared and source.name not in _EVERY_SET
-        variants: dict[str, tuple[str, ...]] = {"": ()} if is_shared else sets
-        for name, extra in variants.items():
+        variants = (None,) if is_shared else recipe.sets
+        for variant in variants:
+            name = variant.name if variant else ""
+            is_quick = source.name in _SLOW_TO_OPTIMIZE or name == _SLOW_SET
+            special = (*variant.compiler_flags, f"-DISA={name}") if variant else has
             made = str(folder / f"{source.stem}.{name}.o")
-            define = (f"-DISA={name}",) if name else ()
+            level = "-O2" if is_quick else "-O3"
             commands.append(
-                [compiler, *_COMMON, *flags, *extra, *define, "-c", str(source), "-o", made]
+                [*compiler, level, *_COMMON, *recipe.flags, *special, "-c", str(source), "-o", made]
             )
             objects.append(made)
     return commands, objects
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
-        raise DeviceError(
-            f"the compiler failed: {lines[0].strip()[:300]}", where=" ".join(command[:1])
-        )
+def _run(command: Sequence[str], folder: Path) -> None:
+    """Run a compiler; its own temporary files go to ``folder`` too.
+
+    Raises:
+        OSError: If the disk is full.
+        DeviceError: If it fails, with its first error.
+    """
+    environment = {**os.environ, "TMPDIR": str(folder), "LC_ALL": "C"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False, env=environment,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if not done.returncode:
+        return
+    if os.strerror(errno.ENOSPC) in done.stderr or "No space left" in done.stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    lines = lines or done.stderr.splitlines() or [f"exit code {done.returncode}"]
+    raise DeviceError(f"the compiler failed: {lines[0].strip()[:300]}", where=command[0])

@@ -36,12 +36,15 @@ class LinearWeight:
         bias: (rows,) float32, or None.
         scales: For int8 and int4, per piece (rows_i, cols / group) float16.
         zeros: For asymmetric int4, per piece (rows_i, cols / group) uint8; else empty.
+        compute: ``bfloat16``: what comes into a product of many tokens may be rounded to it, where the CPU
+            multiplies bfloat16 faster; ``float32``: never.
     """
 
     parts: tuple[Buffer, ...]
     bias: np.ndarray | None = None
     scales: tuple[Buffer, ...] = ()
     zeros: tuple[Buffer, ...] = ()
+    compute: str = "float32"
 
     @property
     def rows(self) -> int:
@@ -61,7 +64,7 @@ class LinearWeight:
     def struct(self) -> WeightStruct:
         """Return the C structure; valid as long as this object lives."""
         found = WeightStruct(rows=self.rows, cols=self.cols, parts=len(self.parts))
-        found.dtype = DTYPES[self.dtype]
+        found.dtype, found.compute = DTYPES[self.dtype], DTYPES[self.compute]
         found.group = self.cols // self.scales[0].shape[1] if self.scales else 0
         for index, part in enumerate(self.parts):
             found.part[index] = PartStruct(

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from mindformers.dataset.encode import (
+    IGNORED_LABEL,
+    EncodedRows,
     NothingToLearnError,
-    Sample,
+    Prompt,
     TooLongError,
-    encode_conversation,
+    encode_conversations,
 )
 from mindformers.dataset.formats import conversation_or_error
-from mindformers.dataset.messages import OrderPolicy
+from mindformers.dataset.messages import Conversation, OrderPolicy
+from mindformers.dataset.mindrecord_rows import PackedRows, RowPacker
 from mindformers.dataset.rows import RawRow, read_rows
 from mindformers.errors import DataError
 from mindformers.tools.dataset_preprocess.report import Tally
 
-WORKER_TIMEOUT = 300.0  # seconds for one chunk; it takes a fraction of one
 MALFORMED, TOO_LONG, NOTHING_TO_LEARN = "malformed", "too long", "nothing to learn"
-_CHUNK_ROWS, _CHUNK_TOKENS, _CHUNK_BYTES = 64, 2**22, 2**20
+_CHUNK_ROWS, _CHUNK_TOKENS, _CHUNK_BYTES = 512, 2**19, 2**20
 
 Rows = Sequence[RawRow | DataError]
+
+
+def rows_of_chunk(seq_length: int) -> int:
+    """Return how many rows a chunk has at most."""
+    return max(1, min(_CHUNK_ROWS, _CHUNK_TOKENS // seq_length))
 
 
 @dataclass(frozen=True)
@@ -60,73 +58,96 @@ class EncodedChunk:
     """Training rows of some input rows.
 
     Attributes:
-        input_ids: (rows, seq_length) int32.
-        labels: (rows, seq_length) int32.
-        lengths: Positions of each row that are not filling.
+        rows: Those that could be made.
         tally: What became of the input rows.
         error: What ends the work here; the rows before it are in the chunk.
     """
 
-    input_ids: np.ndarray
-    labels: np.ndarray
-    lengths: list[int]
-    tally: Tally = field(default_factory=Tally)
+    rows: EncodedRows
+    tally: Tally
     error: DataError | None = None
 
 
-def encode_rows(tokenizer: Any, rows: Rows, options: EncodeOptions) -> EncodedChunk:
-    """Return the training rows of a few raw rows."""
-    tally, samples, failure = Tally(), [], None
-    for row in rows:
-        tally.rows_read += 1
-        outcome = _encode_row(tokenizer, row, options)
-        if isinstance(outcome, Sample):
-            samples.append(outcome)
-            continue
-        reason = _reason(outcome)
-        is_fatal = {
-            MALFORMED: options.on_error == "error",
-            TOO_LONG: options.too_long == "error",
-            NOTHING_TO_LEARN: False,
-        }[reason]
-        if is_fatal:
-            failure = outcome
-            break
-        tally.drop(reason, outcome)
-    for sample in samples:
-        tally.tokens += sample.num_tokens
-        tally.trained_tokens += sample.num_trained
-        tally.truncated += sample.num_cut > 0
-        tally.cut_tokens += sample.num_cut
-    empty = np.empty((0, options.seq_length), dtype=np.int32)
-    return EncodedChunk(
-        np.stack([sample.input_ids for sample in samples]) if samples else empty,
-        np.stack([sample.labels for sample in samples]) if samples else empty,
-        [sample.num_tokens for sample in samples],
-        tally,
-        failure,
-    )
+@dataclass
+class PackedChunk:
+    """The same, as a MindRecord file holds it; attributes as of ``EncodedChunk``."""
+
+    rows: PackedRows
+    tally: Tally
+    error: DataError | None = None
 
 
-def _encode_row(
-    tokenizer: Any, row: RawRow | DataError, options: EncodeOptions
-) -> Sample | DataError:
-    conversation = (
-        row if isinstance(row, DataError) else conversation_or_error(row, order=options.order)
-    )
-    if isinstance(conversation, DataError):
-        return conversation
-    try:
-        return encode_conversation(
-            tokenizer,
-            conversation.as_dict()["messages"],
-            options.seq_length,
-            tools=conversation.tools,
-            truncate=options.too_long == "truncate",
-            where=conversation.where,
+class RowEncoder:
+    """Turns raw rows into training rows.
+
+    Args:
+        tokenizer: Renders and encodes.
+        options: How rows are made.
+    """
+
+    def __init__(self, tokenizer: Any, options: EncodeOptions) -> None:
+        self.options = options
+        self._tokenizer = tokenizer
+        fills = (tokenizer.pad_token_id, IGNORED_LABEL)
+        self._packer = RowPacker(options.seq_length, fills)
+
+    def encode(self, rows: Rows) -> EncodedChunk:
+        """Return the training rows of a few raw rows."""
+        errors = [self._conversation(row) for row in rows]
+        prompts = [
+            Prompt(outcome.as_dict()["messages"], outcome.tools, outcome.where)
+            for outcome in errors
+            if isinstance(outcome, Conversation)
+        ]
+        encoded, refused = encode_conversations(
+            self._tokenizer,
+            prompts,
+            self.options.seq_length,
+            truncate=self.options.too_long == "truncate",
         )
-    except DataError as error:
-        return error
+        reasons = iter(refused)
+        outcomes = [
+            next(reasons) if isinstance(outcome, Conversation) else outcome for outcome in errors
+        ]
+        return self._chunk(encoded, outcomes)
+
+    def pack(self, rows: Rows) -> PackedChunk:
+        """Return the training rows of a few raw rows as records."""
+        chunk = self.encode(rows)
+        columns = (chunk.rows.input_ids, chunk.rows.labels)
+        packed = self._packer.pack(columns, chunk.rows.num_tokens)
+        return PackedChunk(packed, chunk.tally, chunk.error)
+
+    def _conversation(self, row: RawRow | DataError) -> Conversation | DataError:
+        if isinstance(row, DataError):
+            return row
+        return conversation_or_error(row, order=self.options.order)
+
+    def _chunk(self, rows: EncodedRows, outcomes: Sequence[DataError | None]) -> EncodedChunk:
+        """Count what became of the input rows, up to the first that ends the work."""
+        tally, num_good, failure = Tally(), 0, None
+        for outcome in outcomes:
+            tally.rows_read += 1
+            if outcome is None:
+                num_good += 1
+            elif self._is_fatal(outcome):
+                failure = outcome
+                break
+            else:
+                tally.drop(_reason(outcome), outcome)
+        rows = rows.only(np.arange(len(rows)) < num_good)
+        tally.tokens = int(rows.num_tokens.sum())
+        tally.trained_tokens = int(rows.num_trained.sum())
+        tally.truncated = int(np.count_nonzero(rows.num_cut))
+        tally.cut_tokens = int(rows.num_cut.sum())
+        return EncodedChunk(rows, tally, failure)
+
+    def _is_fatal(self, error: DataError) -> bool:
+        return {
+            MALFORMED: self.options.on_error == "error",
+            TOO_LONG: self.options.too_long == "error",
+            NOTHING_TO_LEARN: False,
+        }[_reason(error)]
 
 
 def _reason(error: DataError) -> str:
@@ -135,42 +156,26 @@ def _reason(error: DataError) -> str:
     return NOTHING_TO_LEARN if isinstance(error, NothingToLearnError) else MALFORMED
 
 
-def encode_files(
+def read_chunks(
     files: Sequence[Path],
-    tokenizer: Any,
-    options: EncodeOptions,
+    seq_length: int,
     *,
-    num_workers: int = 1,
     repeat: int = 1,
     on_bytes: Callable[[int], None] | None = None,
-) -> Iterator[EncodedChunk]:
-    """Yield the training rows of files, chunk by chunk in the order of the input.
+) -> Iterator[Rows]:
+    """Yield the raw rows of files in pieces that are worth a worker's while.
 
     Args:
         files: Data files of any known form.
-        tokenizer: Renders and encodes.
-        options: How rows are made.
-        num_workers: Processes that encode; 1 encodes in this one.
+        seq_length: Length of the rows to be made (tokens); long ones make small pieces.
         repeat: How often the files are gone through.
         on_bytes: Called with numbers of bytes read.
 
     Raises:
-        DataError: If a file cannot be read, a row ends the work, or a worker dies or hangs.
+        DataError: If a file cannot be read.
     """
     rows = (row for _ in range(repeat) for file in files for row in read_rows(file, on_bytes))
-    chunks = _chunks(rows, max(1, min(_CHUNK_ROWS, _CHUNK_TOKENS // options.seq_length)))
-    encoded = (
-        map(partial(encode_rows, tokenizer, options=options), chunks)
-        if num_workers == 1
-        else _encode_in_workers(chunks, tokenizer, options, num_workers)
-    )
-    for chunk in encoded:
-        yield chunk
-        if chunk.error is not None:
-            raise chunk.error
-
-
-def _chunks(rows: Iterable[RawRow | DataError], num_rows: int) -> Iterator[Rows]:
+    num_rows = rows_of_chunk(seq_length)
     chunk: list[RawRow | DataError] = []
     size = 0
     for row in rows:
@@ -184,66 +189,57 @@ def _chunks(rows: Iterable[RawRow | DataError], num_rows: int) -> Iterator[Rows]
         yield chunk
 
 
-def _encode_in_workers(
-    chunks: Iterable[Rows], tokenizer: Any, options: EncodeOptions, num_workers: int
-) -> Iterator[EncodedChunk]:
-    # Forked workers share the tokenizer's memory; MindSpore is not loaded yet when they start.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else None)
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=_start_worker, initargs=(tokenizer, options)
-    )
-    pending: deque[tuple[Rows, Future[EncodedChunk]]] = deque()
-    try:
-        for chunk in chunks:
-            pending.append((chunk, pool.submit(_encode_in_worker, chunk)))
-            if len(pending) > 2 * num_workers:
-                yield _result(*pending.popleft())
-        while pending:
-            yield _result(*pending.popleft())
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.kill()  # one that hangs would be waited for
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def encoded_samples(
+    files: Sequence[Path], tokenizer: Any, options: EncodeOptions
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield ``input_ids`` and ``labels`` of one training row after another, not filled up.
+
+    Raises:
+        DataError: If a file cannot be read, or a row ends the work.
+    """
+    encoder = RowEncoder(tokenizer, options)
+    for chunk in map(encoder.encode, read_chunks(files, options.seq_length)):
+        seams = np.cumsum(chunk.rows.num_tokens)[:-1]
+        columns = (np.split(chunk.rows.input_ids, seams), np.split(chunk.rows.labels, seams))
+        yield from islice(zip(*columns, strict=True), len(chunk.rows))
+        if chunk.error is not None:
+            raise chunk.error
 
 
-def _result(rows: Rows, future: Future[EncodedChunk]) -> EncodedChunk:
-    where = rows[0].where
-    try:
-        return future.result(timeout=WORKER_TIMEOUT)
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a worker process died while it encoded the rows from here on",
-            where=where,
-            fix="check the free memory, or use --num_workers 1 to see the reason",
-        ) from error
-    except FutureTimeoutError as error:
-        raise DataError(
-            f"a worker process gave no answer for {WORKER_TIMEOUT:.0f} s on the rows from here on",
-            where=where,
-            fix="use --num_workers 1 to see where it hangs",
-        ) from error
+def encode_files(
+    files: Sequence[Path],
+    tokenizer: Any,
+    options: EncodeOptions,
+    *,
+    num_workers: int = 1,
+    repeat: int = 1,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[PackedChunk]:
+    """Yield the training rows of files, chunk by chunk in the order of the input.
 
+    The bytes of a chunk's rows are valid until the next chunk is asked for.
 
-_worker: dict[str, Any] = {}
+    Args:
+        files: Data files of any known form.
+        tokenizer: Renders and encodes.
+        options: How rows are made.
+        num_workers: Processes that encode; 1 encodes in this one.
+        repeat: How often the files are gone through.
+        on_bytes: Called with numbers of bytes read.
 
+    Raises:
+        DataError: If a file cannot be read, a row ends the work, or a worker dies or hangs.
+    """
+    chunks = read_chunks(files, options.seq_length, repeat=repeat, on_bytes=on_bytes)
+    encoder = RowEncoder(tokenizer, options)
+    if num_workers == 1:
+        packed: Iterator[PackedChunk] = map(encoder.pack, chunks)
+    else:
+        # Loaded here: a small data set needs neither processes nor what they are made with.
+        from mindformers.tools.dataset_preprocess.workers import pack_in_workers
 
-def _start_worker(tokenizer: Any, options: EncodeOptions) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _worker.update(tokenizer=tokenizer, options=options)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _encode_in_worker(rows: Rows) -> EncodedChunk:
-    return encode_rows(_worker["tokenizer"], rows, _worker["options"])
+        packed = pack_in_workers(chunks, encoder, num_workers)
+    for chunk in packed:
+        yield chunk
+        if chunk.error is not None:
+            raise chunk.error

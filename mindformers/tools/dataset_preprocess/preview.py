@@ -8,26 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from mindformers.config.data import IGNORED_LABEL
+from mindformers.config.columns import IGNORED_LABEL
 
 
 def trained_runs(
-    tokenizer: Any, input_ids: np.ndarray, labels: np.ndarray, num_tokens: int
+    tokenizer: Any, input_ids: np.ndarray, labels: np.ndarray
 ) -> list[tuple[str, bool]]:
     """Return a training row as stretches of text, each with whether the model learns it.
 
     Args:
         tokenizer: Decodes ids; special tokens stay visible.
-        input_ids: (seq_length,) of a stored row.
-        labels: (seq_length,) of the same row, shifted.
-        num_tokens: Positions that are not filling.
+        input_ids: (tokens,) of a stored row, without its filling.
+        labels: (tokens,) of the same row, shifted.
     """
-    learnt = labels[:num_tokens] != IGNORED_LABEL
+    learnt = labels != IGNORED_LABEL
     # Token i + 1 of the conversation is the label of position i.
-    ids = [int(token) for token in input_ids[:num_tokens]]
+    ids = [int(token) for token in input_ids]
     flags = [False, *map(bool, learnt[:-1])]
     if learnt[-1]:
-        ids.append(int(labels[num_tokens - 1]))
+        ids.append(int(labels[-1]))
         flags.append(True)
     runs: list[tuple[list[int], bool]] = []
     for token, flag in zip(ids, flags, strict=True):

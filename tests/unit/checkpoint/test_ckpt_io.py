@@ -9,7 +9,8 @@ import pytest
 
 from mindformers.checkpoint import ckpt_io
 from mindformers.checkpoint.ckpt_io import CkptFile, write_ckpt
-from mindformers.checkpoint.tensor_io import array_to_write
+from mindformers.checkpoint.dtypes import BY_NAME
+from mindformers.checkpoint.tensor_io import TensorToWrite, array_to_write
 from mindformers.errors import CheckpointError
 
 RNG = np.random.default_rng(0)
@@ -102,3 +103,21 @@ def test_a_type_the_format_has_no_name_for_is_refused(tmp_path):
     array = np.zeros(3, ml_dtypes.float8_e5m2)
     with pytest.raises(CheckpointError, match=r"x: a \.ckpt cannot hold float8_e5m2"):
         write_ckpt(tmp_path / "a.ckpt", [array_to_write("x", array)])
+
+
+def test_a_tensor_is_one_entry_until_the_size_of_an_entry_whatever_its_blocks(
+    tmp_path, monkeypatch
+):
+    array = np.arange(24, dtype=np.float32).reshape(6, 4)
+    tensor = TensorToWrite(
+        "w", BY_NAME["float32"], (6, 4), lambda: [array[:1], array[1:5], array[5:]]
+    )
+    path = write_ckpt(tmp_path / "a.ckpt", [tensor])
+    with CkptFile(path) as file:
+        assert [length for _, length in file.tensors["w"].segments] == [96]
+        np.testing.assert_array_equal(file.read("w"), array)
+    monkeypatch.setattr(ckpt_io, "_SLICE_BYTES", 40)
+    path = write_ckpt(tmp_path / "b.ckpt", [tensor])
+    with CkptFile(path) as file:
+        assert [length for _, length in file.tensors["w"].segments] == [40, 40, 16]
+        np.testing.assert_array_equal(file.read("w"), array)

@@ -1,34 +1,96 @@
 // The C interface: picks the instruction set, checks nothing (the Python side has), calls the kernels.
 
 #include <cstring>
+#include <exception>
 
+#include "check.h"
 #include "decoder.h"
 #include "kernels.h"
 #include "threads.h"
 
 namespace mf {
 
-extern const Kernels kernels_generic;
-#if defined(__x86_64__)
-extern const Kernels kernels_avx2;
+// A set the library was compiled with (-DMF_HAS_<name>) and whether this CPU runs it; best first.
+struct Set {
+  const Kernels* table;
+  bool (*is_supported)();
+};
+
+#define CPU_HAS(feature) bool(__builtin_cpu_supports(feature))
+#if defined(MF_HAS_avx512) || defined(MF_HAS_avx512vnni) || defined(MF_HAS_avx512bf16)
+static bool has_avx512() {
+  return CPU_HAS("avx512f") && CPU_HAS("avx512bw") && CPU_HAS("avx512vl") && CPU_HAS("avx512dq");
+}
+#endif
+#ifdef MF_HAS_avx512bf16
+extern const Kernels kernels_avx512bf16;
+static bool has_avx512bf16() { return has_avx512() && CPU_HAS("avx512vnni") && CPU_HAS("avx512bf16"); }
+#endif
+#ifdef MF_HAS_avx512vnni
+extern const Kernels kernels_avx512vnni;
+static bool has_avx512vnni() { return has_avx512() && CPU_HAS("avx512vnni"); }
+#endif
+#ifdef MF_HAS_avx512
 extern const Kernels kernels_avx512;
 #endif
+#ifdef MF_HAS_avx2
+extern const Kernels kernels_avx2;
+static bool has_avx2() { return CPU_HAS("avx2") && CPU_HAS("fma") && CPU_HAS("f16c"); }
+#endif
+#if defined(MF_HAS_neon) || defined(MF_HAS_generic)
+static bool always() { return true; }
+#endif
+#ifdef MF_HAS_neon
+extern const Kernels kernels_neon;
+#endif
+#ifdef MF_HAS_generic
+extern const Kernels kernels_generic;
+#endif
 
-static const Kernels* best() {
+static const Set sets[] = {
+#ifdef MF_HAS_avx512bf16
+    {&kernels_avx512bf16, has_avx512bf16},
+#endif
+#ifdef MF_HAS_avx512vnni
+    {&kernels_avx512vnni, has_avx512vnni},
+#endif
+#ifdef MF_HAS_avx512
+    {&kernels_avx512, has_avx512},
+#endif
+#ifdef MF_HAS_avx2
+    {&kernels_avx2, has_avx2},
+#endif
+#ifdef MF_HAS_neon
+    {&kernels_neon, always},
+#endif
+#ifdef MF_HAS_generic
+    {&kernels_generic, always},
+#endif
+};
+
+static const Kernels* find(const char* name) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq"))
-    return &kernels_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-    return &kernels_avx2;
 #endif
-  return &kernels_generic;
+  for (const Set& each : sets)
+    if ((!name || std::strcmp(each.table->name, name) == 0) && each.is_supported()) return each.table;
+  return nullptr;
 }
 
-static const Kernels* kernels = best();
+static const Kernels* kernels = find(nullptr);
 
 const Kernels& active() { return *kernels; }
+
+// No exception passes the C interface. Returns 0, or 1 when there was no memory.
+template <class Call>
+static int guarded(const Call& call) {
+  try {
+    call();
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
 
 }  // namespace mf
 
@@ -36,39 +98,33 @@ using namespace mf;
 
 extern "C" {
 
-const char* mf_instruction_set() { return kernels->name; }
+// The set in use; empty where this CPU runs none of the library's.
+const char* mf_instruction_set() { return kernels ? kernels->name : ""; }
 
 int mf_use_instruction_set(const char* name) {
-  const Kernels* top = best();
-  const Kernels* known[] = {
-#if defined(__x86_64__)
-      &kernels_avx512, &kernels_avx2,
-#endif
-      &kernels_generic};
-  bool is_allowed = false;
-  for (const Kernels* each : known) {
-    is_allowed = is_allowed || each == top;
-    if (is_allowed && std::strcmp(each->name, name) == 0) {
-      kernels = each;
-      return 0;
-    }
-  }
-  return 1;
+  const Kernels* found = find(name);
+  if (!found) return 1;
+  kernels = found;
+  return 0;
 }
 
 int mf_threads() { return thread_count(); }
 void mf_set_threads(int count) { set_thread_count(count); }
 
-void mf_gemm(const Matrix* a, const Matrix* b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc,
-             int accumulate) {
-  kernels->gemm(*a, *b, m, n, k, c, ldc, accumulate != 0);
+int mf_gemm(const Matrix* a, const Matrix* b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc,
+            int accumulate) {
+  return guarded([&] { kernels->gemm(*a, *b, m, n, k, c, ldc, accumulate != 0); });
 }
 
-void mf_linear(const float* x, int64_t tokens, const Weight* w, float* y, int64_t ldy) {
-  kernels->linear(x, tokens, *w, y, ldy);
+int mf_linear(const float* x, int64_t tokens, const Weight* w, float* y, int64_t ldy) {
+  return guarded([&] { kernels->linear(x, tokens, *w, y, ldy); });
 }
 
-void mf_run_step(const Network* network, const Step* step, float* logits) {
-  kernels->run_step(*network, *step, logits);
+int mf_check_step(const Network* network, const Step* step, int64_t num_blocks) {
+  return check_step(network->shape, *step, num_blocks);
+}
+
+int mf_run_step(const Network* network, const Step* step, float* logits) {
+  return guarded([&] { kernels->run_step(*network, *step, logits); });
 }
 }

@@ -123,10 +123,10 @@ void run_step(const Network& n, const Step& step, float* logits) {
   for (int64_t i = 0; i < s.layers; ++i) run_layer(n, n.layers[i], step, b, i == 0);
   for (int64_t i = 0; i < step.outputs; ++i) {
     const int64_t t = step.picked[i];
-    float *row = b.hidden + t * s.hidden, *out = b.wide + i * s.hidden;
+    float *row = b.hidden + t * s.hidden, *out = b.normed + i * s.hidden;
     rms_norm_row(row, b.added + t * s.hidden, n.final_norm, s.eps, s.hidden, out);
   }
-  linear(b.wide, step.outputs, n.head, logits, s.vocab);
+  linear(b.normed, step.outputs, n.head, logits, s.vocab);
 }
 
 }  // namespace ISA

@@ -1,6 +1,8 @@
 // C = A B for large matrices: blocks of A packed once by all threads, blocks of B packed by whoever takes them.
 
 #include <algorithm>
+#include <cstdlib>
+#include <new>
 
 #include "kernels.h"
 #include "quant.h"
@@ -13,7 +15,7 @@ namespace {
 
 constexpr int64_t MC = MR * 12;     // rows of A that stay in the second-level cache
 constexpr int64_t M_BLOCK = 4096;   // rows of A packed at once; bounds the buffer
-enum Slot { PACKED_B = 0 };
+enum Slot { PACKED_B = 0, ROUNDED = 7 };
 
 // Columns of C a task takes: enough to fill the packed block, few enough that all threads get their share.
 int64_t task_columns(int64_t n) {
@@ -23,7 +25,7 @@ int64_t task_columns(int64_t n) {
   return std::max<int64_t>(NR, round_up(ceil_div(n, tasks), NR));
 }
 
-template <class PackA, class PackB>
+template <bool PAIRS = false, class PackA, class PackB>
 void product(int64_t m, int64_t n, int64_t k, const PackA& pack_a, const PackB& pack_b, float* c,
              int64_t ldc, bool accumulate) {
   const int64_t columns = task_columns(n), tasks = ceil_div(n, columns);
@@ -35,7 +37,9 @@ void product(int64_t m, int64_t n, int64_t k, const PackA& pack_a, const PackB& 
   const int64_t needed = round_up(std::min(m, M_BLOCK), MR) * std::min<int64_t>(k, KC);
   if (shared.size < needed) {
     std::free(shared.data);
+    shared.size = 0;
     shared.data = static_cast<float*>(std::aligned_alloc(64, size_t(round_up(needed * 4, 64))));
+    if (!shared.data) throw std::bad_alloc();
     shared.size = needed;
   }
   float* packed_a = shared.data;
@@ -53,7 +57,7 @@ void product(int64_t m, int64_t n, int64_t k, const PackA& pack_a, const PackB& 
         float* packed_b = static_cast<float*>(scratch(PACKED_B, columns * KC * 4));
         pack_b(n0, width, k0, depth, packed_b);
         for (int64_t i = 0; i < rows; i += MC)
-          packed_product(std::min(MC, rows - i), width, depth, packed_a + i * depth, packed_b,
+          packed_product<PAIRS>(std::min(MC, rows - i), width, depth, packed_a + i * depth, packed_b,
                          c + (m0 + i) * ldc + n0, ldc, accumulate || k0 > 0);
       });
     }
@@ -90,6 +94,24 @@ void with_b(const Matrix& a, const Matrix& b, int64_t m, int64_t n, int64_t k, f
   }
 }
 
+// y = x W^T with both rounded to bfloat16 and sums in float; words of two.
+void pairs_product(const float* x, int64_t tokens, const Part& part, int64_t cols, float* y, int64_t ldy) {
+  const int64_t words = cols / 2;
+  bf16* rounded = static_cast<bf16*>(scratch(ROUNDED, tokens * cols * 2));
+  parallel(ceil_div(tokens, 16), [&](int64_t index) {
+    const int64_t first = index * 16 * cols, stop = std::min(tokens, index * 16 + 16) * cols;
+    int64_t i = first;
+    for (; i + VW <= stop; i += VW) store(rounded + i, load(x + i));
+    for (; i < stop; ++i) assign(rounded[i], x[i]);
+  });
+  const float *a = reinterpret_cast<const float*>(rounded), *b = static_cast<const float*>(part.data);
+  product<true>(tokens, part.rows, words, [=](int64_t m0, int64_t count, int64_t k0, int64_t depth, float* out) {
+    pack_rows<MR>(a + m0 * words + k0, words, count, depth, out);
+  }, [=](int64_t n0, int64_t count, int64_t k0, int64_t depth, float* out) {
+    pack_rows<NR>(b + n0 * words + k0, words, count, depth, out);
+  }, y, ldy, false);
+}
+
 }  // namespace
 
 void gemm(const Matrix& a, const Matrix& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc,
@@ -113,6 +135,8 @@ void linear_large(const float* x, int64_t tokens, const Weight& w, float* y, int
              [&](int64_t n0, int64_t count, int64_t k0, int64_t depth, float* out) {
                pack_quantized<NR>(w, part, n0, count, k0, depth, out);
              }, y + first, ldy, false);
+    } else if (HAS_PAIRS && w.dtype == BF16 && w.compute == BF16 && w.cols % 2 == 0) {
+      pairs_product(x, tokens, part, w.cols, y + first, ldy);
     } else {
       gemm(a, Matrix{part.data, w.cols, DType(w.dtype), true}, tokens, part.rows, w.cols, y + first, ldy,
            false);

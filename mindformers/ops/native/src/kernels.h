@@ -9,6 +9,7 @@
 namespace mf {
 
 struct Network;
+struct TrainKernels;
 
 // Attention of the step's tokens in one layer. query: (tokens, query_step), rotated, heads first in a row;
 // out: (tokens, heads * head_dim). Keys and values of these tokens are in the cache already.
@@ -39,10 +40,13 @@ void gemm(const Matrix& a, const Matrix& b, int64_t m, int64_t n, int64_t k, flo
 void linear_large(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
 // The same for up to 8 tokens, at the speed the weights can be read.
 void linear_small(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
+// The same for int8 and int4 weights and any number of tokens, with activations rounded to int8.
+void linear_quantized(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
 void linear(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
 void attention(const AttentionCall& call);
 // Runs the network on the step's tokens; logits: (outputs, vocab).
 void run_step(const Network& network, const Step& step, float* logits);
+extern const TrainKernels train_kernels;
 }  // namespace ISA
 #endif
 
@@ -52,6 +56,7 @@ struct Kernels {
   void (*gemm)(const Matrix&, const Matrix&, int64_t, int64_t, int64_t, float*, int64_t, bool);
   void (*linear)(const float*, int64_t, const Weight&, float*, int64_t);
   void (*run_step)(const Network&, const Step&, float*);
+  const TrainKernels* train;
 };
 
 // The table of the instruction set in use.

@@ -46,6 +46,15 @@ typedef int8_t vb_any __attribute__((vector_size(VW), aligned(1), may_alias));
 static inline vf load(const float* p) { return *reinterpret_cast<const vf_any*>(p); }
 static inline void store(float* p, vf v) { *reinterpret_cast<vf_any*>(p) = v; }
 static inline vf splat(float x) { return x - vf{}; }
+// The 32 bits at p in every lane, whatever they stand for.
+static inline vf splat_word(const float* p) {
+  uint32_t bits;
+  std::memcpy(&bits, p, 4);
+  vu wide = bits - vu{};
+  vf out;
+  std::memcpy(&out, &wide, sizeof out);
+  return out;
+}
 
 static inline vf from_bf16(vh h) {
   vu wide = __builtin_convertvector(h, vu) << 16;
@@ -81,12 +90,19 @@ static inline void store(bf16* p, vf v) {
   *reinterpret_cast<vh_any*>(p) = __builtin_convertvector(picked, vh);
 }
 
+typedef float v4 __attribute__((vector_size(16)));
+
 static inline float sum(vf v) {
-  float lane[VW];
-  std::memcpy(lane, &v, sizeof v);
-  for (int width = VW / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-  return lane[0];
+  v4 part[VW / 4];
+  std::memcpy(part, &v, sizeof v);
+#if defined(__AVX512F__)
+  v4 four = (part[0] + part[1]) + (part[2] + part[3]);
+#elif defined(__AVX2__)
+  v4 four = part[0] + part[1];
+#else
+  v4 four = part[0];
+#endif
+  return (four[0] + four[1]) + (four[2] + four[3]);
 }
 
 static inline vf max(vf a, vf b) { return a > b ? a : b; }

@@ -14,6 +14,7 @@ const Kernels TABLE_OF(ISA) = {
     ISA::gemm,
     ISA::linear,
     ISA::run_step,
+    &ISA::train_kernels,
 };
 
 }  // namespace mf

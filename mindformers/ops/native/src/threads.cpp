@@ -2,13 +2,15 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <unistd.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -36,6 +38,7 @@ struct Pool {
   alignas(64) std::atomic<int64_t> done{0};  // tasks of the job that have ended
   std::atomic<int> sleeping{0};
   std::atomic<bool> stop{false};
+  std::atomic<bool> has_failed{false};  // a task of the job ran out of memory
   Task task = nullptr;
   void* context = nullptr;
   std::mutex mutex;
@@ -50,7 +53,7 @@ struct Pool {
 
 std::mutex gate;  // one job at a time; also guards the pool's size
 Pool* pool = nullptr;
-int wanted = 0;
+std::atomic<int> wanted{0};  // 0: not asked for yet
 thread_local bool is_inside = false;  // a kernel that calls a kernel runs it on its own thread
 
 int allowed_cpus() {
@@ -66,7 +69,11 @@ void drain(Pool* p) {
     const uint64_t taken = p->word.fetch_add(1);
     const uint64_t index = taken & MASK, count = (taken >> FIELD) & MASK;
     if (index >= count) return;
-    p->task(p->context, int64_t(index));
+    try {
+      p->task(p->context, int64_t(index));
+    } catch (const std::exception&) {  // must not leave a worker; the caller throws it
+      p->has_failed.store(true);
+    }
     p->done.fetch_add(1, std::memory_order_release);
   }
 }
@@ -88,6 +95,7 @@ void work(Pool* p) {
 void publish(Pool* p, int64_t count) {
   const uint64_t serial = (p->word.load() >> (2 * FIELD)) + 1;
   p->done.store(0);
+  p->has_failed.store(false);
   p->word.store(serial << (2 * FIELD) | uint64_t(count) << FIELD);
   if (p->sleeping.load() > 0) {
     std::lock_guard<std::mutex> lock(p->mutex);
@@ -119,25 +127,39 @@ void open_pool() {
   static const int registered = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
   (void)registered;
   pool = new Pool;
-  for (int i = 1; i < thread_count(); ++i) pool->workers.emplace_back(work, pool);
+  // Signals are for the program's own threads: one that lands here would not interrupt what it waits for.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  try {
+    for (int i = 1; i < thread_count(); ++i) pool->workers.emplace_back(work, pool);
+  } catch (const std::system_error&) {
+    // The system gives no more threads: those that are there share the work.
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 }  // namespace
 
 int thread_count() {
-  if (wanted == 0) wanted = allowed_cpus();
-  return wanted;
+  int count = wanted.load(std::memory_order_relaxed);
+  if (count == 0) {
+    count = allowed_cpus();
+    wanted.store(count, std::memory_order_relaxed);
+  }
+  return count;
 }
 
 void set_thread_count(int count) {
   std::lock_guard<std::mutex> lock(gate);
   close_pool();
-  wanted = std::max(0, count);
+  wanted.store(std::max(0, count));
 }
 
 void run_tasks(int64_t count, Task task, void* context) {
   if (count <= 0) return;
-  if (is_inside || thread_count() == 1 || count > int64_t(MASK)) {
+  // Late workers may count an index past the end each, so half the field is left to them.
+  if (is_inside || thread_count() == 1 || count > int64_t(MASK / 2)) {
     for (int64_t i = 0; i < count; ++i) task(context, i);
     return;
   }
@@ -156,6 +178,7 @@ void run_tasks(int64_t count, Task task, void* context) {
       sched_yield();
     }
   }
+  if (pool->has_failed.load()) throw std::bad_alloc();
 }
 
 void* scratch(int slot, int64_t bytes) {
@@ -164,13 +187,15 @@ void* scratch(int slot, int64_t bytes) {
     int64_t size = 0;
     ~Buffer() { std::free(data); }
   };
-  thread_local Buffer buffers[8];
+  thread_local Buffer buffers[SCRATCH_SLOTS];
   Buffer& buffer = buffers[slot];
   if (buffer.size < bytes) {
     std::free(buffer.data);
-    int64_t size = (bytes + 4095) / 4096 * 4096;
+    buffer.data = nullptr;
+    buffer.size = 0;
+    const int64_t size = (bytes + 4095) / 4096 * 4096;
     buffer.data = std::aligned_alloc(64, size_t(size));
-    if (!buffer.data) std::abort();
+    if (!buffer.data) throw std::bad_alloc();
     buffer.size = size;
   }
   return buffer.data;

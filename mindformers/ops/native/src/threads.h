@@ -10,6 +10,7 @@ using Task = void (*)(void* context, int64_t index);
 int thread_count();
 void set_thread_count(int count);
 // Runs task(context, 0..count-1) on the pool, whoever is free taking the next index; returns when all are done.
+// Throws std::bad_alloc if a task did.
 void run_tasks(int64_t count, Task task, void* context);
 
 template <class Body>
@@ -24,7 +25,8 @@ void parallel(int64_t count, const Body& body) {
 }
 
 // A buffer that belongs to the calling thread and grows to the largest size asked for; 64-byte aligned.
-// Slots keep the buffers of nested users apart.
+// Slots keep the buffers of nested users apart. Throws std::bad_alloc.
+constexpr int SCRATCH_SLOTS = 8;
 void* scratch(int slot, int64_t bytes);
 
 }  // namespace mf

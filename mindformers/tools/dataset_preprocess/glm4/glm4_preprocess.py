@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from mindformers.tools.dataset_preprocess.report import Tally
 
 
+_SMALL_INPUT_BYTES = 2**21  # encoded in a quarter of a second
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = FlagParser(
@@ -136,7 +139,6 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
         MindFormersError: If input, vocabulary or output cannot be used, or no row is left.
     """
     from mindformers.dataset.mindrecord import mindrecord_writer
-    from mindformers.dataset.pipeline import num_cores
     from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
     from mindformers.tools.dataset_preprocess.encoding import EncodeOptions, encode_files
     from mindformers.tools.dataset_preprocess.report import Tally, progress_bar
@@ -155,23 +157,21 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
             files,
             tokenizer,
             options,
-            num_workers=arguments.num_workers or num_cores(),
+            num_workers=arguments.num_workers or _worthwhile_workers(total_bytes),
             repeat=arguments.repeat,
             on_bytes=bar.add_bytes,
         )
-        chunk = next(chunks, None)  # starts the workers, before the writer loads MindSpore
         with mindrecord_writer(
             output,
             num_partitions=arguments.file_partition,
             overwrite=arguments.overwrite,
             facts={"vocab_hash": tokenizer.vocab_hash},
         ) as writer:
-            while chunk is not None:
-                writer.write(chunk.input_ids, chunk.labels)
+            for chunk in chunks:
+                writer.write_packed(chunk.rows)
                 tally.add(chunk.tally)
                 tally.rows_written = writer.num_rows
                 bar.show_rows(tally.rows_read)
-                chunk = next(chunks, None)
             if not tally.rows_written:
                 raise DataError(
                     f"none of {tally.rows_read} rows is left to write",
@@ -185,17 +185,20 @@ def _preview(
     files: Sequence[Path], tokenizer: Any, options: EncodeOptions, num_samples: int
 ) -> None:
     """Show the first rows, before the work begins."""
-    from mindformers.tools.dataset_preprocess.encoding import encode_files
+    from mindformers.tools.dataset_preprocess.encoding import encoded_samples
     from mindformers.tools.dataset_preprocess.preview import print_sample, trained_runs
 
-    rows = (
-        row
-        for chunk in encode_files(files, tokenizer, options)
-        for row in zip(chunk.input_ids, chunk.labels, chunk.lengths, strict=True)
-    )
-    for number, (ids, labels, length) in enumerate(islice(rows, max(0, num_samples)), start=1):
-        note = f"{length} of {len(ids)} tokens"
-        print_sample(number, trained_runs(tokenizer, ids, labels, length), note)
+    samples = islice(encoded_samples(files, tokenizer, options), max(0, num_samples))
+    for number, (ids, labels) in enumerate(samples, start=1):
+        note = f"{len(ids)} of {options.seq_length} tokens"
+        print_sample(number, trained_runs(tokenizer, ids, labels), note)
+
+
+def _worthwhile_workers(total_bytes: int) -> int:
+    """Return as many processes as there are cores; for an input that is done sooner, only this one."""
+    from mindformers.dataset.pipeline import num_cores
+
+    return num_cores() if total_bytes >= _SMALL_INPUT_BYTES else 1
 
 
 def _count(text: str) -> int:

@@ -1,0 +1,80 @@
+"""Memory for what the training kernels write, used again from step to step.
+
+A fresh page costs more than a norm or an activation reads it: without this, a step would spend a
+tenth of its time in the kernel of the operating system.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from threading import RLock
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+
+_UNIT = 4096  # bytes a block is rounded up to
+_SMALL = 64 * 1024  # below it the C library's own pool does as well
+
+
+class _Pool:
+    """Blocks by size. What is kept and what is in use together stay within the most ever in use."""
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[np.ndarray]] = {}
+        self.in_use = self.kept = self.most = 0
+        self.lock = RLock()  # a collector's run inside take() may give blocks back
+
+    def take(self, size: int) -> np.ndarray:
+        """Return ``size`` bytes, whatever they hold."""
+        with self.lock:
+            self.in_use += size
+            self.most = max(self.most, self.in_use)
+            fitting = self.free.get(size)
+            if fitting:
+                self.kept -= size
+                return fitting.pop()
+            self._shrink(self.most)
+        return np.empty(size, np.uint8)
+
+    def give(self, raw: np.ndarray) -> None:
+        """Take back a block."""
+        with self.lock:
+            self.in_use -= raw.size
+            self.kept += raw.size
+            self.free.setdefault(raw.size, []).append(raw)
+
+    def _shrink(self, limit: int) -> None:
+        for size in sorted(self.free, reverse=True):
+            while self.free[size] and self.in_use + self.kept > limit:
+                self.free[size].pop()
+                self.kept -= size
+
+
+_pool = _Pool()
+
+
+class _Block:
+    """A piece of memory that goes back to the pool when the last array over it is gone."""
+
+    __slots__ = ("__array_interface__", "raw")
+
+    def __init__(self, raw: np.ndarray, shape: tuple[int, ...]):
+        self.raw = raw
+        self.__array_interface__: dict[str, Any] = {
+            "data": (raw.ctypes.data, False), "shape": shape, "typestr": "<f4", "version": 3,
+        }  # fmt: skip
+
+    def __del__(self) -> None:
+        _pool.give(self.raw)
+
+
+def empty(shape: Sequence[int]) -> Tensor:
+    """Return a float32 tensor of any content."""
+    shape = tuple(shape)
+    size = 4 * math.prod(shape)
+    if size < _SMALL:
+        return Tensor.from_numpy(np.empty(shape, np.float32))
+    raw = _pool.take(-(-size // _UNIT) * _UNIT)
+    return Tensor.from_numpy(np.asarray(_Block(raw, shape)))

@@ -1,0 +1,105 @@
+// Attention of whole sequences for training: tiles with an online softmax; of the scores only the logarithm of each
+// row's sum is kept. The keys and values of every group are packed once.
+
+#include "train_attention.h"
+
+namespace mf {
+namespace ISA {
+namespace {
+
+struct Packed {  // keys (dim deep) and values (a tile of keys deep) of one group, tile after tile
+  float *keys, *values;
+  int64_t key_step, value_step;  // from one tile to the next
+};
+
+// Scores of a row, of which `seen` count, to weights; rescales what was mixed so far.
+void soften(float* row, int64_t seen, int64_t keys, float scale, float& top, float& total, float* mixed, int64_t dim) {
+  vf tops = splat(HIDDEN);
+  int64_t i = 0;
+  for (; i + VW <= seen; i += VW) tops = max(tops, load(row + i));
+  float high = max_of(tops);
+  for (; i < seen; ++i) high = row[i] > high ? row[i] : high;
+  high *= scale;
+  if (high <= HIDDEN * scale) {  // no key of this tile is seen
+    std::memset(row, 0, size_t(keys) * 4);
+    return;
+  }
+  high = top > high ? top : high;
+  vf parts = {};
+  for (i = 0; i + VW <= seen; i += VW) {
+    vf e = exp(load(row + i) * scale - high);
+    store(row + i, e);
+    parts += e;
+  }
+  float added = sum(parts);
+  for (; i < seen; ++i) added += row[i] = std::exp(row[i] * scale - high);
+  for (; i < keys; ++i) row[i] = 0.0f;
+  const float keep = std::exp(top - high);
+  top = high;
+  total = total * keep + added;
+  if (keep == 1.0f) return;
+  for (int64_t d = 0; d < dim; ++d) mixed[d] *= keep;
+}
+
+void query_tile(const HeadView& view, const Packed& packed, int64_t first, int64_t count) {
+  const TrainAttentionCall& call = view.call;
+  const int64_t dim = call.dim, limit = first + count;
+  Carver carver{static_cast<float*>(scratch(WORK, 4 * QUERIES * (2 * dim + 2 * KEYS + 2) + 4 * 16 * 8))};
+  float *query = carver.take(QUERIES * dim), *mixed = carver.take(QUERIES * dim);
+  float *scores = carver.take(QUERIES * KEYS), *weights = carver.take(QUERIES * KEYS);
+  float *top = carver.take(QUERIES), *total = carver.take(QUERIES);
+  const float scale = 1.0f / std::sqrt(float(dim));
+  std::memset(mixed, 0, size_t(count * dim) * 4);
+  for (int64_t r = 0; r < count; ++r) {
+    top[r] = HIDDEN;
+    total[r] = 0.0f;
+  }
+  pack_rows<MR>(call.query + view.at_query(first), call.query_step, count, dim, query);
+  for (int64_t k0 = 0; k0 < limit; k0 += KEYS) {
+    const int64_t keys = std::min(KEYS, limit - k0), tile = k0 / KEYS;
+    packed_product(count, keys, dim, query, packed.keys + tile * packed.key_step, scores, KEYS, false);
+    for (int64_t r = 0; r < count; ++r) {
+      hide(scores + r * KEYS, keys, view.visible(k0));
+      const int64_t seen = std::max<int64_t>(0, std::min(keys, first + r + 1 - k0));
+      soften(scores + r * KEYS, seen, keys, scale, top[r], total[r], mixed + r * dim, dim);
+    }
+    pack_rows<MR>(scores, KEYS, count, keys, weights);
+    shallow_product(count, dim, keys, weights, packed.values + tile * packed.value_step,
+                    std::min(KEYS, call.tokens - k0), mixed, dim, true);
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    float* out = call.out + view.at_out(first + r);
+    const float share = total[r] > 0.0f ? 1.0f / total[r] : 0.0f;
+    for (int64_t d = 0; d < dim; ++d) out[d] = mixed[r * dim + d] * share;
+    call.lse[view.at_lse(first + r)] = total[r] > 0.0f ? top[r] + std::log(total[r]) : -HIDDEN;
+  }
+}
+
+}  // namespace
+
+void train_attention_forward(const TrainAttentionCall& call) {
+  const int64_t dim = call.dim, tiles = ceil_div(call.tokens, KEYS), pairs = call.batch * call.groups;
+  const int64_t key_step = dim * KEYS, value_step = KEYS * round_up(dim, NR), per_group = call.heads / call.groups;
+  float* space = static_cast<float*>(scratch(SHARED, 4 * pairs * tiles * (key_step + value_step)));
+  auto packed_of = [&](int64_t pair) {
+    float* keys = space + pair * tiles * (key_step + value_step);
+    return Packed{keys, keys + tiles * key_step, key_step, value_step};
+  };
+  parallel(pairs * tiles, [&](int64_t index) {
+    const int64_t pair = index / tiles, tile = index % tiles, k0 = tile * KEYS;
+    const int64_t count = std::min(KEYS, call.tokens - k0);
+    const HeadView view(call, pair * per_group);
+    const Packed packed = packed_of(pair);
+    pack_rows<NR>(call.key + view.at_key(k0), call.key_step, count, dim, packed.keys + tile * key_step);
+    pack_columns<NR>(call.value + view.at_value(k0), call.value_step, dim, count, packed.values + tile * value_step);
+  });
+  const int64_t query_tiles = ceil_div(call.tokens, QUERIES), units = call.batch * call.heads;
+  parallel(units * query_tiles, [&](int64_t index) {
+    // The last tiles see the most keys: they go first, so that the threads end together.
+    const int64_t first = (query_tiles - 1 - index / units) * QUERIES, unit = index % units;
+    query_tile(HeadView(call, unit), packed_of(unit / per_group), first, std::min(QUERIES, call.tokens - first));
+  });
+}
+
+}  // namespace ISA
+}  // namespace mf

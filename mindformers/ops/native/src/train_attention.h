@@ -1,0 +1,57 @@
+// What the two passes of training attention share: where heads lie, tiles, masked rows.
+#pragma once
+
+#include <cmath>
+
+#include "kernels_train.h"
+#include "train_sums.h"
+
+namespace mf {
+namespace ISA {
+
+constexpr int64_t QUERIES = 48;  // queries of a tile, a multiple of every MR
+constexpr int64_t KEYS = 128;    // keys of a tile, a multiple of every NR
+constexpr float HIDDEN = -1e30f; // a score below every other one
+
+static_assert(QUERIES % MR == 0 && KEYS % NR == 0, "tiles are made of whole panels");
+
+// One head of one sequence.
+struct HeadView {
+  const TrainAttentionCall& call;
+  int64_t batch, head, group;
+
+  HeadView(const TrainAttentionCall& c, int64_t index)
+      : call(c), batch(index / c.heads), head(index % c.heads), group(head / (c.heads / c.groups)) {}
+
+  int64_t row(int64_t token) const { return batch * call.tokens + token; }
+  int64_t at_query(int64_t token) const { return row(token) * call.query_step + head * call.dim; }
+  int64_t at_key(int64_t token) const { return row(token) * call.key_step + group * call.dim; }
+  int64_t at_value(int64_t token) const { return row(token) * call.value_step + group * call.dim; }
+  int64_t at_out(int64_t token) const { return (row(token) * call.heads + head) * call.dim; }
+  int64_t at_lse(int64_t token) const { return (batch * call.heads + head) * call.tokens + token; }
+  const uint8_t* visible(int64_t token) const { return call.visible ? call.visible + row(token) : nullptr; }
+};
+
+// C (m, n) = or += packed A * packed B of which the first `depth` of `packed_depth` rows count.
+static inline void shallow_product(int64_t m, int64_t n, int64_t depth, const float* a, const float* b,
+                                   int64_t packed_depth, float* c, int64_t ldc, bool accumulate) {
+  for (int64_t j = 0; j < n; j += NR)
+    packed_product(m, std::min<int64_t>(NR, n - j), depth, a, b + j * packed_depth, c + j, ldc, accumulate);
+}
+
+static inline void hide(float* row, int64_t keys, const uint8_t* visible) {
+  for (int64_t i = 0; visible && i < keys; ++i) row[i] = visible[i] ? row[i] : HIDDEN;
+}
+
+// Cuts pieces out of a buffer.
+struct Carver {
+  float* at;
+  float* take(int64_t count) {
+    float* piece = at;
+    at += round_up(count, 16);
+    return piece;
+  }
+};
+
+}  // namespace ISA
+}  // namespace mf

@@ -1,0 +1,90 @@
+// The optimizer's update of all parameters, and sums over all gradients.
+
+#include <cmath>
+#include <vector>
+
+#include "kernels_train.h"
+#include "simd.h"
+#include "train_sums.h"
+
+namespace mf {
+namespace ISA {
+namespace {
+
+constexpr int64_t PIECE = 32768;  // elements a task takes
+
+struct Piece {
+  int64_t span, first, count;
+};
+
+template <class Span>
+std::vector<Piece> pieces_of(const Span* spans, int64_t count) {
+  std::vector<Piece> pieces;
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t first = 0; first < spans[i].count; first += PIECE)
+      pieces.push_back({i, first, std::min(PIECE, spans[i].count - first)});
+  return pieces;
+}
+
+void adam_piece(const AdamCall& call, float decay, const float* gradient, int64_t count, float* weight, float* first,
+                float* second) {
+  const float keep1 = 1.0f - call.beta1, keep2 = 1.0f - call.beta2;
+  for (int64_t i = 0; i < count; ++i) {
+    const float g = gradient[i] * call.scale;
+    const float m = call.beta1 * first[i] + keep1 * g;
+    const float v = call.beta2 * second[i] + keep2 * g * g;
+    first[i] = m;
+    second[i] = v;
+    weight[i] -= call.lr * (m / (std::sqrt(v) + call.eps) + decay * weight[i]);
+  }
+}
+
+}  // namespace
+
+void adam_update(const AdamCall& call) {
+  const std::vector<Piece> pieces = pieces_of(call.targets, call.count);
+  parallel(int64_t(pieces.size()), [&](int64_t index) {
+    const Piece& p = pieces[size_t(index)];
+    const AdamTarget& t = call.targets[p.span];
+    float* weight = (t.master ? t.master : static_cast<float*>(t.parameter)) + p.first;
+    adam_piece(call, t.decay, t.gradient + p.first, p.count, weight, t.first + p.first, t.second + p.first);
+    bf16* lower = t.dtype == BF16 ? static_cast<bf16*>(t.parameter) + p.first : nullptr;
+    for (int64_t i = 0; lower && i < p.count; ++i) assign(lower[i], weight[i]);
+  });
+}
+
+double square_sum(const FloatSpan* spans, int64_t count) {
+  const std::vector<Piece> pieces = pieces_of(spans, count);
+  std::vector<double> sums(pieces.size());
+  parallel(int64_t(pieces.size()), [&](int64_t index) {
+    const Piece& p = pieces[size_t(index)];
+    const float* data = spans[p.span].data + p.first;
+    double total = 0;
+    for (int64_t i = 0; i < p.count;) {  // short float sums, added up in double
+      vf part = {};
+      const int64_t end = std::min(p.count, i + 64 * VW);
+      for (; i + VW <= end; i += VW) part += load(data + i) * load(data + i);
+      total += double(sum(part));
+      for (; i < end; ++i) total += double(data[i]) * double(data[i]);
+    }
+    sums[size_t(index)] = total;
+  });
+  double total = 0;
+  for (double each : sums) total += each;
+  return total;
+}
+
+void scale_all(const FloatSpan& span, float factor) {
+  each_piece(span.count, PIECE, [&](int64_t first, int64_t count) {
+    for (int64_t i = first; i < first + count; ++i) span.data[i] *= factor;
+  });
+}
+
+void add_into(float* target, const float* source, int64_t count) {
+  each_piece(count, PIECE, [&](int64_t first, int64_t pieces) {
+    for (int64_t i = first; i < first + pieces; ++i) target[i] += source[i];
+  });
+}
+
+}  // namespace ISA
+}  // namespace mf

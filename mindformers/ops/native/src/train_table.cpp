@@ -1,0 +1,27 @@
+// The training kernels of one instruction set as a table; Kernels points at it.
+#include "kernels_train.h"
+
+namespace mf {
+namespace ISA {
+
+extern const TrainKernels train_kernels;
+const TrainKernels train_kernels = {
+    linear_backward,
+    rms_norm_forward,
+    rms_norm_backward,
+    swiglu_forward,
+    swiglu_backward,
+    rotate,
+    embedding_forward,
+    embedding_backward,
+    train_attention_forward,
+    train_attention_backward,
+    head_loss,
+    adam_update,
+    square_sum,
+    scale_all,
+    add_into,
+};
+
+}  // namespace ISA
+}  // namespace mf

@@ -1,0 +1,85 @@
+"""The training kernels' side of the C interface: structures and signatures."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_double, c_float, c_int32, c_int64, c_void_p
+
+
+class RotateStruct(ctypes.Structure):
+    """``RotateCall`` of kernels_train.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("data", "cosine", "sine")),
+        *((name, c_int64) for name in ("rows", "step", "heads", "dim", "pairs", "angle_rows")),
+        ("is_inverse", c_int32),
+    )
+
+
+class AttentionStruct(ctypes.Structure):
+    """``TrainAttentionCall`` of kernels_train.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("query", "key", "value")),
+        *((name, c_int64) for name in ("query_step", "key_step", "value_step")),
+        ("visible", c_void_p),
+        *((name, c_int64) for name in ("batch", "tokens", "heads", "groups", "dim")),
+        *((name, c_void_p) for name in ("out", "lse", "dout", "dquery", "dkey", "dvalue")),
+    )
+
+
+class HeadStruct(ctypes.Structure):
+    """``HeadCall`` of kernels_train.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("hidden", "head", "labels", "weights")),
+        ("tokens", c_int64),
+        *((name, c_void_p) for name in ("loss", "dhidden", "dhead")),
+    )
+
+
+class AdamTargetStruct(ctypes.Structure):
+    """``AdamTarget`` of kernels_train.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("parameter", "master", "first", "second", "gradient")),
+        ("count", c_int64),
+        ("decay", c_float),
+        ("dtype", c_int32),
+    )
+
+
+class AdamStruct(ctypes.Structure):
+    """``AdamCall`` of kernels_train.h."""
+
+    _fields_ = (
+        ("targets", c_void_p),
+        ("count", c_int64),
+        *((name, c_float) for name in ("lr", "beta1", "beta2", "eps", "scale")),
+    )
+
+
+class SpanStruct(ctypes.Structure):
+    """``FloatSpan`` of kernels_train.h."""
+
+    _fields_ = (("data", c_void_p), ("count", c_int64))
+
+
+_P, _N = c_void_p, c_int64
+TRAIN_SIGNATURES: dict[str, tuple[tuple, type | None]] = {
+    "mf_linear_backward": ((_P, _P, _N, _P, _P, _P, _P), None),
+    "mf_rms_norm": ((_P, _P, c_float, _N, _N, _P), None),
+    "mf_rms_norm_backward": ((_P, _P, c_float, _P, _N, _N, _P, _P), None),
+    "mf_swiglu": ((_P, _P, _N, _N, _N, _P), None),
+    "mf_swiglu_backward": ((_P, _P, _N, _P, _N, _N, _P, _P), None),
+    "mf_rotate": ((_P,), None),
+    "mf_embedding": ((_P, _P, _N, _P), None),
+    "mf_embedding_backward": ((_P, _P, _N, _N, _N, _P), None),
+    "mf_train_attention": ((_P,), None),
+    "mf_train_attention_backward": ((_P,), None),
+    "mf_head_loss": ((_P,), None),
+    "mf_adam_update": ((_P,), None),
+    "mf_square_sum": ((_P, _N), c_double),
+    "mf_scale": ((_P, _N, c_float), None),
+    "mf_add_into": ((_P, _P, _N), None),
+}

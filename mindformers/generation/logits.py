@@ -15,6 +15,8 @@ from mindformers.errors import GenerationError
 from mindformers.generation.array import Array
 from mindformers.generation.config import GenerationConfig
 from mindformers.logger import warn_once
+from mindformers.ops.native.library import is_native
+from mindformers.ops.native.sampling import sharpen
 
 _BLOCK = 256  # logits per block of the coarse search for the k largest
 _FIRST_TRY = 128  # tokens that usually hold top_p of the probability
@@ -245,6 +247,7 @@ class LogitsPipeline:
         self._processors = LogitsProcessorList(check_processors(processors))
         self._allowed = min(allowed_vocab_size or vocab_size, vocab_size)
         self._vocab_size = vocab_size
+        self._is_native = is_native()
         if config.do_sample and config.top_k > vocab_size:
             warn_once(
                 "top_k %d is above the vocabulary of %d ids: all are kept", config.top_k, vocab_size
@@ -287,5 +290,7 @@ class LogitsPipeline:
 
     def _sharpen(self, logits: Array) -> Array:
         config = self._config
+        if self._is_native:
+            return sharpen(logits, config.temperature, config.top_k, config.top_p)
         logits = apply_temperature(logits, config.temperature)
         return keep_top_p(keep_top_k(logits, config.top_k), config.top_p)

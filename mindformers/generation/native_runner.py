@@ -34,6 +34,9 @@ class PagedNetwork(Protocol):
     ) -> Array:
         """Run the network on some tokens; return the picked ones' logits, (R, V) float32."""
 
+    def hold(self) -> object:
+        """Return what keeps the weights where they are now."""
+
 
 class NativeRunner:
     """Keys and values of all running sequences in the paged cache of a native network.
@@ -62,6 +65,7 @@ class NativeRunner:
         self.blocks = BlockManager(2, block_size)
         self.network: PagedNetwork | None = None
         self._allocated = 0
+        self._held: object = None  # weights may be set anew while text is generated
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Array:
         """Take the prompts and return the logits after each, (B, V) float32.
@@ -129,6 +133,7 @@ class NativeRunner:
     def release(self) -> None:
         """Take every block back; the cache itself is kept for the next call."""
         self.blocks.free_all()
+        self._held = None
 
     def _make_room(self, batch: int) -> None:
         network = self.open_network()
@@ -137,6 +142,7 @@ class NativeRunner:
             network.allocate_cache(wanted)
             self.network, self._allocated = network, wanted
             self.blocks = BlockManager(wanted, self.block_size)
+        self._held = network.hold()
 
 
 def _pieces(lengths: Sequence[int], chunk: int) -> list[list[tuple[int, int, int]]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from mindformers.errors import TokenizerError
 
 MAX_FILE_BYTES = 64 * 2**20  # GLM-4's own file has 2.6 MB
-_SINGLE_BYTES = [bytes([byte]) for byte in range(256)]
 
 
 def read_rank_file(path: Path) -> list[bytes]:
@@ -20,9 +19,6 @@ def read_rank_file(path: Path) -> list[bytes]:
             is wrong.
     """
     data = _read(path)
-    tokens = _canonical_tokens(data)
-    if tokens is not None:
-        return tokens
     lines = data.splitlines()
     known: dict[bytes, int] = {}
     for number, line in enumerate(lines, start=1):
@@ -41,28 +37,6 @@ def read_rank_file(path: Path) -> list[bytes]:
             )
         known[token] = int(rank_text)
     return tokens_by_rank(path, known)
-
-
-def _canonical_tokens(data: bytes) -> list[bytes] | None:
-    """Return the tokens of a file that is as published: every line whole, in rank order.
-
-    The same checks as line by line, each made for all lines at once; None where one fails, and
-    which line it is will be found by going through them.
-    """
-    words = data.split()
-    encoded, ranks = words[::2], words[1::2]
-    numbers = [b"%d" % rank for rank in range(len(ranks))]
-    lines = map(b"%b %b\n".__mod__, zip(encoded, numbers, strict=False))
-    if b"".join(lines) != data:
-        return None
-    try:
-        tokens = list(map(a2b_base64, encoded))
-    except ValueError:
-        return None
-    is_plain = b"".join(map(b2a_base64, tokens)) == b"\n".join(encoded) + b"\n"
-    distinct = set(tokens)
-    is_whole = len(distinct) == len(tokens) and distinct.issuperset(_SINGLE_BYTES)
-    return tokens if is_plain and is_whole and b"" not in distinct else None
 
 
 def _read(path: Path) -> bytes:
@@ -143,7 +117,7 @@ def tokens_by_rank(path: Path, known: Mapping[bytes, int]) -> list[bytes]:
                 fix="restore the file from the model's repository",
             )
         tokens[rank] = token
-    missing = [byte for byte, token in enumerate(_SINGLE_BYTES) if token not in known]
+    missing = [byte for byte in range(256) if bytes([byte]) not in known]
     if missing:
         raise TokenizerError(
             f"{len(missing)} of the 256 single bytes have no rank, the first is 0x{missing[0]:02x}",

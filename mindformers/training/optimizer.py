@@ -2,62 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, Tensor
 
 from mindformers.config.options import refuse_options
 from mindformers.errors import CheckpointError, ConfigError, did_you_mean
+from mindformers.ops.native.optimizer import AdamRates
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
+from mindformers.training.adam_update import AdamState, build_update
 
 _NEUTRAL = {"use_fused": (), "amsgrad": (False,), "maximize": (False,), "swap": (False,)}
 _GROUP_KEYS = ("params", "weight_decay")
-
-
-class _UpdateCell(nn.Cell):
-    """One AdamW update of every parameter, in place: one fused operator per parameter.
-
-    ``AdamWeightDecay`` knows no bias correction; the caller passes corrected scalars instead.
-    """
-
-    def __init__(self, targets: Sequence[Parameter], moments: tuple, groups: tuple, lower: tuple):
-        super().__init__(auto_prefix=False)
-        first, second, betas = moments
-        self.targets = ParameterTuple(targets)
-        self.first, self.second = ParameterTuple(first), ParameterTuple(second)
-        self.beta1, self.beta2 = Tensor(betas[0], ms.float32), Tensor(betas[1], ms.float32)
-        self.groups = groups
-        self.masters, self.types = ParameterTuple(lower[0]), lower[1]
-        self.update, self.cast = ops.AdamWeightDecay(), ops.Cast()
-
-    def construct(self, lr, eps, decays, scale, *grads):
-        """Update all targets.
-
-        Args:
-            lr: () float32, bias-corrected.
-            eps: () float32, bias-corrected.
-            decays: (groups,) float32, bias-corrected weight decay of each group.
-            scale: () float32, multiplies every gradient.
-            grads: float32 tensors, one per target.
-
-        Returns:
-            The master copies cast to their weights' own types; without any, ``lr``.
-        """
-        for group in range(len(self.groups)):
-            decay = decays[group]
-            for index in self.groups[group]:
-                self.update(
-                    self.targets[index], self.first[index], self.second[index],
-                    lr, self.beta1, self.beta2, eps, decay, grads[index] * scale,
-                )  # fmt: skip
-        if not self.types:
-            return lr
-        return [self.cast(self.masters[i], self.types[i]) for i in range(len(self.types))]
 
 
 @MindFormerRegister.register(MindFormerModuleType.OPTIMIZER)
@@ -102,7 +62,9 @@ class AdamW:
         self.weight_decays = [decay for _, decay in groups]
         self.step = 0
         self._build_state()
-        self._build_update([members for members, _ in groups])
+        members = [index for index, (group, _) in enumerate(groups) for _ in group]
+        state = AdamState(self.parameters, self.first, self.second, self.masters, members)
+        self._update = build_update(state, self.betas)
 
     def _build_state(self) -> None:
         self.first = [_zeros(f"adam_m.{p.name}", p.shape) for p in self.parameters]
@@ -112,16 +74,6 @@ class AdamW:
             for i, p in enumerate(self.parameters)
             if p.dtype != ms.float32
         }
-
-    def _build_update(self, members: list[list[Parameter]]) -> None:
-        starts = np.cumsum([0] + [len(group) for group in members]).tolist()
-        groups = tuple(tuple(range(a, b)) for a, b in itertools.pairwise(starts))
-        targets = [self.masters.get(i, p) for i, p in enumerate(self.parameters)]
-        lower = (
-            tuple(self.masters.values()),
-            tuple(self.parameters[i].dtype for i in self.masters),
-        )
-        self._update = _UpdateCell(targets, (self.first, self.second, self.betas), groups, lower)
 
     def apply(self, grads: Sequence[Tensor], lr: float, scale: float = 1.0) -> None:
         """Update the parameters in place and count one step.
@@ -137,16 +89,8 @@ class AdamW:
         count = self.step + 1
         second_correction = math.sqrt(1.0 - beta2**count)
         correction = second_correction / (1.0 - beta1**count)
-        lower = self._update(
-            Tensor(lr * correction, ms.float32),
-            Tensor(self.eps * second_correction, ms.float32),
-            Tensor([decay / correction for decay in self.weight_decays], ms.float32),
-            Tensor(scale, ms.float32),
-            *grads,
-        )
-        # Assign has no bfloat16 kernel on a CPU, so lower-precision weights are set from here.
-        for index, value in zip(self.masters, lower if self.masters else (), strict=True):
-            self.parameters[index].set_data(value)
+        rates = AdamRates(lr * correction, self.betas, self.eps * second_correction, scale)
+        self._update(grads, rates, [decay / correction for decay in self.weight_decays])
         self.step = count
 
     def _copy_to_masters(self) -> None:

@@ -114,6 +114,7 @@ _KERNELS: dict[str, tuple[Any, ...]] = {
     "mf_gemm": (c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64, c_int),
     "mf_linear": (c_void_p, c_int64, c_void_p, c_void_p, c_int64),
     "mf_run_step": (c_void_p, c_void_p, c_void_p),
+    "mf_sharpen": (c_void_p, c_int64, c_float, c_int64, ctypes.c_double),
 }
 
 

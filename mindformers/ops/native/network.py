@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from mindformers.errors import ConfigError
+from mindformers.errors import ConfigError, DeviceError
 from mindformers.ops.native.arrays import Buffer, as_float32
+from mindformers.ops.native.checks import LARGEST, check_sizes, check_weights
 from mindformers.ops.native.library import (
     DTYPES,
     CacheStruct,
@@ -17,10 +20,10 @@ from mindformers.ops.native.library import (
     NetworkStruct,
     PartStruct,
     ShapeStruct,
-    StepStruct,
     WeightStruct,
     required,
 )
+from mindformers.ops.native.step_check import refuse_step, step_arrays, step_struct
 
 CACHE_DTYPES = ("float32", "bfloat16", "int8")
 _CACHE_NUMPY = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
@@ -137,12 +140,19 @@ class NativeNetwork:
             raise ConfigError(
                 f"found {cache_dtype!r}", where="cache dtype", allowed=", ".join(CACHE_DTYPES)
             )
+        check_sizes(sizes)
+        check_weights(sizes, layers, embedding, head, final_norm)
         self.sizes, self.cache_dtype, self.num_blocks = sizes, cache_dtype, 0
         self.angles = np.ascontiguousarray(angles, np.float32)
+        if not self.angles.size or self.angles.shape[1:] != (sizes.rotary_dim // 2, 2):
+            raise ConfigError(
+                f"found {self.angles.shape}", where="angles", allowed=f"(P, {sizes.rotary_dim // 2}, 2)"
+            )
         self._kept = (list(layers), embedding, head, final_norm)
-        _check_shapes(sizes, layers, embedding, head)
+        # A call in another thread would find a cache that is being replaced.
+        self._gate = threading.Lock()
         self._layers = (LayerStruct * len(layers))(*(_layer_struct(layer) for layer in layers))
-        self._cache: list[np.ndarray] = []
+        self._cache: list[list[np.ndarray]] = []
         shape = ShapeStruct(
             layers=len(layers), hidden=sizes.hidden, heads=sizes.heads, groups=sizes.groups,
             head_dim=sizes.head_dim, rotary_dim=sizes.rotary_dim, ffn=sizes.ffn, vocab=sizes.vocab,
@@ -155,18 +165,36 @@ class NativeNetwork:
         )  # fmt: skip
 
     def allocate_cache(self, num_blocks: int) -> None:
-        """Give every layer an empty cache of ``num_blocks`` blocks; memory is taken as it is written."""
+        """Give every layer an empty cache of ``num_blocks`` blocks; memory is taken as it is written.
+
+        Raises:
+            ConfigError: If there are none, or more than slots can be numbered.
+            DeviceError: If the system has no such memory.
+        """
+        most = LARGEST // self.sizes.block_size
+        if not 1 <= num_blocks <= most:
+            raise ConfigError(f"found {num_blocks}", where="num_blocks", allowed=f"1 to {most}")
+        with self._gate:
+            # Were memory to run out half-way, a step would be refused for want of blocks.
+            self._cache, self.num_blocks = [], 0
+            try:
+                self._cache = [self._layer_cache(layer, num_blocks) for layer in self._layers]
+            except (MemoryError, ValueError) as error:
+                raise DeviceError(
+                    f"no memory for {num_blocks} blocks of {self.sizes.block_size} tokens", where="cache",
+                    fix="lower num_blocks or seq_length",
+                ) from error  # fmt: skip
+            self.num_blocks = num_blocks
+
+    def _layer_cache(self, layer: LayerStruct, num_blocks: int) -> list[np.ndarray]:
         sizes = self.sizes
         slots = (num_blocks, sizes.block_size, sizes.groups)
-        self._cache, self.num_blocks = [], num_blocks
-        for layer in self._layers:
-            keys, values = (
-                np.zeros((*slots, sizes.head_dim), _CACHE_NUMPY[self.cache_dtype]) for _ in range(2)
-            )
-            width = slots if self.cache_dtype == "int8" else (1,)
-            scales = [np.zeros(width, np.float32) for _ in range(2)]
-            self._cache += [keys, values, *scales]
-            layer.cache = CacheStruct(*(a.ctypes.data for a in (keys, values, *scales)))
+        kind = _CACHE_NUMPY[self.cache_dtype]
+        width = slots if self.cache_dtype == "int8" else (1,)
+        arrays = [np.zeros((*slots, sizes.head_dim), kind) for _ in range(2)]
+        arrays += [np.zeros(width, np.float32) for _ in range(2)]
+        layer.cache = CacheStruct(*(array.ctypes.data for array in arrays))
+        return arrays
 
     def run(
         self,
@@ -195,57 +223,26 @@ class NativeNetwork:
         Raises:
             ConfigError: If a number lies outside the vocabulary, the positions or the cache.
         """
-        arrays = [
-            np.ascontiguousarray(a, np.int32)
-            for a in (ids, positions, slots, starts, lengths, tables, picked)
-        ]
-        self._check(*arrays)
-        step = StepStruct(
-            arrays[0].size, arrays[4].size, arrays[5].shape[1], arrays[6].size,
-            *(a.ctypes.data for a in arrays),
-        )  # fmt: skip
-        logits = np.empty((arrays[6].size, self.sizes.vocab), np.float32)
-        required().mf_run_step(
-            ctypes.addressof(self._struct), ctypes.addressof(step), logits.ctypes.data
-        )
+        arrays = step_arrays((ids, positions, slots, starts, lengths, tables, picked))
+        step, library = step_struct(arrays), required()
+        network, call = ctypes.addressof(self._struct), ctypes.addressof(step)
+        logits = np.empty((step.outputs, self.sizes.vocab), np.float32)
+        with self._gate:
+            fault = library.mf_check_step(network, call, self.num_blocks)
+            if fault:
+                sizes, rows = self.sizes, self.angles.shape[0]
+                refuse_step(fault, arrays, (sizes.vocab, rows, self.num_blocks, sizes.block_size))
+            library.mf_run_step(network, call, logits.ctypes.data)
         return logits
 
-    def _check(
-        self,
-        ids: np.ndarray,
-        positions: np.ndarray,
-        slots: np.ndarray,
-        starts: np.ndarray,
-        lengths: np.ndarray,
-        tables: np.ndarray,
-        picked: np.ndarray,
-    ) -> None:
-        """Refuse anything that would make a kernel leave its buffers."""
-        tokens, width = ids.size, tables.shape[1] * self.sizes.block_size
-        checks = (
-            ("ids", ids, self.sizes.vocab),
-            ("positions", positions, self.angles.shape[0]),
-            ("slots", slots, self.num_blocks * self.sizes.block_size),
-            ("block tables", tables, self.num_blocks),
-            ("picked tokens", picked, tokens),
-            ("lengths", lengths, width + 1),
-        )
-        for name, array, limit in checks:
-            if array.size and (array.min() < 0 or array.max() >= limit):
-                raise ConfigError(
-                    f"{name} from {array.min()} to {array.max()}", allowed=f"0 to {limit - 1}"
-                )
-        sizes = np.diff(starts)
-        fits = (
-            tokens and positions.size == slots.size == tokens and starts.size == lengths.size + 1
-            and tables.shape[0] == lengths.size and starts[0] == 0 and starts[-1] == tokens
-            and (sizes > 0).all() and (lengths >= sizes).all()
-        )  # fmt: skip
-        if not fits:
-            raise ConfigError(
-                f"{tokens} tokens in sequences starting at {starts.tolist()}",
-                allowed="one position, slot and table row for each",
-            )
+    def hold(self) -> list[Any]:
+        """Return what keeps the weights where they are now, even if a parameter is given other memory."""
+        layers, *tables, _ = self._kept
+        linear = [getattr(each, name) for each in layers for name in _LINEAR] + tables
+        return [part.hold() for weight in linear for part in weight.parts]
+
+
+_LINEAR = ("qkv", "dense", "gate_up", "down")
 
 
 def _layer_struct(layer: LayerWeights) -> LayerStruct:
@@ -258,26 +255,6 @@ def _layer_struct(layer: LayerWeights) -> LayerStruct:
         qkv=layer.qkv.struct(), dense=layer.dense.struct(), gate_up=layer.gate_up.struct(),
         down=layer.down.struct(),
     )  # fmt: skip
-
-
-def _check_shapes(
-    sizes: NetworkSizes,
-    layers: Sequence[LayerWeights],
-    embedding: LinearWeight,
-    head: LinearWeight,
-) -> None:
-    heads = sizes.heads * sizes.head_dim
-    wanted = {
-        "qkv": (heads + 2 * sizes.groups * sizes.head_dim, sizes.hidden),
-        "dense": (sizes.hidden, heads),
-        "gate_up": (2 * sizes.ffn, sizes.hidden),
-        "down": (sizes.hidden, sizes.ffn),
-    }
-    found = [(name, getattr(layer, name), shape) for layer in layers for name, shape in wanted.items()]
-    table = (sizes.vocab, sizes.hidden)
-    for name, weight, shape in [*found, ("embedding", embedding, table), ("head", head, table)]:
-        if (weight.rows, weight.cols) != shape:
-            raise ConfigError(f"{name} is {(weight.rows, weight.cols)}", allowed=str(shape))
 
 
 def vector(buffer: Buffer) -> np.ndarray:

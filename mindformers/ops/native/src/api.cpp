@@ -124,6 +124,10 @@ int mf_check_step(const Network* network, const Step* step, int64_t num_blocks) 
   return check_step(network->shape, *step, num_blocks);
 }
 
+int mf_sharpen(float* scores, int64_t n, float temperature, int64_t top_k, double top_p) {
+  return guarded([&] { kernels->sharpen(scores, n, temperature, top_k, top_p); });
+}
+
 int mf_run_step(const Network* network, const Step* step, float* logits) {
   return guarded([&] { kernels->run_step(*network, *step, logits); });
 }

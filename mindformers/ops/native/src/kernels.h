@@ -46,6 +46,9 @@ void linear(const float* x, int64_t tokens, const Weight& w, float* y, int64_t l
 void attention(const AttentionCall& call);
 // Runs the network on the step's tokens; logits: (outputs, vocab).
 void run_step(const Network& network, const Step& step, float* logits);
+// Divides n scores by the temperature and sets those that cannot be drawn to -inf: all but the top_k largest (0: all
+// stay), then all but the likeliest whose probability together reaches top_p.
+void sharpen(float* scores, int64_t n, float temperature, int64_t top_k, double top_p);
 extern const TrainKernels train_kernels;
 }  // namespace ISA
 #endif
@@ -56,6 +59,7 @@ struct Kernels {
   void (*gemm)(const Matrix&, const Matrix&, int64_t, int64_t, int64_t, float*, int64_t, bool);
   void (*linear)(const float*, int64_t, const Weight&, float*, int64_t);
   void (*run_step)(const Network&, const Step&, float*);
+  void (*sharpen)(float*, int64_t, float, int64_t, double);
   const TrainKernels* train;
 };
 

@@ -12,6 +12,7 @@ namespace ISA {
 namespace {
 
 constexpr int BLOCK = 32;  // columns that share a scale of the activations
+constexpr int64_t PARALLEL = 65536;  // activations from which sharing them out pays
 enum Slot { ACTIVATIONS = 4, ROW_SCALES = 5 };
 
 // Tokens as a format wants them. Per token: q (steps * COLUMNS) int8; scale (steps * LANES), the scale of its
@@ -63,47 +64,77 @@ Activations quantize(const float* x, int64_t tokens, int64_t cols) {
   Activations all{reinterpret_cast<int8_t*>(space), reinterpret_cast<float*>(space + tokens * steps * Format::COLUMNS),
                   nullptr, steps};
   all.weighted = all.scale + tokens * steps * LANES;
-  for (int64_t t = 0; t < tokens; ++t) {
+  auto token = [&](int64_t t) {
     const Activations one{all.q + t * steps * Format::COLUMNS, all.scale + t * steps * LANES,
                           all.weighted + t * steps * Format::SCALES, steps};
     for (int64_t block = 0; block < cols / BLOCK; ++block)
       quantize_block<Format>(x + t * cols + block * BLOCK, block, one);
+  };
+  if (tokens * cols < PARALLEL) {
+    for (int64_t t = 0; t < tokens; ++t) token(t);
+  } else {
+    parallel(tokens, token);
   }
   return all;
 }
 
-// The scales of a row, one for each block of 32 columns, and what the sums of the activations count for.
-template <class Format>
-inline void row_scales(const Weight& w, const Part& part, int64_t row, float* scale, float* offset) {
-  const int64_t groups = w.cols / w.group, repeat = w.group / BLOCK;
-  const f16* from = part.scale + row * groups;
-  const uint8_t* zero = part.zero ? part.zero + row * groups : nullptr;
-  float* flat = repeat == 1 ? scale : offset;  // converted here, then spread
-  int64_t g = 0;
-  for (; g + VW <= groups; g += VW) store(flat + g, load(from + g));
-  for (; g < groups; ++g) flat[g] = to_float(from[g]);
-  if (repeat == 2) {
-    for (g = 0; g < groups; ++g) scale[2 * g] = scale[2 * g + 1] = flat[g];
-  } else if (repeat > 2) {
-    for (g = 0; g < groups; ++g) std::fill_n(scale + g * repeat, repeat, flat[g]);
-  }
-  if (zero) {
-    for (g = 0; g < groups; ++g)
-      for (int64_t i = g * repeat; i < (g + 1) * repeat; ++i)
-        offset[i] = scale[i] * float(Format::OFFSET - 8 + zero[g]);
-  } else {
-    for (int64_t i = 0; i < groups * repeat; ++i) offset[i] = scale[i] * float(Format::OFFSET);
+typedef uint32_t half_lanes __attribute__((vector_size(VW * 2)));
+typedef uint64_t pair_lanes __attribute__((vector_size(VW * 4)));
+
+// Every lane twice in a row: 2 * VW floats.
+inline void store_twice(float* p, vf v) {
+  half_lanes half[2];
+  std::memcpy(half, &v, sizeof v);
+  for (int i = 0; i < 2; ++i) {
+    pair_lanes pair = __builtin_convertvector(half[i], pair_lanes);
+    pair |= pair << 32;
+    std::memcpy(p + i * VW, &pair, sizeof pair);
   }
 }
 
+// The scales of a row, one for each block of 32 columns.
+inline void row_scales(const Weight& w, const Part& part, int64_t row, float* out) {
+  const int64_t groups = w.cols / w.group, repeat = w.group / BLOCK;
+  const f16* from = part.scale + row * groups;
+  int64_t g = 0;
+  if (repeat == 1) {
+    for (; g + VW <= groups; g += VW) store(out + g, load(from + g));
+  } else if (repeat == 2) {
+    for (; g + VW <= groups; g += VW) store_twice(out + 2 * g, load(from + g));
+  }
+  for (; g < groups; ++g) std::fill_n(out + g * repeat, repeat, to_float(from[g]));
+}
+
+// The same, each times its zero point as the integers have it.
+inline void row_zeros(const Weight& w, const Part& part, int64_t row, int offset, const float* scale, float* out) {
+  const int64_t groups = w.cols / w.group, repeat = w.group / BLOCK;
+  const uint8_t* zero = part.zero + row * groups;
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t i = g * repeat; i < (g + 1) * repeat; ++i) out[i] = scale[i] * float(offset - 8 + zero[g]);
+}
+
+inline float dot(const float* a, const float* b, int64_t n) {
+  vf total = {};
+  int64_t i = 0;
+  for (; i + VW <= n; i += VW) total += load(a + i) * load(b + i);
+  float rest = 0;
+  for (; i < n; ++i) rest += a[i] * b[i];
+  return sum(total) + rest;
+}
+
+// Some rows of a weight, ready to be multiplied. Scales of row r: scale + r * width; with zero points of their
+// own, scale + (r + 4) * width is what the sums of the activations are taken off with.
+struct Rows {
+  const char* data;
+  const float *scale, *bias;
+  int64_t bytes, width, blocks;
+  bool has_zeros;
+};
+
 // ROWS rows of W times TOKENS tokens, accumulators in registers.
 template <class Format, int ROWS, int TOKENS>
-void dot_rows(const Weight& w, const Part& part, int64_t row, const Activations& a, float* y, int64_t ldy,
-                     const float* bias, float* scales) {
-  const int64_t steps = a.steps, whole = w.cols / Format::COLUMNS, width = round_up(steps * Format::SCALES, 16);
-  const int64_t row_bytes = w.cols / Format::COLUMNS * Format::BYTES + w.cols % Format::COLUMNS * Format::BYTES / Format::COLUMNS;
-  const char* data = static_cast<const char*>(part.data) + row * row_bytes;
-  for (int r = 0; r < ROWS; ++r) row_scales<Format>(w, part, row + r, scales + 2 * r * width, scales + (2 * r + 1) * width);
+void dot_rows(const Rows& w, const Activations& a, float* y, int64_t ldy) {
+  const int64_t steps = a.steps, whole = w.blocks * BLOCK / Format::COLUMNS;
   Lanes acc[ROWS][TOKENS];
   for (int r = 0; r < ROWS; ++r)
     for (int t = 0; t < TOKENS; ++t) acc[r][t] = Lanes{};
@@ -113,7 +144,7 @@ void dot_rows(const Weight& w, const Part& part, int64_t row, const Activations&
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
       weight[r] = Format::unpack(at + r * apart);
-      scale[r] = Format::spread(scales + 2 * r * width + s * Format::SCALES);
+      scale[r] = Format::spread(w.scale + r * w.width + s * Format::SCALES);
     }
 #pragma GCC unroll 8
     for (int t = 0; t < TOKENS; ++t) {
@@ -123,27 +154,28 @@ void dot_rows(const Weight& w, const Part& part, int64_t row, const Activations&
       for (int r = 0; r < ROWS; ++r) acc[r][t] += Format::dot(weight[r], q) * (unit * scale[r]);
     }
   };
-  for (int64_t s = 0; s < whole; ++s) step(s, data + s * Format::BYTES, row_bytes);
+  for (int64_t s = 0; s < whole; ++s) {
+    // The rows that come next: they are too short for the CPU to see a stream in each.
+    for (int r = 0; r < ROWS; ++r) __builtin_prefetch(w.data + s * Format::BYTES + (r + ROWS) * w.bytes);
+    step(s, w.data + s * Format::BYTES, w.bytes);
+  }
   if (whole < steps) {
     char tail[ROWS * Format::BYTES] = {};
+    const int64_t done = whole * Format::BYTES;
     for (int r = 0; r < ROWS; ++r)
-      std::memcpy(tail + r * Format::BYTES, data + r * row_bytes + whole * Format::BYTES,
-                  size_t(row_bytes - whole * Format::BYTES));
+      std::memcpy(tail + r * Format::BYTES, w.data + r * w.bytes + done, size_t(w.bytes - done));
     step(whole, tail, Format::BYTES);
   }
   for (int r = 0; r < ROWS; ++r)
     for (int t = 0; t < TOKENS; ++t) {
+      const float *scale = w.scale + r * w.width, *weighted = a.weighted + t * steps * Format::SCALES;
       float total = sum_lanes(acc[r][t]);
-      if (Format::OFFSET || part.zero) {
-        const float *offset = scales + (2 * r + 1) * width, *weighted = a.weighted + t * steps * Format::SCALES;
-        const int64_t blocks = w.cols / BLOCK;
-        vf lost = {};
-        int64_t i = 0;
-        for (; i + VW <= blocks; i += VW) lost += load(offset + i) * load(weighted + i);
-        total -= sum(lost);
-        for (; i < blocks; ++i) total -= offset[i] * weighted[i];
+      if (w.has_zeros) {
+        total -= dot(scale + 4 * w.width, weighted, w.blocks);
+      } else if (Format::OFFSET) {
+        total -= float(Format::OFFSET) * dot(scale, weighted, w.blocks);
       }
-      y[t * ldy + r] = bias ? total + bias[r] : total;
+      y[t * ldy + r] = w.bias ? total + w.bias[r] : total;
     }
 }
 
@@ -154,31 +186,49 @@ inline Activations from_token(const Activations& a, int64_t t) {
           a.weighted + t * a.steps * Format::SCALES, a.steps};
 }
 
-// Rows first..first+count of a part for all tokens. The rows are few enough to stay in the cache, so that taking
-// the tokens in powers of two, one group after another, reads the weights from memory once.
-template <class Format>
-void rows_for(int64_t tokens, const Weight& w, const Part& part, int64_t first, int64_t count, const Activations& a,
-              float* y, int64_t ldy, const float* bias) {
-  const int64_t floats = 2 * 4 * round_up(a.steps * Format::SCALES, 16);
-  float* scales = static_cast<float*>(scratch(ROW_SCALES, 4 * floats));
-  std::memset(scales, 0, size_t(4 * floats));
-  const int64_t whole = count / 4 * 4;
+// All tokens for the same rows, which stay in the first-level cache.
+template <class Format, int ROWS>
+void each_token_group(const Rows& w, const Activations& a, int64_t tokens, float* y, int64_t ldy) {
+  constexpr int MOST = ROWS == 4 ? 4 : 1;
   for (int64_t t = 0; t < tokens;) {
     const Activations some = from_token<Format>(a, t);
     const int64_t left = tokens - t;
-    const auto kernel = left >= 8   ? dot_rows<Format, 2, 8>
-                        : left >= 4 ? dot_rows<Format, 4, 4>
-                        : left >= 2 ? dot_rows<Format, 4, 2>
-                                    : dot_rows<Format, 4, 1>;
-    const int64_t rows = left >= 8 ? 2 : 4, step = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-    for (int64_t r = 0; r < whole; r += rows)
-      kernel(w, part, first + r, some, y + t * ldy + r, ldy, bias ? bias + r : nullptr, scales);
-    t += step;
+    const int count = left >= MOST ? MOST : left >= 2 ? 2 : 1;
+    if (count == MOST) {
+      dot_rows<Format, ROWS, MOST>(w, some, y + t * ldy, ldy);
+    } else if (count == 2) {
+      dot_rows<Format, ROWS, MOST < 2 ? MOST : 2>(w, some, y + t * ldy, ldy);
+    } else {
+      dot_rows<Format, ROWS, 1>(w, some, y + t * ldy, ldy);
+    }
+    t += count;
   }
-  for (int64_t t = 0; t < tokens; ++t)
-    for (int64_t r = whole; r < count; ++r)
-      dot_rows<Format, 1, 1>(w, part, first + r, from_token<Format>(a, t), y + t * ldy + r, ldy,
-                             bias ? bias + r : nullptr, scales);
+}
+
+// Rows first..first+count of a part for all tokens.
+template <class Format>
+void rows_for(int64_t tokens, const Weight& w, const Part& part, int64_t first, int64_t count, const Activations& a,
+              float* y, int64_t ldy, const float* bias) {
+  const int64_t width = round_up(a.steps * Format::SCALES, 16);
+  float* scales = static_cast<float*>(scratch(ROW_SCALES, 4 * 8 * width));
+  std::memset(scales, 0, size_t(4 * 8 * width));
+  for (int64_t r = 0; r < count;) {
+    const int rows = count - r >= 4 ? 4 : 1;
+    for (int i = 0; i < rows; ++i) {
+      row_scales(w, part, first + r + i, scales + i * width);
+      if (part.zero)
+        row_zeros(w, part, first + r + i, Format::OFFSET, scales + i * width, scales + (i + 4) * width);
+    }
+    const int64_t bytes = bytes_of_row(w);
+    const Rows some{static_cast<const char*>(part.data) + (first + r) * bytes, scales, bias ? bias + r : nullptr,
+                    bytes, width, w.cols / BLOCK, part.zero != nullptr};
+    if (rows == 4) {
+      each_token_group<Format, 4>(some, a, tokens, y + r, ldy);
+    } else {
+      each_token_group<Format, 1>(some, a, tokens, y + r, ldy);
+    }
+    r += rows;
+  }
 }
 
 template <class Format>

@@ -14,6 +14,7 @@ const Kernels TABLE_OF(ISA) = {
     ISA::gemm,
     ISA::linear,
     ISA::run_step,
+    ISA::sharpen,
     &ISA::train_kernels,
 };
 

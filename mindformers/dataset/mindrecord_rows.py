@@ -120,14 +120,14 @@ class _Fill:
         codes = _width_codes(values)
         self.code = int(codes[0])
         self.width = int(_SIZES[self.code])
-        self.values = memoryview(values.view(np.uint8).reshape(-1, 4)[:, : self.width].tobytes())
-        self.codes = memoryview(_pack_codes(codes[None, :]).tobytes())
+        self.values = values.view(np.uint8).reshape(-1, 4)[:, : self.width].tobytes()
+        self.codes = _pack_codes(codes[None, :]).tobytes()
 
 
 @dataclass(frozen=True)
 class _PackedColumn:
     sizes: np.ndarray  # bytes of widths and values, for each row
-    pieces: tuple[list[memoryview], ...]  # each holds one piece of every row
+    pieces: tuple[Sequence[bytes | memoryview], ...]  # each holds one piece of every row
 
 
 def _pack_column(values: np.ndarray, lengths: np.ndarray, fill: _Fill) -> _PackedColumn:
@@ -143,13 +143,14 @@ def _pack_column(values: np.ndarray, lengths: np.ndarray, fill: _Fill) -> _Packe
     matrix[np.arange(width) < lengths[:, None]] = codes
     packed = _pack_codes(matrix)
     unfilled = (seq_length - lengths) * fill.width
+    filling = memoryview(fill.values)
     return _PackedColumn(
         len(fill.codes) + np.diff(offsets) + unfilled,
         (
             _split(packed),
             [fill.codes[packed.shape[1] :]] * len(lengths),
             [data[start:end] for start, end in pairwise(offsets)],
-            [fill.values[:size] for size in unfilled.tolist()],
+            [filling[:size] for size in unfilled.tolist()],
         ),
     )
 

@@ -36,6 +36,7 @@ class BlockManager:
         self._free = list(range(num_blocks - 1, DUMP_BLOCK, -1))
         self._blocks: dict[int, list[int]] = {}
         self._lengths: dict[int, int] = {}
+        self._tables: tuple[tuple[int, ...], Array] | None = None  # as last asked for, until a block moves
 
     @property
     def num_free(self) -> int:
@@ -64,6 +65,7 @@ class BlockManager:
         taken = [row for row in rows if row in self._blocks]
         assert not taken, f"rows {taken} own blocks already"
         self._require(sum(self.blocks_for(length) for length in lengths))
+        self._tables = None
         for row, length in zip(rows, lengths, strict=True):
             self._blocks[row] = [self._free.pop() for _ in range(self.blocks_for(length))]
             self._lengths[row] = int(length)
@@ -76,6 +78,7 @@ class BlockManager:
         """
         full = [row for row in rows if self._lengths[row] % self.block_size == 0]
         self._require(len(full))
+        self._tables = None if full else self._tables
         for row in full:
             self._blocks[row].append(self._free.pop())
         for row in rows:
@@ -83,6 +86,7 @@ class BlockManager:
 
     def free(self, rows: Iterable[int]) -> None:
         """Take back the blocks of rows."""
+        self._tables = None
         for row in rows:
             self._free.extend(reversed(self._blocks.pop(row)))
             del self._lengths[row]
@@ -95,18 +99,21 @@ class BlockManager:
         """Return the tokens of each row, (A,) int32."""
         return np.array([self._lengths[row] for row in rows], np.int32)
 
-    def block_tables(self, rows: Sequence[int], width: int | None = None) -> Array:
+    def block_tables(self, rows: Sequence[int]) -> Array:
         """Return the blocks of each row in order, (A, W) int32, filled up with ``DUMP_BLOCK``.
 
-        Args:
-            rows: Row numbers.
-            width: W; the longest row's number of blocks when not given.
+        W is the longest row's number of blocks. The array is read-only: it serves until a block moves.
         """
+        key = tuple(rows)
+        if self._tables is not None and self._tables[0] == key:
+            return self._tables[1]
         longest = max((len(self._blocks[row]) for row in rows), default=0)
-        tables = np.full((len(rows), width or longest), DUMP_BLOCK, np.int32)
+        tables = np.full((len(rows), longest), DUMP_BLOCK, np.int32)
         for place, row in enumerate(rows):
             blocks = self._blocks[row]
             tables[place, : len(blocks)] = blocks
+        tables.flags.writeable = False
+        self._tables = (key, tables)
         return tables
 
     def slot_mapping(self, rows: Sequence[int], positions: Array) -> Array:

@@ -19,6 +19,7 @@ from mindformers.config.data import IGNORED_LABEL
 from mindformers.config.options import refuse_options
 from mindformers.errors import ConfigError, DataError
 from mindformers.ops.backend import active_backend
+from mindformers.ops.native.optimizer import square_sum
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.optimizer import AdamW
 
@@ -143,8 +144,8 @@ class MFTrainOneStepCell:
         network.set_train(True)
         self._gradients = _GradientCell(network, optimizer.parameters)
         self._gradients.set_train(True)
-        on_host = active_backend() == "portable"
-        self._square_sum = host_square_sum if on_host else SquareSumCell()
+        sums = {"native": square_sum, "portable": host_square_sum}
+        self._square_sum = sums.get(active_backend()) or SquareSumCell()
 
     def __call__(self, *inputs: Any, lr: float | None = None) -> Any:
         """Run one step.

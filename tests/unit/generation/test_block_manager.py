@@ -15,7 +15,6 @@ def test_tables_and_slots_of_a_small_case():
     blocks = BlockManager(num_blocks=8, block_size=4)
     blocks.allocate([0, 1], [5, 2])
     np.testing.assert_array_equal(blocks.block_tables([0, 1]), [[1, 2], [3, 0]])
-    np.testing.assert_array_equal(blocks.block_tables([1], width=3), [[3, 0, 0]])
     slots = blocks.slot_mapping([0, 1], np.arange(6))
     np.testing.assert_array_equal(slots, [[4, 5, 6, 7, 8, 0], [12, 13, 0, 0, 0, 0]])
     blocks.append([1])

@@ -15,6 +15,11 @@ import numpy as np
 from mindformers.checkpoint.ckpt_io import CkptFile
 from mindformers.checkpoint.json_file import parse_object, read_json
 from mindformers.checkpoint.manifest import committed_steps, latest_step
+from mindformers.checkpoint.quantized_files import (
+    METADATA_KEY,
+    quantized_tensors,
+    read_description,
+)
 from mindformers.checkpoint.step_format import MANIFEST_NAME, check_files, read_manifest
 from mindformers.checkpoint.tensor_file import PICKLE_SUFFIXES, StoredTensor, TensorFile
 from mindformers.checkpoint.tensor_io import SafeFile
@@ -34,10 +39,14 @@ MAX_LINES = 12  # of a list in an error
 class WeightSource:
     """Open weights: one mapping of names over one or more files. Use it as a context manager.
 
+    Quantized weights appear as float32 ones and are restored as they are read.
+
     Attributes:
         path: What was opened.
         folder: Where ``config.json`` and the tokenizer of these weights would lie.
         tensors: Name -> where it lies, in file order.
+        description: How weights are quantized; None: none are.
+        quantized: Name -> what is stored of it, for quantized weights.
     """
 
     def __init__(self, path: Path, files: list[TensorFile]):
@@ -56,6 +65,14 @@ class WeightSource:
                     )
                 self._owner[name] = file
                 self.tensors[name] = tensor
+        metadata = next((f.metadata for f in files if METADATA_KEY in f.metadata), {})
+        self.description = read_description(metadata, str(path))
+        self.quantized = quantized_tensors(self.tensors, self.description, str(path))
+        for name, found in self.quantized.items():
+            self._owner[name] = self._owner[found.parts[0]]
+            self.tensors[name] = found.as_float()
+            for part in found.parts:
+                del self.tensors[part]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -68,14 +85,28 @@ class WeightSource:
 
     def read_into(self, name: str, start_row: int, out: np.ndarray) -> None:
         """Fill a contiguous array with consecutive rows, bytes unchanged."""
-        self._owner[name].read_into(name, start_row, out)
+        found = self.quantized.get(name)
+        if found is None:
+            self._owner[name].read_into(name, start_row, out)
+            return
+        rows = out.reshape(-1, found.shape[1])
+        for block in found.blocks(self._read_rows, start_row, start_row + len(rows)):
+            rows[: len(block)], rows = block, rows[len(block) :]
+
+    def _read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        return np.concatenate(list(self._owner[name].blocks(name, start, stop)))
 
     def blocks(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Yield rows ``start`` to ``stop`` (all by default) in blocks."""
-        return self._owner[name].blocks(name, start, stop)
+        found = self.quantized.get(name)
+        if found is None:
+            return self._owner[name].blocks(name, start, stop)
+        return found.blocks(self._read_rows, start, found.shape[0] if stop is None else stop)
 
     def read(self, name: str) -> np.ndarray:
         """Return a whole tensor."""
+        if name in self.quantized:
+            return np.concatenate(list(self.blocks(name)))
         return self._owner[name].read(name)
 
     def config(self) -> dict[str, Any] | None:

@@ -89,7 +89,22 @@ class Glm2ModelSection(Section):
         default=False, description="True: the residual stream is float32."
     )
     quantization_bit: Annotated[int, only(0, feature="quantization")] = Field(
-        default=0, description="Bits of quantized weights; not implemented."
+        default=0, description="Upstream's on an NPU, not implemented; on a CPU see quantization."
+    )
+    quantization: Literal["int8", "int4"] | None = Field(
+        default=None, description="Predicting on a CPU: round the weights to this when they are loaded."
+    )
+    quantization_group: int | None = Field(
+        default=None,
+        ge=32,
+        multiple_of=32,
+        description="Columns that share a scale; null: 64 with int8, 32 with int4.",
+    )
+    quantization_head: Literal["int8", "int4", "none"] = Field(
+        default="int8", description="With quantization: what the output layer is rounded to."
+    )
+    quantization_embedding: Literal["int8", "int4", "none"] = Field(
+        default="none", description="With quantization: what the embedding is rounded to."
     )
     pre_seq_len: Annotated[int | None, only(None, feature="P-tuning v2")] = Field(
         default=None, description="Length of a trained prefix (tokens); not implemented."
@@ -120,6 +135,10 @@ class Glm2ModelSection(Section):
         bool, only(False, feature="the head-interleaved tensor-parallel layout")
     ] = Field(default=False, description="Head-interleaved layout of the weights; not implemented.")
     block_size: Count = Field(default=16, description="Tokens in one block of the key/value cache.")
+    kv_cache_dtype: Literal["float32", "bfloat16", "int8"] | None = Field(
+        default=None,
+        description="CPU kernels: type of cached keys and values; null: bfloat16 with that compute_dtype, else float32.",
+    )
     num_blocks: Count = Field(default=128, description="Blocks of the key/value cache per layer.")
     is_dynamic: bool = Field(
         default=False, description="Dynamic shapes in graph mode; always on when predicting."

@@ -29,6 +29,7 @@ from mindformers.config.runtime import (
     ContextSection,
     MoeSection,
     MonitorSection,
+    OpsSection,
     ParallelConfigSection,
     ParallelSection,
     RecomputeSection,
@@ -46,7 +47,7 @@ from mindformers.config.yaml_text import KeyPath
 _WITHOUT_RULES = {"rules": False}
 _NOTHING = object()
 _ALWAYS_THERE = (
-    "trainer", "context", "runner_config", "runner_wrapper", "optimizer", "parallel",
+    "trainer", "context", "ops", "runner_config", "runner_wrapper", "optimizer", "parallel",
     "parallel_config", "recompute_config", "callbacks",
 )  # fmt: skip
 
@@ -115,6 +116,7 @@ class RunConfig(NeutralKeys):
     )
 
     context: ContextSection = Field(default_factory=ContextSection, description="The device.")
+    ops: OpsSection = Field(default_factory=OpsSection, description="Operators on a CPU.")
     use_parallel: bool = Field(default=False, description="Run as one of several processes.")
     parallel: ParallelSection = Field(
         default_factory=ParallelSection, description="How processes share a run."

@@ -66,6 +66,23 @@ class ContextSection(Section):
     )
 
 
+class OpsSection(Section):
+    """``ops``: how operators are computed on a CPU."""
+
+    backend: Literal["auto", "native", "portable"] = Field(
+        default="auto",
+        description="Form of the operators; native: kernels compiled for this CPU; portable: MindSpore's"
+        " operators; auto: what MINDFORMERS_BACKEND says, without it native where a C++ compiler is.",
+    )
+    threads: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads of the native kernels; 0: what MINDFORMERS_THREADS says, without it all CPUs"
+        " this process may use.",
+    )
+
+
 class StrategyCheckpointSection(Section):
     """``parallel.strategy_ckpt_config``: where upstream writes the layout of the weights."""
 

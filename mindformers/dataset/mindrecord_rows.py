@@ -89,11 +89,14 @@ class RowPacker:
             *chain.from_iterable((h, *p.pieces) for h, p in zip(heads, parts, strict=True)),
             strict=True,
         )
+        largest = [int(values.max()) for values in columns if values.size]
+        if (lengths < self._seq_length).any():
+            largest += [fill.value for fill in self._fills]
         return PackedRows(
             b"".join(chain.from_iterable(pieces)),
             sizes + 8,
             self._seq_length,
-            max([-1, *(int(values.max()) for values in columns if values.size)]),
+            max(-1, *largest),
         )
 
 
@@ -116,6 +119,7 @@ class _Fill:
     """What stands behind a row's own values, ready to be cut to length."""
 
     def __init__(self, value: int, seq_length: int) -> None:
+        self.value = value
         values = np.full(seq_length, value, dtype="<i4")
         codes = _width_codes(values)
         self.code = int(codes[0])

@@ -98,4 +98,8 @@ class RotateHeads(nn.Cell):
         """Return query (B, S, N, D), key and value (B, S, G, D) for ``qkv`` (B, S, N + 2G, D)."""
         rotating = self.num_heads + self.num_groups
         rotated = self.rotary(qkv[:, :, :rotating], cos, sin)  # (B, S, N+G, D)
-        return rotated[:, :, : self.num_heads], rotated[:, :, self.num_heads :], qkv[:, :, rotating:]
+        return (
+            rotated[:, :, : self.num_heads],
+            rotated[:, :, self.num_heads :],
+            qkv[:, :, rotating:],
+        )

@@ -102,6 +102,7 @@ def start_runtime(
     device_id: int = 0,
     seed: int | None = None,
     use_parallel: bool = False,
+    has_native_cells: bool = False,
     **options: Any,
 ) -> None:
     """Set MindSpore up for one process.
@@ -112,6 +113,8 @@ def start_runtime(
         device_id: Which NPU.
         seed: Seed of MindSpore's and NumPy's global generators; None leaves them alone.
         use_parallel: True asks for several processes, which this release does not start.
+        has_native_cells: Networks will be made of our own kernels for a CPU, which a graph cannot hold:
+            they run in PyNative mode, whatever ``mode`` says.
         **options: ``max_call_depth``, ``save_graphs``, ``save_graphs_path``, ``max_device_memory``.
 
     Raises:
@@ -127,6 +130,9 @@ def start_runtime(
             allowed="CPU or Ascend",
             fix="check the MindSpore installation",
         ) from error
+    if has_native_cells and device_target == "CPU" and mode == GRAPH_MODE:
+        logger.info("native kernels: networks run in PyNative mode, no graph is compiled")
+        mode = PYNATIVE_MODE
     ms.set_context(mode=mode)
     if options.get("max_call_depth"):
         ms.set_recursion_limit(options["max_call_depth"])

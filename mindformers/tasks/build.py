@@ -10,8 +10,9 @@ import yaml
 from mindformers.config.run_config import RunConfig
 from mindformers.dataset.causal_lm import CausalLanguageModelDataset
 from mindformers.errors import ConfigError, DataError
-from mindformers.logger import logger, setup_file_logging
+from mindformers.logger import logger, setup_file_logging, warn_once
 from mindformers.models.base_config import PretrainedConfig
+from mindformers.ops.native.library import choose_backend, is_native, set_threads
 from mindformers.parallel.runtime import start_runtime
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
@@ -50,8 +51,23 @@ def open_output(config: RunConfig) -> Path:
     return output_dir
 
 
+def choose_kernels(config: RunConfig) -> None:
+    """Let networks built from now on use the form of the operators the settings ask for.
+
+    Raises:
+        DeviceError: If they ask for the native form, which cannot be had.
+    """
+    if config.context.device_target != "CPU":
+        return
+    if config.ops.threads and config.ops.backend == "portable":
+        warn_once("ops.threads has no effect with ops.backend portable")
+    set_threads(config.ops.threads)
+    choose_backend(config.ops.backend)
+
+
 def start_device(config: RunConfig) -> None:
-    """Set MindSpore up: device, mode, seed. Nothing is written."""
+    """Set the kernels and MindSpore up: device, mode, seed. Nothing is written."""
+    choose_kernels(config)
     context = config.context
     start_runtime(
         device_target=context.device_target,
@@ -59,6 +75,7 @@ def start_device(config: RunConfig) -> None:
         device_id=context.device_id,
         seed=config.seed,
         use_parallel=config.use_parallel,
+        has_native_cells=context.device_target == "CPU" and is_native(),
         max_call_depth=context.max_call_depth,
         save_graphs=context.save_graphs,
         save_graphs_path=context.save_graphs_path,
@@ -117,6 +134,7 @@ def open_text_model(config: RunConfig, weights: str) -> Any:
     """
     assert config.model is not None
     kind, name = MindFormerModuleType.TEXT_MODEL, config.model.arch.type
+    choose_kernels(config)
     if config.context.device_target == "CPU" and MindFormerRegister.is_exist(kind, name):
         found = MindFormerRegister.get_cls(kind, name).open(network_settings(config), weights)
         if found is not None:

@@ -35,12 +35,13 @@ class PlainChat:
     def _yields_its_own_tokens(self, special_tokens: SpecialTokens) -> bool:
         """Tell whether the template's own text falls into exactly these control tokens.
 
-        A table of another family may lack one, or have one that spans two, or a token with blanks,
-        or markers that are control in an assistant's words only.
+        A table of another family may lack one, or have one that spans two, or tokens with blanks or
+        of one character, or markers that are control in an assistant's words only.
         """
-        tokens = special_tokens.by_text.values()
-        if any(not token.special or token.content.split() != [token.content] for token in tokens):
-            return False
+        for token in special_tokens.by_text.values():
+            is_word = token.content.split() == [token.content] and len(token.content) > 1
+            if not (token.special and is_word):
+                return False
         return all(
             list(special_tokens.split("".join(s.text for s in (*self._prefix, role, role))))
             == [*self._prefix, role, role]

@@ -80,7 +80,10 @@ class PortableUpdate:
     def __call__(self, grads: Sequence[Tensor], rates: AdamRates, decays: Sequence[float]) -> None:
         """Update in place; ``rates`` and ``decays`` (one per group) hold the bias correction."""
         lower = self.cell(
-            *(Tensor(value, ms.float32) for value in (rates.lr, rates.eps, list(decays), rates.scale)),
+            *(
+                Tensor(value, ms.float32)
+                for value in (rates.lr, rates.eps, list(decays), rates.scale)
+            ),
             *grads,
         )
         # Assign has no bfloat16 kernel on a CPU, so lower-precision weights are set from here.
@@ -100,7 +103,10 @@ class NativeUpdate:
         state = self.state
         targets = [
             AdamTarget(
-                parameter, state.masters.get(i), state.first[i], state.second[i],
+                parameter,
+                state.masters.get(i),
+                state.first[i],
+                state.second[i],
                 decays[state.groups[i]],
             )  # fmt: skip
             for i, parameter in enumerate(state.parameters)
@@ -108,9 +114,7 @@ class NativeUpdate:
         adam_update(targets, [grad.contiguous() for grad in grads], rates)
 
 
-def build_update(
-    state: AdamState, betas: tuple[float, float]
-) -> PortableUpdate | NativeUpdate:
+def build_update(state: AdamState, betas: tuple[float, float]) -> PortableUpdate | NativeUpdate:
     """Return the update of the active backend."""
     is_known = all(parameter.dtype in ADAM_DTYPES for parameter in state.parameters)
     if cell_backend() == "native" and is_known:

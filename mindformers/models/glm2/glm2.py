@@ -20,7 +20,7 @@ from mindformers.ops.attention import build_mask, causal_mask
 from mindformers.ops.backend import active_backend, compute_dtype, storage_dtype
 from mindformers.ops.cast import build_cast
 from mindformers.ops.native.arrays import Buffer
-from mindformers.ops.native.network import NativeNetwork
+from mindformers.ops.native.network import NativeNetwork, Vectors
 from mindformers.ops.native.tensors import of_parameter
 from mindformers.ops.rotary import RotaryAngles
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
@@ -120,6 +120,7 @@ class ChatGLM2ForConditionalGeneration(GLM2PreTrainedModel):
         self.cast = ops.Cast()
         self._native_buffers: dict[str, Buffer] = {}
         self._native: NativeNetwork | None = None
+        self._vectors = Vectors()
         if config.checkpoint_name_or_path:
             self.load_checkpoint(config.checkpoint_name_or_path)
 
@@ -235,7 +236,10 @@ class ChatGLM2ForConditionalGeneration(GLM2PreTrainedModel):
         buffers = {name: of_parameter(each) for name, each in self.weight_parameters().items()}
         if buffers != self._native_buffers:  # a parameter was given other memory since
             self._native_buffers = buffers
-            self._native = native_network(self.config, {n: (b,) for n, b in buffers.items()})
+            self._vectors = Vectors()
+            weights = {name: (buffer,) for name, buffer in buffers.items()}
+            self._native = native_network(self.config, weights, self._vectors)
+        self._vectors.refresh()
         return self._native
 
     def full_logits(self, input_ids: Tensor, last_rows: Tensor) -> Tensor:

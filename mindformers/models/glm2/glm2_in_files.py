@@ -9,6 +9,7 @@ from mindformers.logger import logger
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_mapped import mapped_weights
 from mindformers.models.glm2.glm2_native import native_network
+from mindformers.models.glm2.glm2_quantized import quantized_weights
 from mindformers.models.text_model import TextModel, native_runner
 from mindformers.ops.native.arrays import Buffer
 from mindformers.ops.native.library import is_native
@@ -44,7 +45,7 @@ class GlmInFiles(TextModel):
             name: tuple(Buffer(p.address, p.dtype, p.shape, p.array) for p in parts)
             for name, parts in weights.items()
         }
-        model = cls(config, native_network(config, buffers))
+        model = cls(config, native_network(config, quantized_weights(config, buffers)))
         model.pretrained_dir = Path(source) if Path(source).is_dir() else None
         logger.info("network: weights in place in %s, %d layers", source, config.num_layers)
         return model

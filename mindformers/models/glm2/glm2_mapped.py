@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mindformers.checkpoint.dtypes import WEIGHT_TYPES
-from mindformers.checkpoint.keymap import plan_tensor
-from mindformers.checkpoint.loading import open_weights
+from mindformers.checkpoint.keymap import Rows, plan_tensor
+from mindformers.checkpoint.loading import WeightSource, open_weights
 from mindformers.checkpoint.mapped import MappedTensor, can_be_mapped, map_files, require_finite
+from mindformers.checkpoint.quantized_files import VALUES
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_weights import layout_named, map_weights, stored_tensors
 
@@ -24,9 +26,9 @@ def mapped_weights(
 
     Returns:
         Our name -> the tensors whose rows, one below the other, are the parameter: one where the file
-        keeps it in one piece, three where it keeps query, key and value apart. None when the source
-        is readable but not in place (``.ckpt``, another element type than a network computes in):
-        load it the ordinary way.
+        keeps it in one piece, three where it keeps query, key and value apart. Of a quantized one also
+        ``<name>.scales`` and ``<name>.zeros``. None when the source is readable but not in place
+        (``.ckpt``, another element type than a network computes in): load it the ordinary way.
 
     Raises:
         CheckpointError: If the weights are damaged or are not those of this network.
@@ -35,8 +37,9 @@ def mapped_weights(
         places = map_weights(config, weights).places
         target = stored_tensors(config, layout_named("mindformers", config))
         plans = {stored.name: plan_tensor(stored, places) for stored in target}
-        used = {rows.name for plan in plans.values() for rows in plan}
-        types = {weights.tensors[name].dtype.name for name in used}
+        parts = _stored_parts(plans, weights)
+        used = {rows.name for plan in parts.values() for rows in plan}
+        types = {weights.tensors[rows.name].dtype.name for plan in plans.values() for rows in plan}
         if not can_be_mapped(weights.files) or not types <= set(WEIGHT_TYPES):
             return None
         tensors = map_files(weights.files)
@@ -44,5 +47,20 @@ def mapped_weights(
             require_finite((tensors[name] for name in used), weights.where)
     return {
         name: tuple(tensors[rows.name].rows(rows.start, rows.stop) for rows in plan)
-        for name, plan in plans.items()
+        for name, plan in parts.items()
     }
+
+
+def _stored_parts(
+    plans: Mapping[str, Sequence[Rows]], weights: WeightSource
+) -> dict[str, list[Rows]]:
+    """Return the plans with the names of what is stored: a quantized weight is two or three tensors."""
+    parts: dict[str, list[Rows]] = {}
+    for name, plan in plans.items():
+        for rows in plan:
+            found = weights.quantized.get(rows.name)
+            for stored in found.parts if found else (rows.name,):
+                end = stored.removeprefix(rows.name)
+                ours = name + ("" if end == VALUES else end)
+                parts.setdefault(ours, []).append(Rows(stored, rows.start, rows.stop))
+    return parts

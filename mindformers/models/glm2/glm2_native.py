@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mindformers.checkpoint.quantized_files import SCALES, ZEROS
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.ops.native.arrays import Buffer
 from mindformers.ops.native.network import (
@@ -13,22 +14,25 @@ from mindformers.ops.native.network import (
     LinearWeight,
     NativeNetwork,
     NetworkSizes,
-    vector,
+    Vectors,
 )
 from mindformers.ops.rotary_table import build_rotary_table
 
 Parts = Sequence[Buffer]
+EMBEDDING = "transformer.embedding.embedding_weight"
+HEAD = "transformer.output_layer.weight"
 
 
 def native_network(
-    config: ChatGLM2Config, weights: Mapping[str, Parts], cache_dtype: str = "float32"
+    config: ChatGLM2Config, weights: Mapping[str, Parts], vectors: Vectors | None = None
 ) -> NativeNetwork:
     """Return the network that computes with ``weights`` where they lie.
 
     Args:
         config: Its settings.
-        weights: By parameter name, the pieces whose rows one after another are the weight.
-        cache_dtype: Type of cached keys and values.
+        weights: By parameter name, the pieces whose rows one after another are the weight. Of a
+            quantized one also ``<name>.scales`` and, where it has them, ``<name>.zeros``.
+        vectors: Makes the copies of norms and biases, and can renew them.
     """
     sizes = NetworkSizes(
         hidden=config.hidden_size,
@@ -41,37 +45,39 @@ def native_network(
         eps=config.layernorm_epsilon,
         block_size=config.block_size,
     )
-    layers = [_layer(config, weights, index) for index in range(config.num_layers)]
+    vectors = vectors or Vectors()
+    layers = [_layer(config, weights, vectors, index) for index in range(config.num_layers)]
     return NativeNetwork(
         sizes,
         layers,
-        LinearWeight(tuple(weights["transformer.embedding.embedding_weight"])),
-        LinearWeight(tuple(weights["transformer.output_layer.weight"]), compute=_compute(config)),
-        _vector(weights["transformer.encoder.final_layernorm.weight"]),
+        _linear(config, weights, [EMBEDDING]),
+        _linear(config, weights, [HEAD]),
+        vectors.take(weights["transformer.encoder.final_layernorm.weight"]),
         build_rotary_table(config.seq_length, config.rotary_dim, config.rope_base),
-        cache_dtype,
+        config.kv_cache_dtype or _compute(config),
     )
 
 
-def _layer(config: ChatGLM2Config, weights: Mapping[str, Parts], index: int) -> LayerWeights:
+def _layer(
+    config: ChatGLM2Config, weights: Mapping[str, Parts], vectors: Vectors, index: int
+) -> LayerWeights:
     prefix = f"transformer.encoder.layers.{index}."
 
     def joined(names: Sequence[str], has_bias: bool = False) -> LinearWeight:
-        parts = [part for name in names for part in weights[f"{prefix}{name}.weight"]]
         bias = None
         if has_bias:
             pieces = [part for name in names for part in weights[f"{prefix}{name}.bias"]]
-            bias = _vector(pieces)
-        return LinearWeight(tuple(parts), bias, compute=_compute(config))
+            bias = vectors.take(pieces)
+        return _linear(config, weights, [f"{prefix}{name}.weight" for name in names], bias)
 
     def norm(name: str, is_there: bool = True) -> np.ndarray | None:
-        return _vector(weights[f"{prefix}{name}.weight"]) if is_there else None
+        return vectors.take(weights[f"{prefix}{name}.weight"]) if is_there else None
 
     attention = [f"self_attention.{name}" for name in _qkv_names(config)]
     mlp = ["mlp.dense_h_to_4h"] if config.mlp_concat else ["mlp.dense_left", "mlp.dense_right"]
     return LayerWeights(
-        input_norm=_vector(weights[f"{prefix}input_layernorm.weight"]),
-        mlp_norm=_vector(weights[f"{prefix}post_attention_layernorm.weight"]),
+        input_norm=vectors.take(weights[f"{prefix}input_layernorm.weight"]),
+        mlp_norm=vectors.take(weights[f"{prefix}post_attention_layernorm.weight"]),
         qkv=joined(attention, config.add_qkv_bias),
         dense=joined(["self_attention.dense"]),
         gate_up=joined(mlp),
@@ -81,13 +87,21 @@ def _layer(config: ChatGLM2Config, weights: Mapping[str, Parts], index: int) -> 
     )
 
 
+def _linear(
+    config: ChatGLM2Config,
+    weights: Mapping[str, Parts],
+    names: Sequence[str],
+    bias: np.ndarray | None = None,
+) -> LinearWeight:
+    def joined(end: str = "") -> tuple[Buffer, ...]:
+        return tuple(part for name in names for part in weights.get(name + end, ()))
+
+    return LinearWeight(joined(), bias, joined(SCALES), joined(ZEROS), compute=_compute(config))
+
+
 def _compute(config: ChatGLM2Config) -> str:
     return "bfloat16" if config.compute_dtype == "bfloat16" else "float32"
 
 
 def _qkv_names(config: ChatGLM2Config) -> list[str]:
     return ["query_key_value"] if config.qkv_concat else ["wq", "wk", "wv"]
-
-
-def _vector(parts: Parts) -> np.ndarray:
-    return np.concatenate([vector(part) for part in parts])

@@ -39,7 +39,9 @@ _COMMON = (
 # are unrolled by hand. Nor does the set that no CPU with a better one uses.
 _SLOW_TO_OPTIMIZE = ("gemm.cpp", "api.cpp", "threads.cpp", "table.cpp")
 _SLOW_SET = "generic"
-_EVERY_SET = ("table.cpp",)  # files that are compiled once per instruction set define ISA themselves
+_EVERY_SET = (
+    "table.cpp",
+)  # files that are compiled once per instruction set define ISA themselves
 _LOCK_SECONDS = 900.0  # a build takes seconds; whoever holds the lock for longer hangs
 
 
@@ -97,18 +99,24 @@ def _identity(compiler: Compiler) -> str:
     return digest.hexdigest()[:8]
 
 
-def build(flags: Sequence[str] = (), *, is_fresh: bool = False) -> Path:
+def build(
+    flags: Sequence[str] = (),
+    sets: Sequence[InstructionSet] | None = None,
+    *,
+    is_fresh: bool = False,
+) -> Path:
     """Return the compiled library, building it if it is not in the cache.
 
     Args:
         flags: Further compiler flags, such as those of a sanitizer.
+        sets: The instruction sets it holds, best first; None: ``chosen_sets()``.
         is_fresh: Build it although it is there, because it cannot be loaded.
 
     Raises:
         ConfigError: If the user names an instruction set that does not exist.
         DeviceError: If there is no compiler, it fails (with its first error), or no folder can be written.
     """
-    recipe = Recipe(chosen_sets(), tuple(flags))
+    recipe = Recipe(tuple(chosen_sets() if sets is None else sets), tuple(flags))
     compiler, key = find_compiler(), recipe.key()
     # Without a compiler one that was built before, as in a container image, serves as well.
     name = f"kernels-{key}-{_identity(compiler)}.so" if compiler else f"kernels-{key}-*.so"
@@ -182,6 +190,8 @@ def _compile(compiler: Compiler, recipe: Recipe, target: Path) -> None:
                 raise
         linked = folder / "kernels.so"
         _run([*compiler, "-shared", "-pthread", *recipe.flags, *objects, "-o", str(linked)], folder)
+        if f"-{recipe.key()}-" not in target.name:
+            raise DeviceError("the kernels' sources changed while they were compiled", fix="start again")
         cache.publish(linked, target)
     logger.info("compiled: %s", target)
 

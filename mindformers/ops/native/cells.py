@@ -116,7 +116,9 @@ class NativeSplitSwiGlu(nn.Cell):
 
 class _AttentionPass(_Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, angles: tuple, visible: Tensor | None, sizes: tuple) -> Tensor:
+    def forward(
+        ctx: Any, qkv: Tensor, angles: tuple, visible: Tensor | None, sizes: tuple
+    ) -> Tensor:
         num_heads, num_groups, rotary_dim = sizes
         qkv = qkv.contiguous()
         kernels.rotate(qkv, *angles, count=num_heads + num_groups, rotary_dim=rotary_dim)
@@ -193,7 +195,9 @@ class NativeEmbedding(nn.Cell):
 
 class _HeadLossPass(_Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor
+    ) -> Tensor:
         needs = ctx.needs_input_grad
         loss, *slopes = kernels.head_loss(hidden.contiguous(), weight, labels, weights, needs)
         ctx.save_for_backward(*slopes)
@@ -222,7 +226,9 @@ class NativeHeadLoss(nn.Cell):
         super().__init__()
         self.count_guard = count_guard
 
-    def construct(self, hidden: Tensor, weight: Tensor, labels: Tensor, input_mask: Tensor) -> Tensor:
+    def construct(
+        self, hidden: Tensor, weight: Tensor, labels: Tensor, input_mask: Tensor
+    ) -> Tensor:
         """Return the loss, (1,), for ``hidden`` (T, H), ``weight`` (V, H), ``labels`` and ``input_mask`` (T,)."""
         mask = input_mask.asnumpy().astype(np.float32).reshape(-1)
         weights = Tensor(mask / (mask.sum(dtype=np.float32) + np.float32(self.count_guard)))

@@ -31,11 +31,15 @@ def check_sizes(sizes: NetworkSizes) -> None:
         if not isinstance(value, (int, np.integer)) or not 1 <= value <= LARGEST:
             raise ConfigError(f"found {value!r}", where=name, allowed=f"1 to {LARGEST}")
     if sizes.heads % sizes.groups:
-        raise ConfigError(f"{sizes.heads} heads in {sizes.groups} groups", allowed="groups that divide them")
+        raise ConfigError(
+            f"{sizes.heads} heads in {sizes.groups} groups", allowed="groups that divide them"
+        )
     rotary = sizes.rotary_dim
     is_count = isinstance(rotary, (int, np.integer))
     if not is_count or not 0 <= rotary <= sizes.head_dim or rotary % 2:
-        raise ConfigError(f"found {rotary!r}", where="rotary_dim", allowed=f"even, 0 to {sizes.head_dim}")
+        raise ConfigError(
+            f"found {rotary!r}", where="rotary_dim", allowed=f"even, 0 to {sizes.head_dim}"
+        )
     if not (math.isfinite(sizes.eps) and sizes.eps >= 0):
         raise ConfigError(f"found {sizes.eps}", where="eps", allowed="0 or more")
 
@@ -84,7 +88,9 @@ def check_linear(where: str, weight: LinearWeight, shape: tuple[int, int]) -> No
     for part in weight.parts:
         if len(part.shape) != 2 or part.dtype != weight.parts[0].dtype or part.dtype == "int32":
             raise ConfigError(
-                f"{part.dtype} {part.shape}", where=where, allowed="two axes, one type in all pieces"
+                f"{part.dtype} {part.shape}",
+                where=where,
+                allowed="two axes, one type in all pieces",
             )
         _check_buffer(where, part)
     if (weight.rows, weight.cols) != shape or len({part.shape[1] for part in weight.parts}) > 1:
@@ -128,9 +134,7 @@ def _check_scales(where: str, weight: LinearWeight) -> None:
 
 def _check_like(where: str, buffer: Buffer, dtype: str, shape: tuple[int, int]) -> None:
     if (buffer.dtype, tuple(buffer.shape)) != (dtype, shape):
-        raise ConfigError(
-            f"{buffer.dtype} {buffer.shape}", where=where, allowed=f"{dtype} {shape}"
-        )
+        raise ConfigError(f"{buffer.dtype} {buffer.shape}", where=where, allowed=f"{dtype} {shape}")
     _check_buffer(where, buffer)
 
 
@@ -142,7 +146,9 @@ def _check_buffer(where: str, buffer: Buffer) -> None:
         raise ConfigError(f"found {buffer.shape}", where=where, allowed="1 or more in each axis")
     if not buffer.address or buffer.address % size:
         raise ConfigError(
-            f"{buffer.dtype} at address {buffer.address}", where=where, allowed=f"a multiple of {size}"
+            f"{buffer.dtype} at address {buffer.address}",
+            where=where,
+            allowed=f"a multiple of {size}",
         )
 
 
@@ -166,4 +172,6 @@ def check_array(where: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         found = f"{array.dtype} {array.shape}" if is_array else type(array).__name__
         raise ConfigError(f"found {found}", where=where, allowed=f"float32 {shape}")
     if not (array.flags.c_contiguous and array.flags.aligned):
-        raise ConfigError("elements that are not side by side", where=where, allowed="row-major order")
+        raise ConfigError(
+            "elements that are not side by side", where=where, allowed="row-major order"
+        )

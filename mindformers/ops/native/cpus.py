@@ -34,10 +34,8 @@ def usable_cpus() -> int:
 
     A quota is rounded down: a thread that is throttled holds up all others.
     """
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
+    has_mask = hasattr(os, "sched_getaffinity")  # Linux has
+    count = len(os.sched_getaffinity(0)) if has_mask else os.cpu_count() or 1
     return max(1, int(min([float(count), *_quotas()])))
 
 

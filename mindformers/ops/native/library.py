@@ -13,8 +13,8 @@ from typing import Any
 from mindformers.errors import ConfigError, DeviceError
 from mindformers.logger import logger, warn_once
 from mindformers.ops.native.build import build
+from mindformers.ops.native.cpus import MOST_THREADS, wanted_threads
 from mindformers.ops.native.train_abi import TRAIN_SIGNATURES
-from mindformers.ops.native.cpus import MOST_THREADS, usable_cpus, wanted_threads
 
 BACKEND_VARIABLE = "MINDFORMERS_BACKEND"
 BACKENDS = ("auto", "native", "portable")
@@ -71,9 +71,17 @@ class ShapeStruct(ctypes.Structure):
         *(
             (name, c_int64)
             for name in (
-                "layers", "hidden", "heads", "groups", "head_dim", "rotary_dim", "ffn", "vocab",
-                "block_size", "positions",
-            )  # fmt: skip
+                "layers",
+                "hidden",
+                "heads",
+                "groups",
+                "head_dim",
+                "rotary_dim",
+                "ffn",
+                "vocab",
+                "block_size",
+                "positions",
+            )
         ),
         ("eps", c_float),
         ("cache_dtype", c_int32),
@@ -84,10 +92,7 @@ class LayerStruct(ctypes.Structure):
     """``Layer`` of decoder.h."""
 
     _fields_ = (
-        *(
-            (name, c_void_p)
-            for name in ("input_norm", "mlp_norm", "after_attention", "after_mlp")
-        ),
+        *((name, c_void_p) for name in ("input_norm", "mlp_norm", "after_attention", "after_mlp")),
         *((name, WeightStruct) for name in ("qkv", "dense", "gate_up", "down")),
         ("cache", CacheStruct),
     )
@@ -142,7 +147,9 @@ def open_library(path: str | Path) -> ctypes.CDLL:
 
 def _refuse_failure(result: int, function: Callable[..., int], arguments: Any) -> int:
     if result:
-        raise DeviceError("not enough memory for a kernel", fix="take fewer or shorter rows at once")
+        raise DeviceError(
+            "not enough memory for a kernel", fix="take fewer or shorter rows at once"
+        )
     return result
 
 
@@ -166,7 +173,7 @@ def kernels() -> ctypes.CDLL | None:
 def _open_or_say_why() -> ctypes.CDLL | None:
     from mindformers.ops.native.self_test import refuse_wrong_numbers
 
-    threads = wanted_threads()
+    threads = _threads[0] or wanted_threads()
     try:
         library = _load()
         library.mf_set_threads(threads)
@@ -194,17 +201,27 @@ def required() -> ctypes.CDLL:
     return library
 
 
+_threads = [0]
+
+
 def set_threads(count: int) -> None:
-    """Let the kernels use ``count`` threads, the calling one among them; 0: all this process may use.
+    """Let the kernels use ``count`` threads, the calling one among them.
+
+    Args:
+        count: 0: what ``MINDFORMERS_THREADS`` says, without it all CPUs this process may use.
 
     Raises:
         ConfigError: If ``count`` is no whole number from 0 to 1024.
     """
     if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MOST_THREADS:
         raise ConfigError(
-            f"found {count!r}", where="threads", allowed=f"a whole number, 0 (all) to {MOST_THREADS}"
+            f"found {count!r}",
+            where="threads",
+            allowed=f"a whole number, 0 (all) to {MOST_THREADS}",
         )
-    required().mf_set_threads(count or usable_cpus())
+    _threads[0] = count
+    if _opened and _opened[0]:
+        _opened[0].mf_set_threads(count or wanted_threads())
 
 
 _chosen = ["auto"]

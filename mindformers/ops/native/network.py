@@ -110,6 +110,24 @@ class NetworkSizes:
     block_size: int
 
 
+class Vectors:
+    """Norms and biases as the kernels take them, float32: copies, since they are small."""
+
+    def __init__(self) -> None:
+        self._copied: list[tuple[np.ndarray, Sequence[Buffer]]] = []
+
+    def take(self, parts: Sequence[Buffer]) -> np.ndarray:
+        """Return the elements of some buffers one after another, (n,) float32."""
+        copy = np.concatenate([as_float32(part).reshape(-1) for part in parts])
+        self._copied.append((copy, parts))
+        return copy
+
+    def refresh(self) -> None:
+        """Copy all again: a training step may have changed what the buffers hold."""
+        for copy, parts in self._copied:
+            np.concatenate([as_float32(part).reshape(-1) for part in parts], out=copy)
+
+
 class NativeNetwork:
     """Weights and cache of one network.
 
@@ -146,7 +164,9 @@ class NativeNetwork:
         self.angles = np.ascontiguousarray(angles, np.float32)
         if not self.angles.size or self.angles.shape[1:] != (sizes.rotary_dim // 2, 2):
             raise ConfigError(
-                f"found {self.angles.shape}", where="angles", allowed=f"(P, {sizes.rotary_dim // 2}, 2)"
+                f"found {self.angles.shape}",
+                where="angles",
+                allowed=f"(P, {sizes.rotary_dim // 2}, 2)",
             )
         self._kept = (list(layers), embedding, head, final_norm)
         # A call in another thread would find a cache that is being replaced.
@@ -255,8 +275,3 @@ def _layer_struct(layer: LayerWeights) -> LayerStruct:
         qkv=layer.qkv.struct(), dense=layer.dense.struct(), gate_up=layer.gate_up.struct(),
         down=layer.down.struct(),
     )  # fmt: skip
-
-
-def vector(buffer: Buffer) -> np.ndarray:
-    """Return a norm's weight or a bias as float32; a copy, they are small."""
-    return np.ascontiguousarray(as_float32(buffer).reshape(-1))

@@ -38,7 +38,9 @@ def refuse_wrong_numbers(library: ctypes.CDLL) -> None:
             layer = LinearWeight((of_array(weight),))
             found = np.full((tokens, 53), np.nan, np.float32)
             struct = layer.struct()
-            library.mf_linear(left.ctypes.data, tokens, ctypes.addressof(struct), found.ctypes.data, 53)
+            library.mf_linear(
+                left.ctypes.data, tokens, ctypes.addressof(struct), found.ctypes.data, 53
+            )
             _compare(library, f"linear layer, {tokens} tokens", found, left[:tokens], values.T)
 
 

@@ -41,9 +41,7 @@ _SETS: dict[str, tuple[InstructionSet, ...]] = {
             (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
             (*_AVX512_CPU, "avx512_vnni", "avx512_bf16"),
         ),
-        InstructionSet(
-            "avx512vnni", (*_AVX512, "-mavx512vnni"), (*_AVX512_CPU, "avx512_vnni")
-        ),
+        InstructionSet("avx512vnni", (*_AVX512, "-mavx512vnni"), (*_AVX512_CPU, "avx512_vnni")),
         InstructionSet("avx512", _AVX512, _AVX512_CPU),
         InstructionSet("avx2", _AVX2, ("avx2", "fma", "f16c")),
         _GENERIC,

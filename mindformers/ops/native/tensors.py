@@ -27,5 +27,7 @@ def of_parameter(parameter: Tensor) -> Buffer:
     if name is None:
         raise ConfigError(f"found {parameter.dtype}", where=where, allowed=", ".join(_NAMES))
     if not parameter.is_contiguous():
-        raise ConfigError("a view of a tensor", where=where, fix="give it a copy: tensor.contiguous()")
+        raise ConfigError(
+            "a view of a tensor", where=where, fix="give it a copy: tensor.contiguous()"
+        )
     return Buffer(parameter.data_ptr(), name, tuple(parameter.shape), parameter)

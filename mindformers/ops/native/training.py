@@ -20,7 +20,9 @@ from mindformers.ops.native.train_abi import AttentionStruct, HeadStruct, Rotate
 WEIGHT_DTYPES = {ms.float32: "float32", ms.bfloat16: "bfloat16", ms.float16: "float16"}
 
 
-def address(tensor: Tensor, what: str, shape: Sequence[int], dtype: ms.dtype.Type = ms.float32) -> int:
+def address(
+    tensor: Tensor, what: str, shape: Sequence[int], dtype: ms.dtype.Type = ms.float32
+) -> int:
     """Return where a tensor's elements lie.
 
     Raises:
@@ -28,7 +30,9 @@ def address(tensor: Tensor, what: str, shape: Sequence[int], dtype: ms.dtype.Typ
     """
     if tensor.dtype != dtype or tensor.shape != tuple(shape) or not tensor.is_contiguous():
         raise TrainingError(
-            f"is {tensor.dtype} {tuple(tensor.shape)}", where=what, allowed=f"{dtype} {tuple(shape)}"
+            f"is {tensor.dtype} {tuple(tensor.shape)}",
+            where=what,
+            allowed=f"{dtype} {tuple(shape)}",
         )
     return tensor.data_ptr()
 
@@ -77,7 +81,10 @@ def linear_backward(
         needs: Whether input, weight and bias need a gradient.
     """
     rows, cols = weight.shape
-    struct, slope = weight_struct(weight, "weight"), address(dout, "gradient", (*dout.shape[:-1], rows))
+    struct, slope = (
+        weight_struct(weight, "weight"),
+        address(dout, "gradient", (*dout.shape[:-1], rows)),
+    )
     dx = empty((*dout.shape[:-1], cols)) if needs[0] else None
     dweight, start = None, None
     if needs[1]:
@@ -85,7 +92,13 @@ def linear_backward(
         start, dweight = address(x, "input", (*dout.shape[:-1], cols)), empty((rows, cols))
     dbias = empty((rows,)) if needs[2] else None
     required().mf_linear_backward(
-        start, slope, rows_of(dout), ctypes.byref(struct), _start(dx), _start(dweight), _start(dbias)
+        start,
+        slope,
+        rows_of(dout),
+        ctypes.byref(struct),
+        _start(dx),
+        _start(dweight),
+        _start(dbias),
     )
     return dx, dweight, dbias
 
@@ -110,7 +123,14 @@ def rms_norm_backward(
     dx = empty(x.shape) if needs[0] else None
     dweight = empty(weight.shape) if needs[1] else None
     required().mf_rms_norm_backward(
-        x.data_ptr(), weight.data_ptr(), eps, slope, rows_of(x), x.shape[-1], _start(dx), _start(dweight)
+        x.data_ptr(),
+        weight.data_ptr(),
+        eps,
+        slope,
+        rows_of(x),
+        x.shape[-1],
+        _start(dx),
+        _start(dweight),
     )
     return dx, dweight
 
@@ -126,9 +146,7 @@ def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
     return out
 
 
-def swiglu_backward(
-    gate: Tensor, up: Tensor | None, dout: Tensor
-) -> tuple[Tensor, Tensor | None]:
+def swiglu_backward(gate: Tensor, up: Tensor | None, dout: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the gradients of gate and up, or of the one tensor that holds both, for ``dout`` (..., F)."""
     step, width = gate.shape[-1], dout.shape[-1]
     slope = address(dout, "gradient", (*gate.shape[:-1], step if up is not None else step // 2))
@@ -145,7 +163,13 @@ def swiglu_backward(
 
 
 def rotate(
-    heads: Tensor, cosine: Tensor, sine: Tensor, *, count: int, rotary_dim: int, is_inverse: bool = False
+    heads: Tensor,
+    cosine: Tensor,
+    sine: Tensor,
+    *,
+    count: int,
+    rotary_dim: int,
+    is_inverse: bool = False,
 ) -> None:
     """Rotate the first ``count`` heads of every token in place.
 
@@ -169,7 +193,9 @@ def rotate(
     required().mf_rotate(ctypes.byref(call))
 
 
-def attention(qkv: Tensor, visible: Tensor | None, num_heads: int, num_groups: int) -> tuple[Tensor, Tensor]:
+def attention(
+    qkv: Tensor, visible: Tensor | None, num_heads: int, num_groups: int
+) -> tuple[Tensor, Tensor]:
     """Attend causally; nothing of size S x S is kept.
 
     Args:

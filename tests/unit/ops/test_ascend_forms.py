@@ -12,7 +12,15 @@ import pytest
 from mindspore import ops
 
 from mindformers.generation.runner import CachedRunner
-from mindformers.ops import activation, attention, backend, norm, paged_attention
+from mindformers.ops import (
+    activation,
+    attention,
+    backend,
+    embedding,
+    linear,
+    norm,
+    paged_attention,
+)
 from tests.support.golden_model import CASES
 from tests.support.networks import golden_network
 
@@ -20,13 +28,18 @@ from tests.support.networks import golden_network
 @pytest.fixture
 def npu(monkeypatch: pytest.MonkeyPatch, pynative: None) -> None:
     """Let the builders believe that an NPU is there."""
-    for module in (activation, attention, backend, norm, paged_attention):
+    for module in (backend, paged_attention):
         monkeypatch.setattr(module, "active_backend", lambda: "ascend")
+    for module in (activation, attention, embedding, linear, norm):
+        monkeypatch.setattr(module, "cell_backend", lambda: "ascend")
 
 
 def test_every_builder_takes_the_fused_form_on_an_npu(npu: None) -> None:
     assert isinstance(norm.build_rms_norm(1e-5, ms.bfloat16, ms.float32), norm.AscendRmsNorm)
     assert isinstance(activation.build_swiglu(8), activation.AscendSwiGlu)
+    assert isinstance(linear.build_linear_product(ms.float32, ms.float32), linear.PortableLinear)
+    gather = embedding.build_embedding(ms.float32, ms.float32)
+    assert isinstance(gather, embedding.PortableEmbedding)
     assert isinstance(attention.build_attention(4, 2, 8, True), attention.AscendFlashAttention)
     assert isinstance(attention.build_attention(4, 2, 8, False), attention.PortableAttention)
     paged = paged_attention.build_paged_attention(4, 2, 8, 3, 16, ms.bfloat16)

@@ -47,7 +47,11 @@ def test_tallies_add_up_and_keep_the_first_messages() -> None:
 def test_runs_follow_the_shifted_labels() -> None:
     # The conversation a b c d e, of which c and d are learnt; two positions are filled up.
     ids, labels = np.array([1, 2, 3, 4, 5, 9, 9]), np.array([-100, 3, 4, -100, -100, -100, -100])
-    assert trained_runs(Letters(), ids[:5], labels[:5]) == [("ab", False), ("cd", True), ("e", False)]
+    assert trained_runs(Letters(), ids[:5], labels[:5]) == [
+        ("ab", False),
+        ("cd", True),
+        ("e", False),
+    ]
     # A full row whose last label is the token beyond it.
     assert trained_runs(Letters(), np.array([1, 2]), np.array([-100, 3])) == [
         ("ab", False),

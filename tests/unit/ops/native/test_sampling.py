@@ -13,7 +13,9 @@ pytestmark = pytest.mark.skipif(not is_native(), reason="the kernels are not use
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096, 151552])
-@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.8), (50, 0.9), (0, 0.0), (3, 0.5)])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.8), (50, 0.9), (0, 0.0), (3, 0.5)]
+)
 @pytest.mark.parametrize("spread", [0.01, 3.0, 60.0])
 def test_what_stays_is_what_sorting_keeps(
     size: int, top_k: int, top_p: float, spread: float

@@ -21,11 +21,12 @@ from mindformers.checkpoint.export import (
 )
 from mindformers.checkpoint.json_file import read_json, write_json
 from mindformers.checkpoint.keymap import Piece, Stored, locate_pieces
-from mindformers.checkpoint.loading import WeightSource, open_weights
+from mindformers.checkpoint.loading import open_weights
 from mindformers.checkpoint.naming import Layout
 from mindformers.checkpoint.saving import staged_folder, write_weights
 from mindformers.checkpoint.tensor_io import TensorToWrite
 from mindformers.checkpoint.transfer import tensors_in_layout
+from mindformers.checkpoint.weight_source import WeightSource
 from mindformers.errors import CheckpointError
 
 Fusions = Mapping[tuple[str, ...], str]  # ending of each part -> ending of the fused name

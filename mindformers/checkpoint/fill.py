@@ -13,8 +13,8 @@ import numpy as np
 
 from mindformers.checkpoint.dtypes import BY_NAME, cast, is_finite, not_finite, plain_array
 from mindformers.checkpoint.keymap import Rows, Stored, plan_tensor
-from mindformers.checkpoint.loading import WeightSource
 from mindformers.checkpoint.tensor_file import BLOCK_BYTES
+from mindformers.checkpoint.weight_source import WeightSource
 from mindformers.logger import logger
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ stored; in every 32 columns, byte i holds column i in its low and column i + 16 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ class Scheme:
                 f"a group of {self.group} columns", where="quantization",
                 allowed=f"a multiple of {BLOCK}",
             )  # fmt: skip
-        if self.bits == 8 and not self.symmetric:  # noqa: PLR2004
+        if self.bits == 8 and not self.symmetric:
             raise ConfigError("asymmetric int8", where="quantization", allowed="symmetric")
 
     @property
@@ -72,9 +73,14 @@ class QuantizedMatrix:
         zeros: (rows, cols / group) uint8, or None.
     """
 
-    values: NDArray[np.int8] | NDArray[np.uint8]
+    values: NDArray[Any]
     scales: NDArray[np.float16]
     zeros: NDArray[np.uint8] | None = None
+
+    def rows(self, start: int, stop: int) -> QuantizedMatrix:
+        """Return some rows, in the same memory."""
+        zeros = None if self.zeros is None else self.zeros[start:stop]
+        return QuantizedMatrix(self.values[start:stop], self.scales[start:stop], zeros)
 
 
 def check_columns(cols: int, scheme: Scheme, where: str) -> None:
@@ -88,7 +94,9 @@ def check_columns(cols: int, scheme: Scheme, where: str) -> None:
         raise ConfigError(
             f"{cols} columns in groups of {scheme.group}",
             where=where,
-            allowed=f"groups of {', '.join(fitting)}" if fitting else f"columns in multiples of {BLOCK}",
+            allowed=f"groups of {', '.join(fitting)}"
+            if fitting
+            else f"columns in multiples of {BLOCK}",
         )
 
 
@@ -143,12 +151,10 @@ def quantize(matrix: Floats, scheme: Scheme, where: str = "matrix") -> Quantized
     return assemble(q.reshape(matrix.shape), scales, zeros, scheme)
 
 
-def assemble(
-    q: Floats, scales: Floats, zeros: Floats | None, scheme: Scheme
-) -> QuantizedMatrix:
+def assemble(q: Floats, scales: Floats, zeros: Floats | None, scheme: Scheme) -> QuantizedMatrix:
     """Return whole numbers (rows, cols) and their scales (rows, groups) as they are stored."""
     stored = np.ascontiguousarray(scales, np.float16)
-    if scheme.bits == 8:  # noqa: PLR2004
+    if scheme.bits == 8:
         return QuantizedMatrix(q.astype(np.int8), stored)
     kept = None if zeros is None else zeros.astype(np.uint8)
     return QuantizedMatrix(pack_nibbles(q.astype(np.uint8)), stored, kept)
@@ -161,28 +167,31 @@ def find_scales(groups: Floats, scheme: Scheme) -> tuple[Floats, Floats | None]:
         groups: (rows, groups, group) float32.
         scheme: How.
     """
-    best_scales, best_zeros, least = None, None, None
-    for share in _SHARES[scheme.bits]:
+    first, *shares = _SHARES[scheme.bits]
+    best_scales, best_zeros = _candidate(groups, scheme, first)
+    if not shares:
+        return best_scales, best_zeros
+    least = _squared_errors(groups, best_scales, best_zeros, scheme)
+    for share in shares:
         scales, zeros = _candidate(groups, scheme, share)
-        if len(_SHARES[scheme.bits]) == 1:
-            return scales, zeros
-        errors = restore(round_values(groups, scales, zeros, scheme), scales, zeros, scheme)
-        errors -= groups
-        error = np.einsum("rgc,rgc->rg", errors, errors)
-        if least is None:
-            best_scales, best_zeros, least = scales, zeros, error
-            continue
+        error = _squared_errors(groups, scales, zeros, scheme)
         better = error < least
         least = np.where(better, error, least)
         best_scales = np.where(better, scales, best_scales)
-        best_zeros = None if zeros is None else np.where(better, zeros, best_zeros)
-    assert best_scales is not None
+        if zeros is not None and best_zeros is not None:
+            best_zeros = np.where(better, zeros, best_zeros)
     return best_scales, best_zeros
 
 
-def round_values(
+def _squared_errors(
     groups: Floats, scales: Floats, zeros: Floats | None, scheme: Scheme
-) -> Floats:
+) -> NDArray[Any]:
+    errors = restore(round_values(groups, scales, zeros, scheme), scales, zeros, scheme)
+    errors -= groups
+    return np.asarray(np.einsum("rgc,rgc->rg", errors, errors))
+
+
+def round_values(groups: Floats, scales: Floats, zeros: Floats | None, scheme: Scheme) -> Floats:
     """Return the whole numbers (float32) nearest to ``groups``: -127 to 127, or 0 to 15 with the zero added.
 
     Args:
@@ -194,7 +203,7 @@ def round_values(
     wide = (...,) if groups.ndim == scales.ndim else (..., None)
     inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales != 0)
     q = groups * inverse[wide]
-    if scheme.bits == 8:  # noqa: PLR2004
+    if scheme.bits == 8:
         return np.clip(np.rint(q, out=q), -127, 127, out=q)
     q += _MIDDLE if zeros is None else zeros[wide]
     return np.clip(np.rint(q, out=q), 0, 15, out=q)
@@ -203,7 +212,7 @@ def round_values(
 def restore(q: Floats, scales: Floats, zeros: Floats | None, scheme: Scheme) -> Floats:
     """Return what the whole numbers of ``round_values`` stand for; axes as there."""
     wide = (...,) if q.ndim == scales.ndim else (..., None)
-    if scheme.bits == 4:  # noqa: PLR2004
+    if scheme.bits == 4:
         q = q - (np.float32(_MIDDLE) if zeros is None else zeros[wide])
     return q * scales[wide]
 
@@ -212,7 +221,7 @@ def _candidate(groups: Floats, scheme: Scheme, share: float) -> tuple[Floats, Fl
     """Return scales with which ``share`` of the largest value is the outermost step."""
     if scheme.symmetric:
         high, low = groups.max(axis=2), groups.min(axis=2)
-        if scheme.bits == 8:  # noqa: PLR2004
+        if scheme.bits == 8:
             return _storable(np.maximum(high, -low) / np.float32(127)), None
         # The side with one step more is turned to the largest value: a scale may be negative.
         outer = np.where(high > -low, high, low)

@@ -157,8 +157,8 @@ def _checked(
     where = f"{where}: {name}"
     values = tensors[name + VALUES]
     per_byte = 8 // scheme.bits
-    if _BITS.get(values.dtype.name) != scheme.bits or len(values.shape) != 2:  # noqa: PLR2004
-        allowed = "int8" if scheme.bits == 8 else "uint8"  # noqa: PLR2004
+    if _BITS.get(values.dtype.name) != scheme.bits or len(values.shape) != 2:
+        allowed = "int8" if scheme.bits == 8 else "uint8"
         raise CheckpointError(
             f"{VALUES} is {values.dtype.name} {list(values.shape)}", where=where,
             allowed=f"{allowed} with two axes for the {scheme.bits} bits the header says",

@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mindformers.cli.quantize_flags import (
+    add_quantize_flags,
+    check_quantize_flags,
+    run_quantize,
+)
+from mindformers.cli.start import loading_modules
 from mindformers.errors import ConfigError, did_you_mean
 from mindformers.guard import DEBUG_FLAG, FlagParser, leaving_on_sigterm, truth
 
@@ -26,6 +32,9 @@ _EXAMPLES = """examples:
     convert_weight.py --model glm4 --input_path glm-4-9b --output_path glm4_ms --dtype bf16
   Back to Hugging Face, types kept:
     convert_weight.py --model glm4 --reversed --input_path glm4_ms --output_path glm4_hf
+  Round to int4, with text to round for and to measure on:
+    convert_weight.py --model glm4 --input_path glm-4-9b --output_path glm4_int4 --quantization int4 \\
+        --calibration rows.json --eval_data book.txt
   Fuse split weights, of one file or of rank_X folders:
     convert_weight.py --model glm4 --concat --input_path split.ckpt --output_path fused.ckpt
 """
@@ -77,6 +86,7 @@ def build_parser(prog: str = "convert_weight.py") -> argparse.ArgumentParser:
         help="tokenizer.model, or a folder that holds one, to put into an output folder; default: "
         "the one beside the input",
     )
+    add_quantize_flags(add)
     add("--max_shard_size", default="5GB", help="largest file in a folder (default 5GB)")
     add("--force", "--overwrite", action="store_true", help="replace an output that exists")
     add("--no_verify", action="store_true", help="do not compare the sha256 of a step folder")
@@ -123,6 +133,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("given with --reversed", where="--concat", fix="run them one by one")
     if args.concat and args.dtype:
         raise ConfigError("given with --concat, which keeps types", where="--dtype")
+    check_quantize_flags(args)
     parse_size(args.max_shard_size, where="--max_shard_size")
     _check_paths(args)
 
@@ -169,6 +180,8 @@ def _run(args: argparse.Namespace, options: ExportOptions) -> Path:
         from mindformers.models.glm2.convert_weight import convert_to_qkv_concat
 
         return convert_to_qkv_concat(args.input_path, args.output_path, options=options)
+    if args.quantization:
+        return run_quantize(args, options)
     if args.reversed:
         from mindformers.models.glm2.convert_reversed import convert_ms_to_pt
 
@@ -187,25 +200,34 @@ def _run(args: argparse.Namespace, options: ExportOptions) -> Path:
     )
 
 
+def _options(args: argparse.Namespace, **progress: Callable[[int], None]) -> ExportOptions:
+    from mindformers.checkpoint.export import ExportOptions
+
+    return ExportOptions(
+        output_format=args.output_format,
+        force=args.force,
+        max_shard_size=args.max_shard_size,
+        verify=not args.no_verify,
+        tokenizer=args.tokenizer,
+        **progress,
+    )
+
+
 @contextmanager
 def _options_with_progress(args: argparse.Namespace) -> Iterator[ExportOptions]:
     """Yield the export options; on a terminal a progress bar follows the bytes written."""
+    if not sys.stderr.isatty():  # the bar's modules take longer to load than all of ours
+        yield _options(args)
+        return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
-    from mindformers.checkpoint.export import ExportOptions
-
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeLeft())
-    quiet = not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("writing", total=None)
-        yield ExportOptions(
-            output_format=args.output_format,
-            force=args.force,
-            max_shard_size=args.max_shard_size,
-            verify=not args.no_verify,
-            tokenizer=args.tokenizer,
+        yield _options(
+            args,
             start=lambda total: bar.update(task, total=total),
             progress=lambda count: bar.advance(task, count),
         )
@@ -220,7 +242,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "convert_weight.py") 
     """
     args = build_parser(prog).parse_args(argv)
     _apply_old_names(args)
-    _check(args)
+    with loading_modules():
+        _check(args)  # loads most of what converting takes
     from mindformers.logger import setup_console_logging
 
     setup_console_logging(logging.INFO)

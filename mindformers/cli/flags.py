@@ -89,6 +89,8 @@ FLAGS = (
     _flag("num_samples", whole_number, "rows of the training data to use",
           "train_dataset.data_loader.num_samples"),
     _flag("output_dir", str, "folder for all a run writes"),
+    _flag("quantization", str, "predict on a CPU with weights of int8 or int4",
+          "model.model_config.quantization"),
     _flag("do_sample", truth, "draw tokens instead of taking the likeliest",
           "model.model_config.do_sample"),
     _flag("trust_remote_code", truth, "run code of a model folder (refused)",

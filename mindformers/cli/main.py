@@ -44,6 +44,9 @@ def chat_command(argv: Sequence[str]) -> int:
         action="store_false",
         help="every question stands alone",
     )
+    parser.add_argument(
+        "--quantization", choices=("int8", "int4"), help="round the weights when they are loaded"
+    )
     parser.add_argument("--max_new_tokens", type=int, help="longest answer (tokens)")
     parser.add_argument(
         "--do_sample", action="store_true", help="draw tokens instead of taking the likeliest"

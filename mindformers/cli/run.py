@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers.cli.flags import CONFIG, FLAGS, OPTIONS, REGISTER_PATH, all_spellings, build_parser
+from mindformers.cli.start import loading_modules
 from mindformers.errors import ConfigError
 from mindformers.logger import setup_console_logging
 from mindformers.parallel.runtime import check_machine
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "run_mindformer.py") 
     """
     arguments, rest = build_parser(prog).parse_known_args(argv)
     setup_console_logging()
-    config = load(arguments, rest)
+    with loading_modules():
+        config = load(arguments, rest)
     check_machine(config.context.device_target, config.use_parallel)
     return _task(config.run_mode)(config)
 
@@ -114,13 +116,13 @@ def _task(run_mode: str | None) -> Callable[[Any], int]:
 
 
 def _finetune(config: Any) -> int:
-    from mindformers.tasks.finetune import finetune
-
+    with loading_modules():
+        from mindformers.tasks.finetune import finetune
     return finetune(config).exit_code
 
 
 def _predict(config: Any) -> int:
-    from mindformers.tasks.predict import predict
-
+    with loading_modules():
+        from mindformers.tasks.predict import predict
     predict(config)
     return 0

@@ -92,7 +92,8 @@ class Glm2ModelSection(Section):
         default=0, description="Upstream's on an NPU, not implemented; on a CPU see quantization."
     )
     quantization: Literal["int8", "int4"] | None = Field(
-        default=None, description="Predicting on a CPU: round the weights to this when they are loaded."
+        default=None,
+        description="Predicting on a CPU: round the weights to this when they are loaded.",
     )
     quantization_group: int | None = Field(
         default=None,

@@ -44,6 +44,11 @@ def _problems(config: RunConfig) -> Iterator[Problem]:
 
 
 def _training(config: RunConfig) -> Iterator[Problem]:
+    if config.model is not None and getattr(config.model.network, "quantization", None):
+        yield Problem(
+            ("model", "model_config", "quantization"), "rounded weights cannot be trained",
+            fix="leave it out, and give it when predicting",
+        )  # fmt: skip
     yield from _weights(config)
     named = config.train_dataset.data_loader.dataset_dir if config.train_dataset else ""
     paths = [named] if isinstance(named, str) else named

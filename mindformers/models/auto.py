@@ -130,7 +130,8 @@ class AutoModel(SupportList):
             config: The configuration to use; None: the directory's.
             load_weights: False leaves the network as initialised.
             download_checkpoint: Upstream's name of the same; False wins.
-            **overrides: Fields of the configuration to change.
+            **overrides: Fields of the configuration to change; with ``quantization`` the model only
+                answers where the CPU kernels are used, and takes a quarter of the memory or less.
         """
         overrides = without_loader_options("AutoModel", overrides)
         path = resolve_source(pretrained_model_name_or_dir)
@@ -138,7 +139,12 @@ class AutoModel(SupportList):
             return cls.from_config(path, **overrides)
         if config is None:
             config = AutoConfig.from_pretrained(path)
-        network = cls._build(_changed(config, overrides))
+        config = _changed(config, overrides)
+        if getattr(config, "quantization", None) and load_weights and download_checkpoint:
+            found = _in_files(config, path)
+            if found is not None:
+                return found
+        network = cls._build(config)
         if load_weights and download_checkpoint:
             network.load_weights(path)
         network.pretrained_dir = path
@@ -208,7 +214,10 @@ def open_in_files(pretrained_model_dir: str | Path, **overrides: Any) -> Any:
     path = resolve_source(pretrained_model_dir)
     if not path.is_dir():
         return None
-    config = AutoConfig.from_pretrained(path, **overrides)
+    return _in_files(AutoConfig.from_pretrained(path, **overrides), path)
+
+
+def _in_files(config: PretrainedConfig, path: Path) -> Any:
     for name in MindFormerRegister.names(MindFormerModuleType.TEXT_MODEL):
         family = MindFormerRegister.get_cls(MindFormerModuleType.TEXT_MODEL, name)
         if family.config_class is type(config):

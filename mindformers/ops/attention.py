@@ -9,7 +9,7 @@ from mindspore import Tensor, nn, ops
 
 from mindformers.ops.backend import cell_backend
 from mindformers.ops.native.cells import NativeAttention
-from mindformers.ops.rotary import Rotary, RotateHeads
+from mindformers.ops.rotary import RotateHeads
 
 HIDDEN_SCORE = -1e9  # exp() of it is exactly 0 in float32; a row with nothing visible stays finite
 

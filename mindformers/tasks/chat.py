@@ -33,6 +33,7 @@ def chat(
     system: str = "",
     keep_history: bool = True,
     device_target: str = "CPU",
+    quantization: str | None = None,
     source: TextIO | None = None,
     **settings: Any,
 ) -> int:
@@ -43,6 +44,7 @@ def chat(
         system: An instruction that stands before the conversation.
         keep_history: False: every question stands alone, for a model that learnt single questions.
         device_target: ``CPU`` or ``Ascend``.
+        quantization: ``int8`` or ``int4``: round the weights when they are loaded; None: as they are.
         source: Where questions come from; None: standard input.
         **settings: Fields of ``GenerationConfig``; ``seed``.
 
@@ -56,11 +58,12 @@ def chat(
     GenerationConfig().merged(
         **{k: v for k, v in settings.items() if k != "seed"}
     )  # or refused now
-    network = open_in_files(model_dir) if device_target == "CPU" else None
+    overrides = {} if quantization is None else {"quantization": quantization}
+    network = open_in_files(model_dir, **overrides) if device_target == "CPU" else None
     if network is None:
         # PyNative: the first answer waits for no compiler.
         start_runtime(device_target=device_target, mode=PYNATIVE_MODE)
-        network = AutoModel.from_pretrained(model_dir)
+        network = AutoModel.from_pretrained(model_dir, **overrides)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     source = source or sys.stdin
     interactive = source.isatty()

@@ -101,15 +101,10 @@ class NativeUpdate:
     def __call__(self, grads: Sequence[Tensor], rates: AdamRates, decays: Sequence[float]) -> None:
         """Update in place; as ``PortableUpdate``."""
         state = self.state
+        moments = zip(state.parameters, state.first, state.second, state.groups, strict=True)
         targets = [
-            AdamTarget(
-                parameter,
-                state.masters.get(i),
-                state.first[i],
-                state.second[i],
-                decays[state.groups[i]],
-            )  # fmt: skip
-            for i, parameter in enumerate(state.parameters)
+            AdamTarget(parameter, state.masters.get(i), first, second, decays[group])
+            for i, (parameter, first, second, group) in enumerate(moments)
         ]
         adam_update(targets, [grad.contiguous() for grad in grads], rates)
 

@@ -71,6 +71,10 @@ def test_inits_are_empty_but_for_the_root_the_models_and_public_names() -> None:
     )
 
 
+# generation/runner.py drives a MindSpore network; glm2_modules and the like are one.
+MINDSPORE_SIDE = {"runner", "glm2_modules"}
+
+
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
@@ -94,6 +98,52 @@ def test_config_tokenizer_and_commands_load_without_mindspore(statement: str) ->
         f"import sys\n{statement}\nprint([m for m in ('mindspore', 'torch') if m in sys.modules])"
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+# What a run on a CPU without MindSpore consists of: configuration, tokenizer, generation, mapped weights.
+WITHOUT_FRAMEWORK = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for pattern in (
+        "config/**/*.py", "tokenizer/**/*.py", "generation/**/*.py", "checkpoint/**/*.py",
+        "cli/**/*.py", "models/glm2/glm2_[cimnw]*.py", "models/glm2/glm4_*.py",
+        "models/glm2/glm_processor.py", "models/glm2/hf_config.py", "models/glm2/convert_*.py",
+        "models/base_config.py", "models/sources.py", "models/presets.py", "models/auto.py",
+        "guard.py", "errors.py", "logger.py", "registry.py", "tasks/predict.py", "tasks/build.py",
+        "tasks/pipeline.py",
+    )
+    for path in PACKAGE.glob(pattern)
+    if path.stem not in MINDSPORE_SIDE
+)  # fmt: skip
+
+
+def test_what_runs_without_mindspore_loads_where_there_is_none() -> None:
+    code = (
+        "import sys, importlib\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('mindspore', 'torch', 'transformers'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        f"for name in {WITHOUT_FRAMEWORK!r}: importlib.import_module(name)"
+    )
+    assert len(WITHOUT_FRAMEWORK) > 60
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "mindformers.cli.run, mindformers.config.preflight, mindformers.tasks.predict, "
+        "mindformers.models.glm2.glm2_in_files, mindformers.models.glm2.glm_processor",
+        "mindformers.cli.convert, mindformers.models.glm2.convert_weight, "
+        "mindformers.models.glm2.convert_reversed",
+    ],
+)
+def test_what_is_seldom_used_is_loaded_when_it_is_used(modules: str) -> None:
+    seldom = ("mindspore", "jinja2", "rich", "matplotlib", "safetensors", "huggingface_hub")
+    done = run_python(f"import sys, {modules}\nprint([m for m in {seldom} if m in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr[-2000:]
 
 
 def test_every_public_name_resolves() -> None:

@@ -103,7 +103,12 @@ def make_case(
         if has_after_norms:
             norms |= {"after_attention": norm(), "after_mlp": norm()}
         layers.append(LayerWeights(qkv=qkv, dense=dense, gate_up=gate_up, down=down, **norms))
-        matrices = {"qkv": qkv_exact, "dense": dense_exact, "gate_up": gate_up_exact, "down": down_exact}
+        matrices = {
+            "qkv": qkv_exact,
+            "dense": dense_exact,
+            "gate_up": gate_up_exact,
+            "down": down_exact,
+        }
         exact.append(
             {**matrices, "bias": bias.astype(np.float64)}
             | {name: each.astype(np.float64) for name, each in norms.items()}
@@ -150,7 +155,9 @@ def reference_logits(case: Case, ids: Sequence[int]) -> np.ndarray:
         weights /= weights.sum(-1, keepdims=True)
         mixed = np.einsum("nqk,knd->qnd", weights, value).reshape(rows, -1)
         added = mixed @ layer["dense"].T
-        hidden = hidden + (rms(added, layer["after_attention"]) if "after_attention" in layer else added)
+        hidden = hidden + (
+            rms(added, layer["after_attention"]) if "after_attention" in layer else added
+        )
         gate, up = np.split(rms(hidden, layer["mlp_norm"]) @ layer["gate_up"].T, 2, -1)
         added = (gate / (1 + np.exp(-gate)) * up) @ layer["down"].T
         hidden = hidden + (rms(added, layer["after_mlp"]) if "after_mlp" in layer else added)

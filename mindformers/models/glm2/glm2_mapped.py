@@ -7,9 +7,10 @@ from pathlib import Path
 
 from mindformers.checkpoint.dtypes import WEIGHT_TYPES
 from mindformers.checkpoint.keymap import Rows, plan_tensor
-from mindformers.checkpoint.loading import WeightSource, open_weights
+from mindformers.checkpoint.loading import open_weights
 from mindformers.checkpoint.mapped import MappedTensor, can_be_mapped, map_files, require_finite
 from mindformers.checkpoint.quantized_files import VALUES
+from mindformers.checkpoint.weight_source import WeightSource
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_weights import layout_named, map_weights, stored_tensors
 

@@ -16,7 +16,9 @@ from mindformers.config.options import refuse_options, say_without_effect
 from mindformers.models.base_model import PreTrainedModel
 from mindformers.models.glm2 import glm2_names, glm2_weights
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
+from mindformers.models.glm2.glm2_quantized import round_in_place
 from mindformers.models.glm2.hf_config import check_against_config, is_tied
+from mindformers.ops.native.tensors import of_parameter
 
 
 class GLM2PreTrainedModel(PreTrainedModel):
@@ -30,7 +32,14 @@ class GLM2PreTrainedModel(PreTrainedModel):
         Raises:
             CheckpointError: If the weights are damaged or are not those of this network.
         """
-        return glm2_weights.load_pretrained(self.weight_parameters(), self.config, source)
+        report = glm2_weights.load_pretrained(self.weight_parameters(), self.config, source)
+        if self.config.quantization is not None:
+            with open_weights(source, verify=False) as weights:
+                is_rounded = weights.description is not None
+            if not is_rounded:
+                parameters = self.weight_parameters().items()
+                round_in_place(self.config, {name: of_parameter(each) for name, each in parameters})
+        return report
 
     @classmethod
     def check_weights(cls, config: ChatGLM2Config, source: Path) -> None:

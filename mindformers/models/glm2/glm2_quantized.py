@@ -7,7 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from mindformers.checkpoint.quantized import QuantizedMatrix, Scheme, check_columns, quantize, usual_group
+from mindformers.checkpoint.dtypes import BY_NAME
+from mindformers.checkpoint.quantized import (
+    QuantizedMatrix,
+    Scheme,
+    check_columns,
+    dequantize,
+    quantize,
+    usual_group,
+)
 from mindformers.checkpoint.quantized_files import SCALES, ZEROS, Description
 from mindformers.errors import ConfigError
 from mindformers.logger import logger
@@ -59,9 +67,7 @@ def description_of(
     return found
 
 
-def quantized_weights(
-    config: ChatGLM2Config, weights: Mapping[str, Parts]
-) -> Mapping[str, Parts]:
+def quantized_weights(config: ChatGLM2Config, weights: Mapping[str, Parts]) -> Mapping[str, Parts]:
     """Return the weights as ``config.quantization`` wants them: rounded here, or as they are.
 
     Args:
@@ -96,11 +102,39 @@ def quantized_weights(
             result[name] = tuple(of_array(each.values) for each in rounded)
             result[name + SCALES] = tuple(of_array(each.scales) for each in rounded)
             if not scheme.symmetric:
-                result[name + ZEROS] = tuple(of_array(each.zeros) for each in rounded if each.zeros is not None)
+                result[name + ZEROS] = tuple(
+                    of_array(each.zeros) for each in rounded if each.zeros is not None
+                )
             before += sum(part.shape[0] * part.shape[1] for part in parts)
             after += sum(each.values.nbytes + each.scales.nbytes for each in rounded)
-    logger.info("quantized %s weights to %s: %.2f GB", f"{before:,}", config.quantization, after / 1e9)
+    logger.info(
+        "quantized %s weights to %s: %.2f GB", f"{before:,}", config.quantization, after / 1e9
+    )
     return result
+
+
+def round_in_place(config: ChatGLM2Config, weights: Mapping[str, Buffer]) -> None:
+    """Give weights the values they have once they are rounded: what the portable form computes with.
+
+    Args:
+        config: The network's settings, with ``quantization``.
+        weights: Name -> where it lies, on a CPU.
+
+    Raises:
+        ConfigError: If a weight cannot be rounded.
+    """
+    description = description_of(config, {name: each.shape for name, each in weights.items()})
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        for name, buffer in weights.items():
+            if len(buffer.shape) == 1 or name in description.excluded:
+                continue
+            values = view(buffer)
+            if buffer.dtype == "bfloat16":
+                values = values.view(BY_NAME["bfloat16"].numpy)
+            rounded = round_buffer(buffer, description.scheme_of(name), name, pool)
+            step = max(1, _ELEMENTS // buffer.shape[1])
+            for first in range(0, len(values), step):
+                values[first : first + step] = dequantize(rounded.rows(first, first + step))
 
 
 def round_buffer(
@@ -113,7 +147,9 @@ def round_buffer(
     def rounded(first: int) -> QuantizedMatrix:
         rows = held[first : first + step]
         is_wide = buffer.dtype == "bfloat16"
-        floats = (rows.astype(np.uint32) << 16).view(np.float32) if is_wide else rows.astype(np.float32)
+        floats = (
+            (rows.astype(np.uint32) << 16).view(np.float32) if is_wide else rows.astype(np.float32)
+        )
         return quantize(floats, scheme, where)
 
     done = list(pool.map(rounded, range(0, buffer.shape[0], step)))
@@ -134,7 +170,9 @@ def _refuse_other_width(
     for name in stored:
         weight = name.removesuffix(SCALES)
         kinds[weight] = "int4" if weights[weight][0].dtype == "uint8" else "int8"
-    inner = {kind for name, kind in kinds.items() if name not in (EMBEDDING, HEAD)} or set(kinds.values())
+    inner = {kind for name, kind in kinds.items() if name not in (EMBEDDING, HEAD)} or set(
+        kinds.values()
+    )
     if inner != {config.quantization}:
         raise ConfigError(
             f"the weights are {' and '.join(sorted(inner))} already, not {config.quantization}",

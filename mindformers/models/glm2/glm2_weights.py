@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from mindformers.checkpoint.dtypes import plain_array, type_of, weight_type
 from mindformers.checkpoint.fill import LoadReport, fill_parameters
 from mindformers.checkpoint.keymap import Stored, compare_shapes, count_elements, locate_pieces
-from mindformers.checkpoint.loading import CONFIG_KEY, WeightSource, open_weights
+from mindformers.checkpoint.loading import open_weights
 from mindformers.checkpoint.naming import Layout, MappedSource, NameTable, Row
 from mindformers.checkpoint.saving import write_weights
 from mindformers.checkpoint.transfer import tensors_in_layout, weights_among
+from mindformers.checkpoint.weight_source import CONFIG_KEY, WeightSource
 from mindformers.errors import CheckpointError, ConfigError
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.hf_config import (

@@ -73,6 +73,7 @@ def as_float32(buffer: Buffer) -> np.ndarray:
 def view(buffer: Buffer) -> np.ndarray:
     """Return the elements where they lie, bfloat16 as uint16; valid as long as the buffer's memory is."""
     size = math.prod(buffer.shape) * ITEM_BYTES[buffer.dtype]
-    raw = np.frombuffer((ctypes.c_uint8 * size).from_address(buffer.address), np.uint8)
+    memory: Any = (ctypes.c_uint8 * size).from_address(buffer.address)
+    raw = np.frombuffer(memory, np.uint8)
     held = np.uint16 if buffer.dtype == "bfloat16" else np.dtype(buffer.dtype)
     return raw.view(held).reshape(buffer.shape)

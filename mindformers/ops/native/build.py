@@ -35,10 +35,13 @@ _COMMON = (
     "-std=c++17", "-fPIC", "-pipe", "-pthread", "-fno-math-errno", "-fno-trapping-math",
     "-ffp-contract=fast", "-Wno-uninitialized", "-Wno-maybe-uninitialized",
 )  # fmt: skip
-# Compiling at -O3 takes two to three times as long. These files gain nothing by it: their inner loops
-# are unrolled by hand. Nor does the set that no CPU with a better one uses.
-_SLOW_TO_OPTIMIZE = ("gemm.cpp", "api.cpp", "threads.cpp", "table.cpp")
-_SLOW_SET = "generic"
+# -O3 takes up to four times as long to compile. These files gain nothing by it, or run slower: their inner
+# loops are of vectors, with sizes the compiler knows, so all they need is that those be unrolled.
+_QUICK, _THOROUGH = ("-O2", "-fpeel-loops"), ("-O3",)
+_QUICK_FILES = (
+    "api.cpp", "attention.cpp", "decoder.cpp", "gemm.cpp", "linear.cpp", "linear_quant.cpp", "threads.cpp",
+)  # fmt: skip
+_QUICK_SET = "generic"  # for CPUs whose speed is not what matters
 _EVERY_SET = (
     "table.cpp",
 )  # files that are compiled once per instruction set define ISA themselves
@@ -57,13 +60,13 @@ class Recipe:
     sets: tuple[InstructionSet, ...]
     flags: tuple[str, ...] = ()
 
-    def key(self) -> str:
+    def key(self, sources: Path | None = None) -> str:
         """Return a hash of everything but the compiler: sources, flags, sets, kind of machine."""
         digest = hashlib.sha256()
-        for path in sorted(SOURCES.iterdir()):
+        for path in sorted((sources or SOURCES).iterdir()):
             digest.update(path.name.encode() + path.read_bytes())
         system = (platform.machine(), platform.system(), _c_library())
-        digest.update(repr((_COMMON, _SLOW_TO_OPTIMIZE, self, system)).encode())
+        digest.update(repr((_COMMON, _QUICK, _THOROUGH, _QUICK_FILES, self, system)).encode())
         return digest.hexdigest()[:16]
 
 
@@ -141,7 +144,7 @@ def _build_somewhere(compiler: Compiler, recipe: Recipe, name: str, is_fresh: bo
         try:
             with _lock(folder):
                 if is_fresh or not cache.is_complete(target):
-                    _compile(compiler, recipe, target)
+                    target = _compile(compiler, recipe, folder)
                     cache.prune(folder)
             return target
         except OSError as error:  # a full disk, mostly
@@ -174,12 +177,15 @@ def _lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _compile(compiler: Compiler, recipe: Recipe, target: Path) -> None:
+def _compile(compiler: Compiler, recipe: Recipe, target_folder: Path) -> Path:
     names = ", ".join(each.name for each in recipe.sets)
     logger.info("compiling the CPU kernels (%s), once for this machine: 10 to 30 seconds", names)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as name:
+    with tempfile.TemporaryDirectory(dir=target_folder, prefix="build-") as name:
         folder = Path(name)
-        commands, objects = compile_commands(compiler, recipe, folder)
+        # What is compiled is what is hashed, even while somebody edits the sources.
+        sources = Path(shutil.copytree(SOURCES, folder / "src"))
+        target = target_folder / f"kernels-{recipe.key(sources)}-{_identity(compiler)}.so"
+        commands, objects = compile_commands(compiler, recipe, folder, sources)
         with ThreadPoolExecutor(usable_cpus()) as pool:
             running = [pool.submit(_run, command, folder) for command in commands]
             try:
@@ -190,31 +196,28 @@ def _compile(compiler: Compiler, recipe: Recipe, target: Path) -> None:
                 raise
         linked = folder / "kernels.so"
         _run([*compiler, "-shared", "-pthread", *recipe.flags, *objects, "-o", str(linked)], folder)
-        if f"-{recipe.key()}-" not in target.name:
-            raise DeviceError("the kernels' sources changed while they were compiled", fix="start again")
         cache.publish(linked, target)
     logger.info("compiled: %s", target)
+    return target
 
 
 def compile_commands(
-    compiler: Compiler, recipe: Recipe, folder: Path
+    compiler: Compiler, recipe: Recipe, folder: Path, sources: Path | None = None
 ) -> tuple[list[list[str]], list[str]]:
     """Return the compiler's command lines and the objects they make; the longest come first."""
     has = tuple(f"-DMF_HAS_{each.name}" for each in recipe.sets)
     commands, objects = [], []
-    for source in sorted(SOURCES.glob("*.cpp"), key=lambda path: -path.stat().st_size):
+    for source in sorted((sources or SOURCES).glob("*.cpp"), key=lambda path: -path.stat().st_size):
         is_shared = "namespace ISA" not in source.read_text(encoding="utf-8")
         is_shared = is_shared and source.name not in _EVERY_SET
         variants = (None,) if is_shared else recipe.sets
         for variant in variants:
             name = variant.name if variant else ""
-            is_quick = source.name in _SLOW_TO_OPTIMIZE or name == _SLOW_SET
+            is_quick = source.name in _QUICK_FILES or name == _QUICK_SET
             special = (*variant.compiler_flags, f"-DISA={name}") if variant else has
             made = str(folder / f"{source.stem}.{name}.o")
-            level = "-O2" if is_quick else "-O3"
-            commands.append(
-                [*compiler, level, *_COMMON, *recipe.flags, *special, "-c", str(source), "-o", made]
-            )
+            flags = (*(_QUICK if is_quick else _THOROUGH), *_COMMON, *recipe.flags, *special)
+            commands.append([*compiler, *flags, "-c", str(source), "-o", made])
             objects.append(made)
     return commands, objects
 

@@ -14,6 +14,7 @@ from mindspore import Tensor, nn
 from mindspore.common._grad_function import _Function
 
 from mindformers.ops.native import training as kernels
+from mindformers.ops.native.training_attention import attention, attention_backward, rotate
 
 
 class _LinearPass(_Function):
@@ -103,7 +104,8 @@ class _SplitSwiGluPass(_Function):
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple:
-        return kernels.swiglu_backward(*ctx.saved_tensors, dout.contiguous())
+        gate, up = ctx.saved_tensors
+        return kernels.swiglu_backward(gate, up, dout.contiguous())
 
 
 class NativeSplitSwiGlu(nn.Cell):
@@ -121,8 +123,8 @@ class _AttentionPass(_Function):
     ) -> Tensor:
         num_heads, num_groups, rotary_dim = sizes
         qkv = qkv.contiguous()
-        kernels.rotate(qkv, *angles, count=num_heads + num_groups, rotary_dim=rotary_dim)
-        out, sums = kernels.attention(qkv, visible, num_heads, num_groups)
+        rotate(qkv, *angles, count=num_heads + num_groups, rotary_dim=rotary_dim)
+        out, sums = attention(qkv, visible, num_heads, num_groups)
         ctx.save_for_backward(qkv, out, sums)
         ctx.angles, ctx.visible, ctx.sizes = angles, visible, sizes
         return out
@@ -131,8 +133,8 @@ class _AttentionPass(_Function):
     def backward(ctx: Any, dout: Tensor) -> tuple:
         qkv, out, sums = ctx.saved_tensors
         num_heads, num_groups, rotary_dim = ctx.sizes
-        slope = kernels.attention_backward(qkv, ctx.visible, out, sums, dout.contiguous())
-        kernels.rotate(
+        slope = attention_backward(qkv, ctx.visible, out, sums, dout.contiguous())
+        rotate(
             slope, *ctx.angles, count=num_heads + num_groups, rotary_dim=rotary_dim, is_inverse=True
         )
         return slope, None, None, None

@@ -15,6 +15,7 @@ import numpy as np
 from mindspore import Tensor
 
 _UNIT = 4096  # bytes a block is rounded up to
+_WASTE = 1.35  # how much larger than asked for a block may be
 _SMALL = 64 * 1024  # below it the C library's own pool does as well
 
 
@@ -27,16 +28,22 @@ class _Pool:
         self.lock = RLock()  # a collector's run inside take() may give blocks back
 
     def take(self, size: int) -> np.ndarray:
-        """Return ``size`` bytes, whatever they hold."""
+        """Return ``size`` bytes or some more, whatever they hold."""
         with self.lock:
-            self.in_use += size
+            fitting = [each for each in self.free if size <= each <= size * _WASTE]
+            raw = self._reuse(min(fitting)) if fitting else None
+            self.in_use += size if raw is None else raw.size
             self.most = max(self.most, self.in_use)
-            fitting = self.free.get(size)
-            if fitting:
-                self.kept -= size
-                return fitting.pop()
-            self._shrink(self.most)
-        return np.empty(size, np.uint8)
+            if raw is None:
+                self._shrink(self.most)
+        return np.empty(size, np.uint8) if raw is None else raw
+
+    def _reuse(self, size: int) -> np.ndarray:
+        raw = self.free[size].pop()
+        if not self.free[size]:
+            del self.free[size]
+        self.kept -= size
+        return raw
 
     def give(self, raw: np.ndarray) -> None:
         """Take back a block."""
@@ -47,9 +54,8 @@ class _Pool:
 
     def _shrink(self, limit: int) -> None:
         for size in sorted(self.free, reverse=True):
-            while self.free[size] and self.in_use + self.kept > limit:
-                self.free[size].pop()
-                self.kept -= size
+            while size in self.free and self.in_use + self.kept > limit:
+                self._reuse(size)
 
 
 _pool = _Pool()

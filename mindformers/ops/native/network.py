@@ -162,7 +162,7 @@ class NativeNetwork:
         check_weights(sizes, layers, embedding, head, final_norm)
         self.sizes, self.cache_dtype, self.num_blocks = sizes, cache_dtype, 0
         self.angles = np.ascontiguousarray(angles, np.float32)
-        if not self.angles.size or self.angles.shape[1:] != (sizes.rotary_dim // 2, 2):
+        if not self.angles.shape[0] or self.angles.shape[1:] != (sizes.rotary_dim // 2, 2):
             raise ConfigError(
                 f"found {self.angles.shape}",
                 where="angles",

@@ -91,6 +91,8 @@ def test_a_disturbed_round_is_left_out_where_three_others_remain(
     assert (sorted(figure.values), figure.disturbed) == ([0, 1, 2], 1)
     few = figures([each for each in [*lines, loaded] if each["round"] != 1])[OURS_KEY]
     assert (sorted(few.values), few.disturbed) == ([0, 2, 3], 0)
+    slow = {**limit("read", 1.0, 3), "load": 1.5}
+    assert machine_limits([*lines, slow])["read"] == 24.0
 
 
 def test_fewer_seconds_is_faster() -> None:

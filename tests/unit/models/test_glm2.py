@@ -122,10 +122,11 @@ def test_a_three_dimensional_mask_hides_what_it_marks(pynative: None) -> None:
     network, ids = golden_network(CASE), ints(np.arange(1, 7)[None])
     hidden = np.triu(np.ones((1, 6, 6)), 1)
     causal = network(ids)[0].asnumpy()
-    assert np.array_equal(network(ids, attention_mask=ints(hidden))[0].asnumpy(), causal)
+    # A causal pass and one with a mask of its own may be two kernels, so the last digits differ.
+    assert_close(network(ids, attention_mask=ints(hidden))[0].asnumpy(), causal)
     hidden[:, 3:, 0] = 1
     other = network(ids, attention_mask=ints(hidden))[0].asnumpy()
-    assert np.array_equal(other[:, :3], causal[:, :3])
+    assert_close(other[:, :3], causal[:, :3])
     assert not np.allclose(other[:, 3:], causal[:, 3:])
 
 

@@ -41,6 +41,12 @@ static inline void add_row(float* x, const float* r, int64_t n) {
   for (; i < n; ++i) x[i] += r[i];
 }
 
+static inline void scale_row(float* x, float factor, int64_t n) {
+  int64_t i = 0;
+  for (; i + VW <= n; i += VW) store(x + i, load(x + i) * factor);
+  for (; i < n; ++i) x[i] *= factor;
+}
+
 // out = gate * sigmoid(gate) * up.
 static inline void swiglu_row(const float* gate, const float* up, int64_t n, float* out) {
   int64_t i = 0;

@@ -43,7 +43,8 @@ static inline float sum_lanes(Lanes v) {
 //   COLUMNS, BYTES   of a step; SCALES: blocks of 32 columns it touches.
 //   OFFSET           what the integers that are multiplied lie above the weights.
 //   Wide unpack(p)   the weights of a step.
-//   Lanes dot(w, x)  their partial sums with a step of activations in the order of `place`.
+//   Lanes dot(w, x, start)  their partial sums with a step of activations in the order of `place`; start: the
+//                    LANES whole numbers to begin with, which take the offset off again (null where it is 0).
 //   Lanes spread(p)  the scales of the step's blocks, each in the lanes of its block.
 //   place(c)         where column c of a step lies among the activations.
 
@@ -53,8 +54,9 @@ struct Int8 {
   static constexpr int COLUMNS = 64, BYTES = 64, SCALES = 2, OFFSET = 128;
   typedef __m512i Wide;
   static Wide unpack(const void* p) { return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(-128)); }
-  static Lanes dot(Wide w, const int8_t* x) {
-    return (Lanes)_mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w, _mm512_loadu_si512(x)));
+  static Lanes dot(Wide w, const int8_t* x, const int32_t* start) {
+    const __m512i total = _mm512_dpbusd_epi32(_mm512_loadu_si512(start), w, _mm512_loadu_si512(x));
+    return (Lanes)_mm512_cvtepi32_ps(total);
   }
   static Lanes spread(const float* p) {
     const __m512 both = _mm512_castpd_ps(_mm512_set1_pd(*reinterpret_cast<const double_any*>(p)));
@@ -73,8 +75,8 @@ struct Int4 {
     const __m512i both = _mm512_loadu_si512(p), mask = _mm512_set1_epi8(15);
     return {_mm512_and_si512(both, mask), _mm512_and_si512(_mm512_srli_epi16(both, 4), mask)};
   }
-  static Lanes dot(const Wide& w, const int8_t* x) {
-    __m512i total = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.low, _mm512_loadu_si512(x));
+  static Lanes dot(const Wide& w, const int8_t* x, const int32_t* start) {
+    const __m512i total = _mm512_dpbusd_epi32(_mm512_loadu_si512(start), w.low, _mm512_loadu_si512(x));
     return (Lanes)_mm512_cvtepi32_ps(_mm512_dpbusd_epi32(total, w.high, _mm512_loadu_si512(x + 64)));
   }
   static Lanes spread(const float* p) {
@@ -91,7 +93,7 @@ struct Int8 {
   typedef __m256i Wide;
   static Wide unpack(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   // |w| times x with the sign of w: two products are at most 2 * 128 * 127, which int16 holds.
-  static Lanes dot(Wide w, const int8_t* x) {
+  static Lanes dot(Wide w, const int8_t* x, const int32_t*) {
     const __m256i value = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(value, w));
     return (Lanes)_mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -109,11 +111,12 @@ struct Int4 {
     const __m256i both = _mm256_loadu_si256(static_cast<const __m256i*>(p)), mask = _mm256_set1_epi8(15);
     return {_mm256_and_si256(both, mask), _mm256_and_si256(_mm256_srli_epi16(both, 4), mask)};
   }
-  static Lanes dot(const Wide& w, const int8_t* x) {
+  static Lanes dot(const Wide& w, const int8_t* x, const int32_t* start) {
     const __m256i* value = reinterpret_cast<const __m256i*>(x);
     const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(w.low, _mm256_loadu_si256(value)),
                                            _mm256_maddubs_epi16(w.high, _mm256_loadu_si256(value + 1)));
-    return (Lanes)_mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(start));
+    return (Lanes)_mm256_cvtepi32_ps(_mm256_add_epi32(first, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))));
   }
   static Lanes spread(const float* p) {
     const __m128 pair = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(p)));
@@ -144,7 +147,7 @@ struct Int8 {
     const int8_t* q = static_cast<const int8_t*>(p);
     return {vld1q_s8(q), vld1q_s8(q + 16)};
   }
-  static Lanes dot(const Wide& w, const int8_t* x) {
+  static Lanes dot(const Wide& w, const int8_t* x, const int32_t*) {
     const int32x4_t total = dot_16(vdupq_n_s32(0), w.low, vld1q_s8(x));
     return (Lanes)vcvtq_f32_s32(dot_16(total, w.high, vld1q_s8(x + 16)));
   }
@@ -175,7 +178,7 @@ struct Int8 {
     std::memcpy(w.q, p, sizeof w.q);
     return w;
   }
-  static Lanes dot(const Wide& w, const int8_t* x) {
+  static Lanes dot(const Wide& w, const int8_t* x, const int32_t*) {
     int32_t total = 0;
     for (int i = 0; i < 32; ++i) total += int32_t(w.q[i]) * x[i];
     return Lanes{float(total), 0, 0, 0};

@@ -92,6 +92,19 @@ static inline void store(bf16* p, vf v) {
 
 typedef float v4 __attribute__((vector_size(16)));
 
+typedef float v4_any __attribute__((vector_size(16), aligned(4), may_alias));
+typedef uint16_t h4_any __attribute__((vector_size(8), aligned(2), may_alias));
+typedef uint32_t u4 __attribute__((vector_size(16)));
+static inline v4 load_4(const float* p) { return *reinterpret_cast<const v4_any*>(p); }
+static inline v4 load_4(const bf16* p) {
+  u4 wide = __builtin_convertvector(*reinterpret_cast<const h4_any*>(p), u4) << 16;
+  v4 out;
+  std::memcpy(&out, &wide, sizeof out);
+  return out;
+}
+static inline v4 load_4(const f16* p) { return v4{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])}; }
+static inline void store_4(float* p, v4 v) { *reinterpret_cast<v4_any*>(p) = v; }
+
 static inline float sum(vf v) {
   v4 part[VW / 4];
   std::memcpy(part, &v, sizeof v);

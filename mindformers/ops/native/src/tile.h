@@ -8,7 +8,7 @@
 namespace mf {
 namespace ISA {
 
-constexpr int KC = 256;  // depth of a packed block: MR * KC and NR * KC floats stay in the first-level cache
+constexpr int KC = 512;  // depth of a packed block: a panel of it stays in the nearest caches, C is seldom touched
 
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -83,6 +83,16 @@ static inline void packed_product(int64_t m, int64_t n, int64_t depth, const flo
   }
 }
 
+// Writes four rows of four elements as columns: out[k * step + lane].
+static inline void transpose_4(v4 a, v4 b, v4 c, v4 d, float* out, int64_t step) {
+  const v4 ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const v4 cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  store_4(out, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
+  store_4(out + step, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
+  store_4(out + 2 * step, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
+  store_4(out + 3 * step, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+}
+
 // Packs `count` lanes (rows of A, columns of B) whose elements lie `lane_step` apart and whose depth elements
 // lie side by side: source[lane * lane_step + k] -> out[k][WIDTH].
 template <int WIDTH, class T>
@@ -90,15 +100,19 @@ static inline void pack_rows(const T* source, int64_t lane_step, int64_t count, 
   for (int64_t first = 0; first < count; first += WIDTH, out += WIDTH * depth) {
     const int64_t lanes = count - first < WIDTH ? count - first : WIDTH;
     if (lanes < WIDTH) std::memset(out, 0, sizeof(float) * size_t(WIDTH * depth));
-    for (int64_t lane = 0; lane < lanes; ++lane) {
+    int64_t lane = 0;
+    for (; lane + 4 <= lanes; lane += 4) {
       const T* row = source + (first + lane) * lane_step;
-      float* target = out + lane;
       int64_t k = 0;
-      for (; k + VW <= depth; k += VW) {
-        vf part = load(row + k);
-        for (int i = 0; i < VW; ++i) target[(k + i) * WIDTH] = part[i];
-      }
-      for (; k < depth; ++k) target[k * WIDTH] = to_float(row[k]);
+      for (; k + 4 <= depth; k += 4)
+        transpose_4(load_4(row + k), load_4(row + lane_step + k), load_4(row + 2 * lane_step + k),
+                    load_4(row + 3 * lane_step + k), out + k * WIDTH + lane, WIDTH);
+      for (; k < depth; ++k)
+        for (int i = 0; i < 4; ++i) out[k * WIDTH + lane + i] = to_float(row[i * lane_step + k]);
+    }
+    for (; lane < lanes; ++lane) {
+      const T* row = source + (first + lane) * lane_step;
+      for (int64_t k = 0; k < depth; ++k) out[k * WIDTH + lane] = to_float(row[k]);
     }
   }
 }

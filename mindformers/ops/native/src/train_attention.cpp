@@ -54,7 +54,7 @@ void query_tile(const HeadView& view, const Packed& packed, int64_t first, int64
     top[r] = HIDDEN;
     total[r] = 0.0f;
   }
-  pack_rows<MR>(call.query + view.at_query(first), call.query_step, count, dim, query);
+  pack_rows_turned<MR>(call.query + view.at_query(first), call.query_step, count, dim, query);
   for (int64_t k0 = 0; k0 < limit; k0 += KEYS) {
     const int64_t keys = std::min(KEYS, limit - k0), tile = k0 / KEYS;
     packed_product(count, keys, dim, query, packed.keys + tile * packed.key_step, scores, KEYS, false);
@@ -63,7 +63,7 @@ void query_tile(const HeadView& view, const Packed& packed, int64_t first, int64
       const int64_t seen = std::max<int64_t>(0, std::min(keys, first + r + 1 - k0));
       soften(scores + r * KEYS, seen, keys, scale, top[r], total[r], mixed + r * dim, dim);
     }
-    pack_rows<MR>(scores, KEYS, count, keys, weights);
+    pack_rows_turned<MR>(scores, KEYS, count, keys, weights);
     shallow_product(count, dim, keys, weights, packed.values + tile * packed.value_step,
                     std::min(KEYS, call.tokens - k0), mixed, dim, true);
   }
@@ -90,8 +90,8 @@ void train_attention_forward(const TrainAttentionCall& call) {
     const int64_t count = std::min(KEYS, call.tokens - k0);
     const HeadView view(call, pair * per_group);
     const Packed packed = packed_of(pair);
-    pack_rows<NR>(call.key + view.at_key(k0), call.key_step, count, dim, packed.keys + tile * key_step);
-    pack_columns<NR>(call.value + view.at_value(k0), call.value_step, dim, count, packed.values + tile * value_step);
+    pack_rows_turned<NR>(call.key + view.at_key(k0), call.key_step, count, dim, packed.keys + tile * key_step);
+    pack_columns_whole<NR>(call.value + view.at_value(k0), call.value_step, dim, count, packed.values + tile * value_step);
   });
   const int64_t query_tiles = ceil_div(call.tokens, QUERIES), units = call.batch * call.heads;
   parallel(units * query_tiles, [&](int64_t index) {

@@ -5,6 +5,7 @@
 
 #include "kernels_train.h"
 #include "train_sums.h"
+#include "transpose.h"
 
 namespace mf {
 namespace ISA {

@@ -56,10 +56,10 @@ void prepare(const HeadView& view, const Buffers& b) {
   for (int64_t first = 0; first < call.tokens; first += QUERIES) {
     const int64_t count = std::min(QUERIES, call.tokens - first);
     const float *query = call.query + view.at_query(first), *dout = call.dout + view.at_out(first);
-    pack_rows<MR>(query, call.query_step, count, dim, b.query_rows + first * dim);
-    pack_columns<NR>(query, call.query_step, dim, count, b.query_columns + first * wide);
-    pack_rows<MR>(dout, out_step, count, dim, b.dout_rows + first * dim);
-    pack_columns<NR>(dout, out_step, dim, count, b.dout_columns + first * wide);
+    pack_rows_turned<MR>(query, call.query_step, count, dim, b.query_rows + first * dim);
+    pack_columns_whole<NR>(query, call.query_step, dim, count, b.query_columns + first * wide);
+    pack_rows_turned<MR>(dout, out_step, count, dim, b.dout_rows + first * dim);
+    pack_columns_whole<NR>(dout, out_step, dim, count, b.dout_columns + first * wide);
   }
   for (int64_t t = 0; t < call.tokens; ++t)
     b.delta[t] = dot(call.dout + view.at_out(t), call.out + view.at_out(t), dim);
@@ -98,13 +98,13 @@ void tile_backward(const HeadView& view, const Buffers& b, const Target& target,
     slope_row(b.weights + r * KEYS, b.slopes + r * KEYS, seen, keys, scale, call.lse[view.at_lse(t)], b.delta[t]);
   }
   const bool is_later = first > k0 / QUERIES * QUERIES;  // this tile of keys has met queries before
-  pack_columns<MR>(b.weights, KEYS, keys, count, b.packed);
+  pack_columns_whole<MR>(b.weights, KEYS, keys, count, b.packed);
   packed_product(keys, dim, count, b.packed, b.dout_columns + first * wide, target.value + k0 * target.value_step,
                  target.value_step, is_later);
-  pack_columns<MR>(b.slopes, KEYS, keys, count, b.packed);
+  pack_columns_whole<MR>(b.slopes, KEYS, keys, count, b.packed);
   packed_product(keys, dim, count, b.packed, b.query_columns + first * wide, target.key + k0 * target.key_step,
                  target.key_step, is_later);
-  pack_rows<MR>(b.slopes, KEYS, count, keys, b.packed);
+  pack_rows_turned<MR>(b.slopes, KEYS, count, keys, b.packed);
   packed_product(count, dim, keys, b.packed, b.keys_wide, call.dquery + view.at_query(first), call.query_step, k0 > 0);
 }
 
@@ -116,9 +116,9 @@ void head_backward(const HeadView& view, const Target& target) {
   prepare(view, b);
   for (int64_t k0 = 0; k0 < call.tokens; k0 += KEYS) {
     const int64_t keys = std::min(KEYS, call.tokens - k0);
-    pack_rows<NR>(call.key + view.at_key(k0), call.key_step, keys, dim, b.keys_deep);
-    pack_columns<NR>(call.key + view.at_key(k0), call.key_step, dim, keys, b.keys_wide);
-    pack_rows<NR>(call.value + view.at_value(k0), call.value_step, keys, dim, b.values_deep);
+    pack_rows_turned<NR>(call.key + view.at_key(k0), call.key_step, keys, dim, b.keys_deep);
+    pack_columns_whole<NR>(call.key + view.at_key(k0), call.key_step, dim, keys, b.keys_wide);
+    pack_rows_turned<NR>(call.value + view.at_value(k0), call.value_step, keys, dim, b.values_deep);
     for (int64_t first = k0 / QUERIES * QUERIES; first < call.tokens; first += QUERIES)
       tile_backward(view, b, target, k0, first);
   }

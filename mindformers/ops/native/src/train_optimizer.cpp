@@ -26,16 +26,16 @@ std::vector<Piece> pieces_of(const Span* spans, int64_t count) {
   return pieces;
 }
 
-void adam_piece(const AdamCall& call, float decay, const float* gradient, int64_t count, float* weight, float* first,
-                float* second) {
-  const float keep1 = 1.0f - call.beta1, keep2 = 1.0f - call.beta2;
+void adam_piece(const AdamCall& call, float decay, const float* __restrict gradient, int64_t count,
+                float* __restrict weight, float* __restrict first, float* __restrict second) {
+  const float keep1 = 1.0f - call.beta1, keep2 = 1.0f - call.beta2, lr = call.lr, eps = call.eps;
   for (int64_t i = 0; i < count; ++i) {
     const float g = gradient[i] * call.scale;
     const float m = call.beta1 * first[i] + keep1 * g;
     const float v = call.beta2 * second[i] + keep2 * g * g;
     first[i] = m;
     second[i] = v;
-    weight[i] -= call.lr * (m / (std::sqrt(v) + call.eps) + decay * weight[i]);
+    weight[i] -= lr * (m / (std::sqrt(v) + eps) + decay * weight[i]);
   }
 }
 

@@ -62,7 +62,12 @@ def test_prompts_pieces_and_tokens_of_several_sequences_share_a_call(
     texts = [random_ids(case, 30, seed) for seed in range(4)]
     wanted = [reference_logits(case, text) for text in texts]
     rows = Sequences(case, 4, 40)
-    calls = [[(0, 11), (2, 1)], [(3, 7), (0, 1), (1, 20)], [(2, 6), (1, 1), (3, 2)], [(0, 1), (1, 1)]]
+    calls = [
+        [(0, 11), (2, 1)],
+        [(3, 7), (0, 1), (1, 20)],
+        [(2, 6), (1, 1), (3, 2)],
+        [(0, 1), (1, 1)],
+    ]
     for call in calls:
         before = dict(enumerate(rows.lengths))
         pieces = [(row, texts[row][before[row] : before[row] + count]) for row, count in call]

@@ -71,9 +71,7 @@ def test_a_linear_layer_equals_numpys_for_any_number_of_tokens(
         for tokens in (*range(1, 41), 100):
             x = rng.normal(size=(tokens, cols)).astype(np.float32)
             y = np.full((tokens, rows), np.nan, np.float32)
-            kernels.mf_linear(
-                x.ctypes.data, tokens, ctypes.addressof(struct), y.ctypes.data, rows
-            )
+            kernels.mf_linear(x.ctypes.data, tokens, ctypes.addressof(struct), y.ctypes.data, rows)
             wanted = x @ exact.T + (0 if bias is None else bias)
             np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-5 * cols**0.5)
 

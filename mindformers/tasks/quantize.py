@@ -1,0 +1,139 @@
+"""Quantize: round the weights, and say what it costs on real text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindformers.checkpoint.export import ExportOptions
+from mindformers.checkpoint.loading import open_weights
+from mindformers.errors import ConfigError
+from mindformers.logger import logger
+from mindformers.models.auto import AutoTokenizer
+from mindformers.models.glm2.convert_quantized import QuantizeOptions, convert_quantized
+from mindformers.models.glm2.glm2_config import ChatGLM2Config
+from mindformers.models.glm2.glm2_in_files import GlmInFiles
+from mindformers.models.glm2.hf_config import network_config
+from mindformers.ops.native.network import NativeNetwork
+from mindformers.tasks.token_rows import token_rows
+
+CALIBRATION_ROWS = 64
+_PIECE = 128  # tokens whose logits are held at once
+Rows = Sequence[NDArray[np.int32]]
+
+
+@dataclass(frozen=True)
+class QuantizeData:
+    """Files of text a conversion uses.
+
+    Attributes:
+        calibration: To round with; None: to nearest.
+        evaluation: To measure on, before and after; None: nothing is measured.
+        length: Most ids of a row.
+    """
+
+    calibration: str | Path | None = None
+    evaluation: str | Path | None = None
+    length: int = 512
+
+
+def quantize(
+    input_path: str | Path,
+    output_path: str | Path,
+    wanted: QuantizeOptions,
+    data: QuantizeData | None = None,
+    *,
+    config: str | Path | None = None,
+    options: ExportOptions | None = None,
+) -> dict[str, float]:
+    """Write a directory of rounded weights.
+
+    Args:
+        input_path: A model directory, or a file of weights.
+        output_path: A folder, or a ``.safetensors`` file.
+        wanted: What to round, and how.
+        data: Text to round with and to measure on.
+        config: YAML of a run; None: the ``config.json`` beside the input.
+        options: How to write.
+
+    Returns:
+        Perplexities: ``before`` and ``after``; empty where nothing is measured.
+
+    Raises:
+        MindFormersError: If a file cannot be used, or the output may not be written.
+    """
+    data, options = data or QuantizeData(), options or ExportOptions()
+    tokenizer = _tokenizer(input_path, options) if data.calibration or data.evaluation else None
+    length = min(data.length, _settings(input_path, config).seq_length)
+    if data.calibration:
+        rows = token_rows(data.calibration, tokenizer, length, CALIBRATION_ROWS)
+        wanted = replace(wanted, rows=rows)
+    measured = token_rows(data.evaluation, tokenizer, length) if data.evaluation else []
+    convert_quantized(input_path, output_path, wanted, config=config, options=options)
+    return _compare(Path(input_path), Path(output_path), measured, config) if measured else {}
+
+
+def perplexity(network: NativeNetwork, rows: Rows, block_size: int) -> float:
+    """Return e to the mean negative log likelihood of every id but the first of each row.
+
+    Args:
+        network: Whose cache is made anew.
+        rows: Ids, (S,) each.
+        block_size: Tokens of a block of its cache.
+    """
+    blocks = -(-max(len(row) for row in rows) // block_size)
+    network.allocate_cache(blocks)
+    tables = np.arange(blocks, dtype=np.int32)[None]
+    total, count = 0.0, 0
+    for row in rows:
+        for first in range(0, len(row), _PIECE):
+            ids = row[first : first + _PIECE]
+            places = np.arange(first, first + len(ids))
+            ends = np.array([first + len(ids)])
+            starts = np.array([0, len(ids)])
+            logits = network.run(ids, places, places, starts, ends, tables, places - first)
+            told = row[first + 1 : first + 1 + len(ids)]
+            total += _negative_log_likelihood(logits[: len(told)], told) if len(told) else 0.0
+        count += len(row) - 1
+    return float(np.exp(total / count))
+
+
+def _negative_log_likelihood(logits: NDArray[np.float32], ids: NDArray[np.int32]) -> float:
+    top = logits.max(axis=1, keepdims=True)
+    sums = np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64)) + top[:, 0]
+    return float((sums - logits[np.arange(len(ids)), ids]).sum())
+
+
+def _compare(before: Path, after: Path, rows: Rows, config: str | Path | None) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, path in (("before", before), ("after", after)):
+        settings = _settings(path, config)
+        settings.update(quantization=None)
+        model = GlmInFiles.open(settings, path)
+        if model is None:
+            logger.warning("%s: not measured, which takes the CPU kernels and safetensors", path)
+            return {}
+        found[name] = perplexity(model.network, rows, settings.block_size)
+        logger.info("perplexity of %s on %d rows: %.4f", path, len(rows), found[name])
+    return found
+
+
+def _settings(path: str | Path, config: str | Path | None) -> ChatGLM2Config:
+    with open_weights(path, verify=False) as source:
+        return network_config(source.config(), source.config_where(), config)
+
+
+def _tokenizer(input_path: str | Path, options: ExportOptions) -> Any:
+    path = Path(options.tokenizer or input_path)
+    folder = path if path.is_dir() or options.tokenizer else path.parent
+    if not (folder.is_file() or (folder / "tokenizer.model").is_file()):
+        raise ConfigError(
+            f"no tokenizer.model in {folder}, to read text with", where="--tokenizer",
+            fix="give the model's tokenizer.model",
+        )  # fmt: skip
+    return AutoTokenizer.from_pretrained(folder)

@@ -1,0 +1,135 @@
+"""How many threads, and which instruction sets, this process gets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mindformers.errors import ConfigError
+from mindformers.ops.native import cpus, sets
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine of 8 CPUs whose control groups the test writes."""
+    monkeypatch.delenv(cpus.THREADS_VARIABLE, raising=False)
+    monkeypatch.setattr(cpus, "_ROOT", tmp_path)
+    monkeypatch.setattr(cpus, "_OWN", tmp_path / "own")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    return tmp_path
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="ascii")
+
+
+def test_without_a_quota_every_cpu_of_the_mask_counts(groups: Path) -> None:
+    assert cpus.usable_cpus() == 8
+    write(groups / "own", "0::/a/b\n")
+    write(groups / "a" / "cpu.max", "max 100000\n")
+    assert cpus.usable_cpus() == 8
+
+
+@pytest.mark.parametrize(("quota", "count"), [(350000, 3), (100000, 1), (20000, 1), (9900000, 8)])
+def test_a_quota_of_the_group_or_its_parent_is_rounded_down(
+    groups: Path, quota: int, count: int
+) -> None:
+    write(groups / "own", "0::/a/b\n")
+    write(groups / "a" / "b" / "cpu.max", "max 100000\n")
+    write(groups / "a" / "cpu.max", f"{quota} 100000\n")
+    assert cpus.usable_cpus() == count
+
+
+def test_a_container_finds_its_quota_where_its_groups_are_mounted(groups: Path) -> None:
+    write(groups / "own", "0::/of/the/host\n")
+    write(groups / "cpu.max", "200000 100000\n")
+    assert cpus.usable_cpus() == 2
+
+
+def test_the_older_groups_count_too(groups: Path) -> None:
+    write(groups / "own", "9:name=systemd:/\n4:memory:/x\n1:cpu,cpuacct:/x\n")
+    write(groups / "cpu,cpuacct" / "x" / "cpu.cfs_quota_us", "400000\n")
+    write(groups / "cpu,cpuacct" / "x" / "cpu.cfs_period_us", "100000\n")
+    assert cpus.usable_cpus() == 4
+    write(groups / "cpu,cpuacct" / "x" / "cpu.cfs_quota_us", "-1\n")
+    assert cpus.usable_cpus() == 8
+
+
+def test_a_system_without_cpu_masks_is_asked_for_its_cpus(
+    groups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert cpus.usable_cpus() == 5
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cpus.usable_cpus() == 1
+
+
+def test_the_variable_names_the_threads(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, count in (("3", 3), (" 12 ", 12), ("0", 8), ("", 8)):
+        monkeypatch.setenv(cpus.THREADS_VARIABLE, text)
+        assert cpus.wanted_threads() == count
+
+
+@pytest.mark.parametrize("text", ["two", "-1", "1.5", "1025", "٣", "1e2"])
+def test_a_variable_that_is_no_number_is_refused(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cpus.THREADS_VARIABLE, text)
+    with pytest.raises(ConfigError) as caught:
+        cpus.wanted_threads()
+    assert str(caught.value) == (
+        f"MINDFORMERS_THREADS: found {text!r}; allowed: a whole number, 0 (all CPUs of this process) to 1024"
+    )
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, machine: str) -> None:
+    monkeypatch.delenv(sets.SETS_VARIABLE, raising=False)
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor : 0\nflags\t\t: {flags}\n", encoding="ascii")
+    monkeypatch.setattr(sets, "_CPU_INFO", str(path))
+    monkeypatch.setattr(sets.platform, "machine", lambda: machine)
+
+
+@pytest.mark.parametrize(
+    ("flags", "machine", "name"),
+    [
+        ("fpu sse2", "x86_64", "generic"),
+        ("fpu avx2", "x86_64", "generic"),
+        ("avx2 fma f16c", "x86_64", "avx2"),
+        ("avx2 fma f16c avx512f avx512bw avx512vl", "x86_64", "avx2"),
+        ("avx2 fma f16c avx512f avx512bw avx512vl avx512dq", "x86_64", "avx512"),
+        ("", "aarch64", "neon"),
+        ("", "arm64", "neon"),
+        ("", "riscv64", "generic"),
+    ],
+)
+def test_a_library_holds_the_best_set_of_the_cpu(
+    flags: str, machine: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, tmp_path, flags, machine)
+    assert [each.name for each in sets.chosen_sets()] == [name]
+
+
+def test_a_system_that_does_not_tell_its_flags_gets_every_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, tmp_path, "", "x86_64")
+    monkeypatch.setattr(sets, "_CPU_INFO", str(tmp_path / "missing"))
+    assert sets.chosen_sets() == sets.known_sets("x86_64")
+
+
+def test_the_variable_names_the_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, tmp_path, "avx2 fma f16c", "x86_64")
+    monkeypatch.setenv(sets.SETS_VARIABLE, "generic, avx2")
+    assert [each.name for each in sets.chosen_sets()] == ["avx2", "generic"]
+    monkeypatch.setenv(sets.SETS_VARIABLE, "all")
+    assert sets.chosen_sets() == sets.known_sets("x86_64")
+    monkeypatch.setenv(sets.SETS_VARIABLE, "sse9")
+    with pytest.raises(
+        ConfigError, match="MINDFORMERS_INSTRUCTION_SETS: found 'sse9'; allowed: all, "
+    ):
+        sets.chosen_sets()

@@ -1,10 +1,12 @@
-"""Speed and memory of weight conversion, beside a plain copy of the same files.
+"""Speed and memory of weight conversion, beside a copy of the same files and torch's pass over them.
 
-    python benchmarks/bench_convert.py --gigabytes 2
+    python benchmarks/bench_convert.py --gigabytes 4.4 --torch-python .bench/torch/bin/python
 
-Writes a synthetic Hugging Face directory (GLM-4 shapes, fewer layers, bfloat16), converts it in a
-process of its own for each figure, and prints one JSON line per figure: megabytes written per second
-(median of the repeats, file sync included) and the process's peak memory.
+Writes a synthetic Hugging Face directory (GLM-4 shapes, fewer layers, bfloat16) and converts it, each
+figure in a process of its own, all figures in turn in every round. Prints one JSON line per figure:
+megabytes written per second (median of the rounds), the ratio to the copy and to torch's pass of the
+same round, and the process's peak memory. Ours is always synced to the disk; torch's pass and the copy
+come without (as they are used) and with. The figure of a process counts no imports.
 """
 
 from __future__ import annotations
@@ -31,24 +33,28 @@ from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_weights import PUBLISHED, count_parameters, stored_tensors
 from mindformers.models.glm2.hf_config import config_from_hf, config_to_hf
 
-_RUN = """
+_COPY = """
+import json, os, resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.check_call(["cp", "--reflink=never", "-r", *sys.argv[1:3]])
+files = [os.path.join(sys.argv[2], name) for name in os.listdir(sys.argv[2])]
+for name in files if "--sync" in sys.argv else []:
+    with open(name, "rb") as handle:
+        os.fsync(handle.fileno())
+seconds = time.perf_counter() - start
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([seconds, sum(map(os.path.getsize, files)), peak]))
+"""
+_OURS = """
 import json, resource, sys, time
 from pathlib import Path
 from mindformers.checkpoint.export import ExportOptions
 from mindformers.models.glm2.convert_reversed import convert_ms_to_pt
 from mindformers.models.glm2.convert_weight import convert_pt_to_ms
-kind, source, target = sys.argv[1:4]
-options = ExportOptions(force=True, max_shard_size=sys.argv[4])
+source, target, kind, shard = sys.argv[1:5]
+options = ExportOptions(force=True, max_shard_size=shard)
 start = time.perf_counter()
-if kind == "copy":
-    import os, shutil
-    Path(target).mkdir(exist_ok=True)
-    for path in Path(source).glob("*.safetensors"):
-        with path.open("rb") as old, (Path(target) / path.name).open("wb") as new:
-            shutil.copyfileobj(old, new, 32 * 2**20)
-            new.flush()
-            os.fsync(new.fileno())
-elif kind == "reversed":
+if kind == "reversed":
     convert_ms_to_pt(source, target, options=options)
 else:
     convert_pt_to_ms(source, target, kind, options=options)
@@ -56,9 +62,11 @@ seconds = time.perf_counter() - start
 path = Path(target)
 files = [path] if path.is_file() else path.iterdir()
 written = sum(f.stat().st_size for f in files)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps([seconds, written, peak]))
+print(json.dumps([seconds, written, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 """
+_RIVAL = Path(__file__).with_name("rival_convert.py")
+COPY, TORCH = "copy", "torch split"
+INSTALLED = Path(".bench/torch/bin/python")  # where run.sh puts it
 
 
 def synthetic_config(gigabytes: float) -> ChatGLM2Config:
@@ -102,17 +110,71 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def measure(kind: str, source: Path, target: Path, shard: str) -> list[float]:
-    """Run one conversion in a process of its own; return seconds, bytes written, peak KiB."""
+def measure(command: list[str | Path]) -> list[float]:
+    """Run one figure in a process of its own; return seconds, bytes written, peak KiB."""
     subprocess.run(["sync"], check=True)
-    done = subprocess.run(
-        [sys.executable, "-c", _RUN, kind, source, target, shard],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=True,
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{command[0]} ended with code {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def figures_of(scratch: Path, shard: str, torch: Path | None) -> dict[str, list[str | Path]]:
+    """Return figure -> command; each writes ``scratch / "out"`` or, for one file, that with a suffix."""
+    hf, ours, wide, out = (scratch / name for name in ("hf", "bf16", "fp32", "out"))
+    convert = [sys.executable, "-c", _OURS]
+    copy = [sys.executable, "-c", _COPY, hf, out]
+    figures: dict[str, list[str | Path]] = {COPY: copy, f"{COPY}, synced": [*copy, "--sync"]}
+    if torch is not None:
+        figures[TORCH] = [torch, _RIVAL, hf, out]
+        figures[f"{TORCH}, synced"] = [torch, _RIVAL, hf, out, "--sync"]
+    figures |= {
+        "hf to ours, bf16": [*convert, hf, out, "bf16", shard],
+        "ours to hf, bf16": [*convert, ours, out, "reversed", shard],
+        "hf to ours, fp32": [*convert, hf, out, "fp32", shard],
+        "ours to hf, fp32": [*convert, wide, out, "reversed", shard],
+        "hf to ours, fp32, one .ckpt": [*convert, hf, out.with_suffix(".ckpt"), "fp32", shard],
+    }
+    return figures
+
+
+def run_figure(scratch: Path, shard: str, command: list[str | Path]) -> list[float]:
+    """Measure one figure; inputs that only some need are made before and removed afterwards."""
+    source = next(Path(part) for part in command if str(part).startswith(str(scratch)))
+    made = not source.exists()
+    if made:
+        make = [sys.executable, "-c", _OURS, scratch / "hf", source, source.name, shard]
+        measure(make)
+    try:
+        return measure(command)
+    finally:
+        for path in (scratch / "out", scratch / "out.ckpt", *([source] if made else [])):
+            if path.exists():
+                remove(path)
+
+
+def rates(results: list[list[float]]) -> list[float]:
+    """Return megabytes written per second, of each round."""
+    return [written / seconds / 1e6 for seconds, written, _ in results]
+
+
+def summary(figure: str, runs: dict[str, list[list[float]]]) -> dict[str, object]:
+    """Return the line of one figure; a ratio is the median over the rounds of that round's ratio."""
+    own = rates(runs[figure])
+    line: dict[str, object] = {
+        "bench": "convert",
+        "figure": figure,
+        "MB/s": round(statistics.median(own)),
+        "min": round(min(own)),
+        "max": round(max(own)),
+    }
+    for other in (COPY, TORCH, f"{COPY}, synced", f"{TORCH}, synced"):
+        if other in runs and other != figure:
+            pairs = zip(own, rates(runs[other]), strict=True)
+            line[f"to {other}"] = round(statistics.median(a / b for a, b in pairs), 2)
+    line["peak_rss_MB"] = round(max(peak for _, _, peak in runs[figure]) * 1024 / 1e6)
+    line["written_MB"] = round(runs[figure][0][1] / 1e6)
+    return line
 
 
 def main() -> None:
@@ -120,42 +182,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the bfloat16 source")
     parser.add_argument("--max_shard_size", default="1GB")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--figures", nargs="*", help="parts of names; default: all")
     parser.add_argument("--folder", help="where to work; default: the system's temporary folder")
+    parser.add_argument(
+        "--torch-python", type=Path, help=f"Python with torch and safetensors; default: {INSTALLED}"
+    )
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
-        source, ours = Path(scratch) / "hf", Path(scratch) / "ours"
+    torch = args.torch_python or (INSTALLED if INSTALLED.exists() else None)
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        scratch = Path(folder)
         config = synthetic_config(args.gigabytes)
-        write_source(source, config, args.max_shard_size)
-        measure("bf16", source, ours, args.max_shard_size)
+        write_source(scratch / "hf", config, args.max_shard_size)
         figures = {
-            "plain copy": ("copy", source, "copied"),
-            "hf to ours, bf16": ("bf16", source, "out"),
-            "hf to ours, fp32": ("fp32", source, "out"),
-            "hf to ours, fp32, one .ckpt": ("fp32", source, "out.ckpt"),
-            "ours to hf, bf16": ("reversed", ours, "out"),
+            figure: command
+            for figure, command in figures_of(scratch, args.max_shard_size, torch).items()
+            if not args.figures or any(part in figure for part in args.figures)
         }
         runs: dict[str, list[list[float]]] = {figure: [] for figure in figures}
-        for _ in range(args.repeats):  # in turn, so that a slow minute of the disk hits all alike
-            for figure, (kind, start, name) in figures.items():
-                target = Path(scratch) / name
-                runs[figure].append(measure(kind, start, target, args.max_shard_size))
-                remove(target)
-        for figure, results in runs.items():
-            rates = [written / seconds / 1e6 for seconds, written, _ in results]
-            line = {
-                "bench": "convert",
-                "figure": figure,
-                "MB/s": round(statistics.median(rates)),
-                "min": round(min(rates)),
-                "max": round(max(rates)),
-                "peak_rss_MB": round(max(peak for _, _, peak in results) * 1024 / 1e6),
-                "parameters": count_parameters(config),
-                "written_MB": round(results[0][1] / 1e6),
-                "repeats": args.repeats,
-                "cores": os.cpu_count(),
-            }
-            print(json.dumps(line), flush=True)
+        for _ in range(args.rounds):  # in turn, so that a slow minute of the disk hits all alike
+            for figure, command in figures.items():
+                runs[figure].append(run_figure(scratch, args.max_shard_size, command))
+    for figure in runs:
+        about = {"parameters": count_parameters(config), "rounds": args.rounds}
+        print(json.dumps({**summary(figure, runs), **about, "cores": os.cpu_count()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What transformers reaches on the sizes of bench_model.py; started by it with a Python that has torch."""
+"""What transformers on torch reaches, with peft for LoRA. Runs in the rival's environment; see run.sh."""
 
 from __future__ import annotations
 
@@ -6,86 +6,133 @@ import argparse
 import time
 
 import torch
-from presets import EPS, PRESETS, median, report
-from transformers import GlmConfig, GlmForCausalLM
+import transformers
+from transformers import GlmForCausalLM, StoppingCriteria, StoppingCriteriaList
+
+from benchmarks.measure import parse, prompt_ids, repeat, report
+from benchmarks.presets import LORA_RANK, NEW, PREFILL, PROMPT, SIZES, TRAIN_LENGTH
+from benchmarks.weights import directory
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def build(preset: str) -> GlmForCausalLM:
-    """Return GlmForCausalLM of a preset with random weights, float32."""
-    size = PRESETS[preset]
-    torch.manual_seed(0)
-    return GlmForCausalLM(
-        GlmConfig(
-            vocab_size=size["vocab"],
-            hidden_size=size["hidden"],
-            intermediate_size=size["ffn"],
-            num_hidden_layers=size["layers"],
-            num_attention_heads=size["heads"],
-            num_key_value_heads=size["groups"],
-            head_dim=size["hidden"] // size["heads"],
-            rms_norm_eps=EPS,
-            attention_bias=True,
-            pad_token_id=0,
-            eos_token_id=None,
-            bos_token_id=None,
-            tie_word_embeddings=False,
+class _Clock(StoppingCriteria):
+    """Notes when each token was chosen; stops nothing."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
+        self.times.append(time.perf_counter())
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool)
+
+
+def load(arguments: argparse.Namespace) -> GlmForCausalLM:
+    """Return the model on the shared weights."""
+    folder = directory(arguments.models, arguments.config, arguments.dtype)
+    return GlmForCausalLM.from_pretrained(folder, dtype=_DTYPES[arguments.dtype])
+
+
+def ids_of(arguments: argparse.Namespace, batch: int, length: int) -> torch.Tensor:
+    """Return the shared prompt ids, (batch, length)."""
+    return torch.tensor(prompt_ids(SIZES[arguments.config].vocab, batch, length))
+
+
+def decode(arguments: argparse.Namespace) -> None:
+    """Time greedy tokens after the prompt, from the first one on; ``generate`` as a user calls it."""
+    model = load(arguments).eval()
+    ids = ids_of(arguments, arguments.batch, PROMPT)
+    settings = {"do_sample": False, "attention_mask": torch.ones_like(ids)}
+    if arguments.compiled:
+        settings["cache_implementation"] = "static"
+        model.forward = torch.compile(model.forward, dynamic=False)
+    first: list[float] = []
+
+    def work(new: int = NEW) -> float:
+        clock, started = _Clock(), time.perf_counter()
+        model.generate(
+            ids,
+            max_new_tokens=new,
+            min_new_tokens=new,
+            stopping_criteria=StoppingCriteriaList([clock]),
+            **settings,
         )
-    ).float()
+        first.append(clock.times[0] - started)
+        return clock.times[-1] - clock.times[0]
 
-
-def decode(preset: str, batch: int) -> None:
-    """Time 128 greedy tokens after a 64-token prompt, the prompt's pass left out."""
-    model = build(preset).eval()
-    ids = torch.arange(1, 65).repeat(batch, 1)
-    with torch.no_grad():
-        model.generate(ids, max_new_tokens=8, min_new_tokens=8, do_sample=False)
-        started = time.perf_counter()
-        model.generate(ids, max_new_tokens=1, do_sample=False)
-        first = time.perf_counter() - started
-        started = time.perf_counter()
-        model.generate(ids, max_new_tokens=128, min_new_tokens=128, do_sample=False)
-        seconds = time.perf_counter() - started - first
+    with torch.inference_mode():
+        # A static cache is compiled for its length, so the warm-up must have the measured one.
+        work(NEW if arguments.compiled else 8)
+        samples = repeat(work, arguments, warm=False)
+    who = "transformers compiled" if arguments.compiled else "transformers"
     report(
-        who="transformers",
-        what="decode",
-        preset=preset,
-        batch=batch,
-        tokens_per_second=round(127 * batch / seconds, 2),
-        first_token_ms=round(first * 1000, 1),
+        who,
+        arguments,
+        samples,
+        arguments.batch * (NEW - 1),
+        first_token_ms=round(min(first) * 1000, 1),
     )
 
 
-def train(preset: str, batch: int) -> None:
-    """Time AdamW steps on batches of 512 tokens."""
-    model = build(preset).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    ids = torch.randint(1, PRESETS[preset]["vocab"], (batch, 512))
-    speeds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        optimizer.zero_grad()
+def prefill(arguments: argparse.Namespace) -> None:
+    """Time reading a prompt into the cache, logits for the last token only."""
+    model = load(arguments).eval()
+    ids = ids_of(arguments, arguments.batch, PREFILL)
+
+    def work() -> None:
+        model(ids, use_cache=True, logits_to_keep=1)
+
+    with torch.inference_mode():
+        samples = repeat(work, arguments)
+    report("transformers", arguments, samples, arguments.batch * PREFILL)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Time forward, backward, clipping and AdamW; with ``lora`` on peft's adapters alone."""
+    model, who = load(arguments).train(), "transformers"
+    model.config.use_cache = False
+    if arguments.what == "lora":
+        import peft
+
+        targets = ["q_proj", "k_proj", "v_proj"]
+        settings = peft.LoraConfig(
+            r=LORA_RANK, lora_alpha=16, target_modules=targets, task_type="CAUSAL_LM"
+        )
+        model, who = peft.get_peft_model(model, settings), "transformers + peft"
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.01)
+    ids = ids_of(arguments, arguments.batch, TRAIN_LENGTH)
+
+    def work() -> None:
+        optimizer.zero_grad(set_to_none=True)
         model(input_ids=ids, labels=ids).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        speeds.append(ids.numel() / (time.perf_counter() - started))
-    report(
-        who="transformers",
-        what="train",
-        preset=preset,
-        batch=batch,
-        tokens_per_second=median(speeds[1:]),
-    )
+
+    report(who, arguments, repeat(work, arguments), ids.numel())
+
+
+def first_token(arguments: argparse.Namespace) -> None:
+    """Load and produce one token; run.py times from the start of the process to this line."""
+    model = load(arguments).eval()
+    with torch.inference_mode():
+        model.generate(ids_of(arguments, 1, PROMPT), max_new_tokens=1, do_sample=False)
+    report("transformers", arguments, [])
 
 
 def main() -> None:
     """Measure once."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--once", action="store_true")
-    parser.add_argument("--preset", choices=PRESETS, required=True)
-    parser.add_argument("--what", choices=("decode", "train"), required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    arguments = parser.parse_args()
-    (decode if arguments.what == "decode" else train)(arguments.preset, arguments.batch)
+    arguments = parse(__doc__)
+    torch.set_num_threads(arguments.threads)
+    transformers.logging.set_verbosity_error()
+    works = {
+        "decode": decode,
+        "prefill": prefill,
+        "train": train,
+        "lora": train,
+        "first-token": first_token,
+    }
+    works[arguments.what](arguments)
 
 
 if __name__ == "__main__":

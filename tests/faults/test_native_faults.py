@@ -19,6 +19,7 @@ from mindformers.errors import DeviceError
 from mindformers.ops.native import build as building
 from mindformers.ops.native import cache, library
 from mindformers.ops.native.sets import InstructionSet
+from mindformers.ops.native.train_abi import TRAIN_SIGNATURES
 from tests.support.generation import fresh_warnings
 
 GENERIC = (InstructionSet("generic"),)
@@ -37,7 +38,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Sources that compile in a moment, an empty cache, no library opened; returns the cache."""
     if building.find_compiler() is None:
         pytest.skip("no C++ compiler")
-    names = {*library._SIGNATURES, *library._KERNELS} - {"mf_instruction_set"}
+    names = {*library._SIGNATURES, *library._KERNELS, *TRAIN_SIGNATURES} - {"mf_instruction_set"}
     functions = "\n".join(f"int {name}(...) {{ return 0; }}" for name in sorted(names))
     sources = tmp_path / "src"
     sources.mkdir()

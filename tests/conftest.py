@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +24,27 @@ def _logger_as_it_was() -> Iterator[None]:
             handler.close()
     package.handlers[:], package.propagate = handlers, propagate
     package.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _kernels_as_they_were() -> Iterator[None]:
+    """Undo what a run chose; the environment (``MINDFORMERS_BACKEND``) decides again."""
+    yield
+    library = sys.modules.get("mindformers.ops.native.library")
+    if library is not None and (library._chosen[0], library._threads[0]) != ("auto", 0):
+        library.choose_backend("auto")
+        library.set_threads(0)
+
+
+@pytest.fixture(params=["native", "portable"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Run a test with each form of the operators; without kernels only with the portable one."""
+    from mindformers.ops.native.library import choose_backend, kernels
+
+    if request.param == "native" and kernels() is None:
+        pytest.skip("there are no kernels here")
+    choose_backend(request.param)
+    return request.param
 
 
 @pytest.fixture(params=[1, 0], ids=["pynative", "graph"])

@@ -41,6 +41,7 @@ class Linear(nn.Cell):
             if has_bias
             else None
         )
+        self.compute_dtype = compute_dtype
         self.product = build_linear_product(param_dtype, compute_dtype)
 
     def construct(self, x: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_in_files import GlmInFiles
 from mindformers.models.glm2.hf_config import network_config
 from mindformers.ops.native.network import NativeNetwork
-from mindformers.tasks.token_rows import token_rows
+from mindformers.tasks.token_rows import TokenRow, token_rows
 
 CALIBRATION_ROWS = 64
 _PIECE = 128  # tokens whose logits are held at once
-Rows = Sequence[NDArray[np.int32]]
+Rows = Sequence[TokenRow]
 
 
 @dataclass(frozen=True)
@@ -72,38 +72,39 @@ def quantize(
     length = min(data.length, _settings(input_path, config).seq_length)
     if data.calibration:
         rows = token_rows(data.calibration, tokenizer, length, CALIBRATION_ROWS)
-        wanted = replace(wanted, rows=rows)
+        wanted = replace(wanted, rows=[row.ids for row in rows])
     measured = token_rows(data.evaluation, tokenizer, length) if data.evaluation else []
     convert_quantized(input_path, output_path, wanted, config=config, options=options)
     return _compare(Path(input_path), Path(output_path), measured, config) if measured else {}
 
 
 def perplexity(network: NativeNetwork, rows: Rows, block_size: int) -> float:
-    """Return e to the mean negative log likelihood of every id but the first of each row.
+    """Return e to the mean negative log likelihood of the labels that count.
 
     Args:
         network: Whose cache is made anew.
-        rows: Ids, (S,) each.
+        rows: What to measure on.
         block_size: Tokens of a block of its cache.
     """
-    blocks = -(-max(len(row) for row in rows) // block_size)
+    blocks = -(-max(len(row.ids) for row in rows) // block_size)
     network.allocate_cache(blocks)
     tables = np.arange(blocks, dtype=np.int32)[None]
     total, count = 0.0, 0
     for row in rows:
-        for first in range(0, len(row), _PIECE):
-            ids = row[first : first + _PIECE]
-            places = np.arange(first, first + len(ids))
-            ends = np.array([first + len(ids)])
-            starts = np.array([0, len(ids)])
-            logits = network.run(ids, places, places, starts, ends, tables, places - first)
-            told = row[first + 1 : first + 1 + len(ids)]
-            total += _negative_log_likelihood(logits[: len(told)], told) if len(told) else 0.0
-        count += len(row) - 1
+        for first in range(0, len(row.ids), _PIECE):
+            ids, labels = row.ids[first : first + _PIECE], row.labels[first : first + _PIECE]
+            places, picked = np.arange(first, first + len(ids)), np.flatnonzero(labels >= 0)
+            logits = network.run(
+                ids, places, places, np.array([0, len(ids)]), places[-1:] + 1, tables, picked
+            )
+            total += _negative_log_likelihood(logits, labels[picked])
+            count += len(picked)
     return float(np.exp(total / count))
 
 
 def _negative_log_likelihood(logits: NDArray[np.float32], ids: NDArray[np.int32]) -> float:
+    if not len(ids):
+        return 0.0
     top = logits.max(axis=1, keepdims=True)
     sums = np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64)) + top[:, 0]
     return float((sums - logits[np.arange(len(ids)), ids]).sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mindformers.config.data import IGNORED_LABEL
+from mindformers.dataset.encode import encode_conversation
 from mindformers.dataset.formats import read_conversations
 from mindformers.errors import DataError
 
+
+@dataclass(frozen=True)
+class TokenRow:
+    """A row and what is asked of it.
+
+    Attributes:
+        ids: (S,) int32.
+        labels: (S,) int32, what follows each id; -100 where it does not count.
+    """
+
+    ids: NDArray[np.int32]
+    labels: NDArray[np.int32]
+
+
 _ROWS_OF_DATA = (".json", ".jsonl")
-_SHORTEST = 2  # ids: the first has none before it to be told from
 
 
 def token_rows(
     path: str | Path, tokenizer: Any, length: int, most: int | None = None
-) -> list[NDArray[np.int32]]:
+) -> list[TokenRow]:
     """Return the rows of a file.
 
     Args:
         path: UTF-8 text, cut into rows of ``length``; or ``.json`` and ``.jsonl`` in a form the data
-            tools read (alpaca, ShareGPT, messages), a row for each conversation.
+            tools read (alpaca, ShareGPT, messages), a row for each conversation, of which the answers
+            count.
         tokenizer: The model's.
         length: Most ids of a row.
         most: Most rows; None: all.
@@ -34,24 +51,25 @@ def token_rows(
     """
     path = Path(path)
     is_data = path.suffix in _ROWS_OF_DATA
-    found = _conversations(path, tokenizer) if is_data else _pieces(path, tokenizer, length)
-    rows = [np.asarray(ids[:length], np.int32) for ids in islice(found, most)]
-    rows = [row for row in rows if len(row) >= _SHORTEST]
+    found = (_conversations if is_data else _pieces)(path, tokenizer, length)
+    rows = list(islice(found, most))
     if not rows:
         raise DataError("holds no text", where=str(path))
     return rows
 
 
-def _conversations(path: Path, tokenizer: Any) -> Iterator[list[int]]:
+def _conversations(path: Path, tokenizer: Any, length: int) -> Iterator[TokenRow]:
     for conversation in read_conversations(path):
-        if isinstance(conversation, Exception):
+        if isinstance(conversation, DataError):
             raise conversation
         row = conversation.as_dict()
-        segments = tokenizer.render(row["messages"], tools=row.get("tools"))
-        yield tokenizer.encode_segments(segments)
+        sample = encode_conversation(
+            tokenizer, row["messages"], length, tools=row.get("tools"), where=conversation.where
+        )
+        yield TokenRow(sample.input_ids[: sample.num_tokens], sample.labels[: sample.num_tokens])
 
 
-def _pieces(path: Path, tokenizer: Any, length: int) -> Iterator[list[int]]:
+def _pieces(path: Path, tokenizer: Any, length: int) -> Iterator[TokenRow]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -60,4 +78,6 @@ def _pieces(path: Path, tokenizer: Any, length: int) -> Iterator[list[int]]:
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     step = length - len(prefix)
     for first in range(0, len(ids), step):
-        yield prefix + ids[first : first + step]
+        row = np.array([*prefix, *ids[first : first + step]], np.int32)
+        if len(row) > 1:
+            yield TokenRow(row, np.append(row[1:], np.int32(IGNORED_LABEL)))

@@ -1,11 +1,19 @@
-"""``run_check``: does this installation work? Versions, then a tiny network that learns and answers."""
+"""``run_check``: does this installation work? Versions, then a tiny network that learns and answers.
+
+``python -m mindformers.tools.run_check`` starts it from a shell.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 from mindformers.errors import DeviceError
+from mindformers.guard import FlagParser, run_guarded
+from mindformers.ops.native.build import find_compiler
+from mindformers.ops.native.library import is_native, kernels
 from mindformers.parallel.runtime import PYNATIVE_MODE, check_versions, start_runtime
 from mindformers.version import __version__
 
@@ -20,10 +28,23 @@ def run_check() -> None:
     device = "Ascend" if any(Path("/dev").glob("davinci*")) else "CPU"
     print(f"mindformers {__version__}, mindspore {metadata.version('mindspore')}, "
           f"numpy {metadata.version('numpy')}, device {device}")  # fmt: skip
+    print(_kernel_line())
     start_runtime(device_target=device, mode=PYNATIVE_MODE)
     loss, answer = _try_network()
     print(f"one training step: loss {loss:.4f}; generation: token {answer[0]}")
     print("run_check: all is well")
+
+
+def _kernel_line() -> str:
+    """Return what computes on a CPU here: the set, the threads, where the library lies, the compiler."""
+    compiler = " ".join(find_compiler() or ("none",))
+    library = kernels() if is_native() else None
+    if library is None:
+        return f"CPU operators: portable (compiler: {compiler})"
+    name, threads = library.mf_instruction_set().decode(), library.mf_threads()
+    return (
+        f"CPU operators: native, {name}, {threads} threads, {library._name} (compiler: {compiler})"
+    )
 
 
 def _try_network() -> tuple[float, list[int]]:
@@ -53,3 +74,14 @@ def _try_network() -> tuple[float, list[int]]:
             fix="install the pinned MindSpore again",
         )
     return result.loss, answer
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the check as a command."""
+    FlagParser(prog="run_check", description="Does this installation work?").parse_args(argv)
+    run_check()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(main))

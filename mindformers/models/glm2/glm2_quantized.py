@@ -9,6 +9,7 @@ import numpy as np
 
 from mindformers.checkpoint.dtypes import BY_NAME
 from mindformers.checkpoint.quantized import (
+    BLOCK,
     QuantizedMatrix,
     Scheme,
     check_columns,
@@ -35,7 +36,8 @@ def description_of(
     """Return how each matrix of a network is rounded, as its settings say.
 
     Args:
-        config: ``quantization``, ``quantization_group``, ``_head`` and ``_embedding``.
+        config: ``quantization``, ``quantization_group``, ``_head`` and ``_embedding``. Without a group
+            matrices that cannot be cut into groups are left as they are.
         shapes: Weight -> its axes; those with one are left as they are.
         symmetric: False: int4 gets zero points.
 
@@ -44,7 +46,8 @@ def description_of(
     """
     assert config.quantization is not None
     matrices = {name: shape[1] for name, shape in shapes.items() if len(shape) == 2}
-    widths = set(matrices.values())
+    uneven = [name for name, cols in matrices.items() if cols % BLOCK]
+    widths = {cols for cols in matrices.values() if cols % BLOCK == 0}
 
     def scheme(kind: str) -> Scheme:
         bits = _BITS[kind]
@@ -54,11 +57,17 @@ def description_of(
 
     main = scheme(config.quantization)
     chosen = {EMBEDDING: config.quantization_embedding, HEAD: config.quantization_head}
-    excluded = tuple(name for name in matrices if chosen.get(name) == "none")
+    kept = [] if config.quantization_group else uneven
+    if kept:
+        logger.warning(
+            "%d matrices are not rounded, their rows are no multiple of %d columns: %s ...",
+            len(kept), BLOCK, kept[0],
+        )  # fmt: skip
+    excluded = tuple(n for n in matrices if chosen.get(n) == "none" or n in kept)
     others = {
         name: scheme(kind)
         for name, kind in chosen.items()
-        if name in matrices and kind not in ("none", config.quantization)
+        if name in matrices and kind != config.quantization and name not in excluded
     }
     found = Description(main, others, excluded)
     for name, cols in matrices.items():

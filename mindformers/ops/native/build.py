@@ -179,7 +179,8 @@ def _lock(folder: Path) -> Iterator[None]:
 
 def _compile(compiler: Compiler, recipe: Recipe, target_folder: Path) -> Path:
     names = ", ".join(each.name for each in recipe.sets)
-    logger.info("compiling the CPU kernels (%s), once for this machine: 10 to 30 seconds", names)
+    # A warning, so that nobody who asked for no log lines wonders about the pause.
+    logger.warning("compiling the CPU kernels (%s), once for this machine: 10 to 30 seconds", names)
     with tempfile.TemporaryDirectory(dir=target_folder, prefix="build-") as name:
         folder = Path(name)
         # What is compiled is what is hashed, even while somebody edits the sources.

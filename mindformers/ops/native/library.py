@@ -137,7 +137,11 @@ def open_library(path: str | Path) -> ctypes.CDLL:
         for name, arguments in _KERNELS.items():
             function = getattr(library, name)
             function.argtypes, function.restype = arguments, c_int
-            function.errcheck = _refuse_failure
+        for name in [
+            *_KERNELS,
+            *(name for name, (_, result) in TRAIN_SIGNATURES.items() if result is c_int),
+        ]:
+            getattr(library, name).errcheck = _refuse_failure
     except (OSError, AttributeError) as error:
         raise DeviceError(f"{path} cannot be loaded: {error}") from error
     if not library.mf_instruction_set():

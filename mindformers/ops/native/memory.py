@@ -16,11 +16,12 @@ from mindspore import Tensor
 
 _UNIT = 4096  # bytes a block is rounded up to
 _WASTE = 1.35  # how much larger than asked for a block may be
+_SLACK = 1.25  # what is kept and in use, against the most ever in use
 _SMALL = 64 * 1024  # below it the C library's own pool does as well
 
 
 class _Pool:
-    """Blocks by size. What is kept and what is in use together stay within the most ever in use."""
+    """Blocks by size."""
 
     def __init__(self) -> None:
         self.free: dict[int, list[np.ndarray]] = {}
@@ -35,7 +36,7 @@ class _Pool:
             self.in_use += size if raw is None else raw.size
             self.most = max(self.most, self.in_use)
             if raw is None:
-                self._shrink(self.most)
+                self._shrink(int(self.most * _SLACK))
         return np.empty(size, np.uint8) if raw is None else raw
 
     def _reuse(self, size: int) -> np.ndarray:

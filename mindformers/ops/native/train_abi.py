@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_double, c_float, c_int32, c_int64, c_void_p
+from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
 
 class RotateStruct(ctypes.Structure):
@@ -67,19 +67,19 @@ class SpanStruct(ctypes.Structure):
 
 _P, _N = c_void_p, c_int64
 TRAIN_SIGNATURES: dict[str, tuple[tuple, type | None]] = {
-    "mf_linear_backward": ((_P, _P, _N, _P, _P, _P, _P), None),
-    "mf_rms_norm": ((_P, _P, c_float, _N, _N, _P), None),
-    "mf_rms_norm_backward": ((_P, _P, c_float, _P, _N, _N, _P, _P), None),
-    "mf_swiglu": ((_P, _P, _N, _N, _N, _P), None),
-    "mf_swiglu_backward": ((_P, _P, _N, _P, _N, _N, _P, _P), None),
-    "mf_rotate": ((_P,), None),
-    "mf_embedding": ((_P, _P, _N, _P), None),
-    "mf_embedding_backward": ((_P, _P, _N, _N, _N, _P), None),
-    "mf_train_attention": ((_P,), None),
-    "mf_train_attention_backward": ((_P,), None),
-    "mf_head_loss": ((_P,), None),
-    "mf_adam_update": ((_P,), None),
+    "mf_linear_backward": ((_P, _P, _N, _P, _P, _P, _P), c_int),
+    "mf_rms_norm": ((_P, _P, c_float, _N, _N, _P), c_int),
+    "mf_rms_norm_backward": ((_P, _P, c_float, _P, _N, _N, _P, _P), c_int),
+    "mf_swiglu": ((_P, _P, _N, _N, _N, _P), c_int),
+    "mf_swiglu_backward": ((_P, _P, _N, _P, _N, _N, _P, _P), c_int),
+    "mf_rotate": ((_P,), c_int),
+    "mf_embedding": ((_P, _P, _N, _P), c_int),
+    "mf_embedding_backward": ((_P, _P, _N, _N, _N, _P), c_int),
+    "mf_train_attention": ((_P,), c_int),
+    "mf_train_attention_backward": ((_P,), c_int),
+    "mf_head_loss": ((_P,), c_int),
+    "mf_adam_update": ((_P,), c_int),
     "mf_square_sum": ((_P, _N), c_double),
-    "mf_scale": ((_P, _N, c_float), None),
-    "mf_add_into": ((_P, _P, _N), None),
+    "mf_scale": ((_P, _N, c_float), c_int),
+    "mf_add_into": ((_P, _P, _N), c_int),
 }

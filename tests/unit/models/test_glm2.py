@@ -12,6 +12,7 @@ from mindformers.errors import ConfigError
 from mindformers.models.glm2.glm2 import ChatGLM2ForConditionalGeneration
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_weights import count_parameters
+from tests.support.compare import assert_close
 from tests.support.golden_model import CASES
 from tests.support.networks import golden_config, golden_network, ints
 

@@ -1,10 +1,10 @@
 // The C interface: picks the instruction set, checks nothing (the Python side has), calls the kernels.
 
 #include <cstring>
-#include <exception>
 
 #include "check.h"
 #include "decoder.h"
+#include "guard.h"
 #include "kernels.h"
 #include "threads.h"
 
@@ -80,17 +80,6 @@ static const Kernels* find(const char* name) {
 static const Kernels* kernels = find(nullptr);
 
 const Kernels& active() { return *kernels; }
-
-// No exception passes the C interface. Returns 0, or 1 when there was no memory.
-template <class Call>
-static int guarded(const Call& call) {
-  try {
-    call();
-    return 0;
-  } catch (const std::exception&) {
-    return 1;
-  }
-}
 
 }  // namespace mf
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cache_rows.h"
+#include "attention_tile.h"
 #include "kernels.h"
 #include "threads.h"
 #include "tile.h"
@@ -13,68 +13,12 @@ namespace mf {
 namespace ISA {
 namespace {
 
-constexpr int64_t KEYS = 128;   // keys of a tile
 constexpr int64_t ROWS = 96;    // query rows (tokens x heads of a group) of a tile, about
 constexpr int64_t SPLIT = 256;  // keys a task of single-token attention takes
 constexpr int64_t TILED_FROM = 5;  // tokens of a sequence from which tiles pay
 enum Slot { TILE = 1, PARTIAL = 2 };
 
-struct Tile {  // the working set of one task, carved out of one buffer
-  float *query, *packed_query, *rows, *packed, *scores, *packed_scores, *mixed, *top, *total;
-};
-
-int64_t tile_floats(int64_t rows, int64_t head_dim) {
-  const int64_t high = round_up(rows, MR), wide = round_up(head_dim, NR);
-  return rows * head_dim + high * head_dim + KEYS * head_dim + KEYS * std::max<int64_t>(wide, round_up(KEYS, NR)) +
-         head_dim * round_up(KEYS, NR) + rows * KEYS + high * KEYS + rows * head_dim + 2 * rows;
-}
-
-Tile carve(float* p, int64_t rows, int64_t head_dim) {
-  const int64_t high = round_up(rows, MR);
-  Tile t;
-  auto take = [&p](int64_t count) {
-    float* at = p;
-    p += count;
-    return at;
-  };
-  t.query = take(rows * head_dim);
-  t.packed_query = take(high * head_dim);
-  t.rows = take(KEYS * head_dim);
-  t.packed = take(std::max(head_dim * round_up(KEYS, NR), KEYS * round_up(head_dim, NR)));
-  t.scores = take(rows * KEYS);
-  t.packed_scores = take(high * KEYS);
-  t.mixed = take(rows * head_dim);
-  t.top = take(rows);
-  t.total = take(rows);
-  return t;
-}
-
-// Turns a row of scores of which `seen` columns count into weights; rescales what was mixed so far.
-void soften(float* row, int64_t seen, int64_t keys, float& top, float& total, float* mixed, int64_t head_dim) {
-  if (seen <= 0) {
-    std::memset(row, 0, sizeof(float) * size_t(keys));
-    return;
-  }
-  float high = top;
-  for (int64_t i = 0; i < seen; ++i) high = std::max(high, row[i]);
-  const float keep = std::exp(top - high);
-  vf part = {};
-  int64_t i = 0;
-  for (; i + VW <= seen; i += VW) {
-    vf e = exp(load(row + i) - high);
-    store(row + i, e);
-    part += e;
-  }
-  float added = sum(part);
-  for (; i < seen; ++i) added += row[i] = std::exp(row[i] - high);
-  for (; i < keys; ++i) row[i] = 0.0f;
-  top = high;
-  total = total * keep + added;
-  if (keep != 1.0f)
-    for (int64_t d = 0; d < head_dim; ++d) mixed[d] *= keep;
-}
-
-template <class T>
+template <class T, class Panels>
 void tile_task(const AttentionCall& call, int64_t sequence, int64_t group, int64_t first, int64_t tokens) {
   const Shape& s = *call.shape;
   const int64_t per_group = s.heads / s.groups, dim = s.head_dim, rows = tokens * per_group;
@@ -91,21 +35,19 @@ void tile_task(const AttentionCall& call, int64_t sequence, int64_t group, int64
     t.total[r] = 0.0f;
   }
   std::memset(t.mixed, 0, sizeof(float) * size_t(rows * dim));
-  pack_rows<MR>(t.query, dim, rows, dim, t.packed_query);
+  Panels::query(t, rows, dim);
   const CacheRows<T> cache(call, sequence, group);
   for (int64_t k0 = 0; k0 < limit; k0 += KEYS) {
     const int64_t keys = std::min(KEYS, limit - k0);
-    cache.keys(k0, keys, t.rows);
-    pack_rows<NR>(t.rows, dim, keys, dim, t.packed);
-    packed_product(rows, keys, dim, t.packed_query, t.packed, t.scores, KEYS, false);
+    Panels::keys(t, cache, k0, keys);
+    packed_product<Panels::PAIRS>(rows, keys, Panels::depth(dim), t.packed_query, t.packed, t.scores, KEYS, false);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t seen = std::min(keys, position + r / per_group + 1 - k0);
       soften(t.scores + r * KEYS, seen, keys, t.top[r], t.total[r], t.mixed + r * dim, dim);
     }
-    cache.values(k0, keys, t.rows);
-    pack_columns<NR>(t.rows, dim, dim, keys, t.packed);
-    pack_rows<MR>(t.scores, KEYS, rows, keys, t.packed_scores);
-    packed_product(rows, dim, keys, t.packed_scores, t.packed, t.mixed, dim, true);
+    Panels::weights(t, rows, keys);
+    Panels::values(t, cache, k0, keys);
+    packed_product<Panels::PAIRS>(rows, dim, Panels::depth(keys), t.packed_scores, t.packed, t.mixed, dim, true);
   }
   for (int64_t r = 0; r < rows; ++r) {
     float* out = call.out + (start + first + r / per_group) * s.heads * dim + (group * per_group + r % per_group) * dim;
@@ -142,7 +84,7 @@ struct TokenWork {
   int64_t sequence, token, group, k0, keys;
 };
 
-template <class T>
+template <class T, class Panels>
 void attend(const AttentionCall& call) {
   const Shape& s = *call.shape;
   const Step& step = *call.step;
@@ -169,7 +111,7 @@ void attend(const AttentionCall& call) {
   std::sort(tiles.begin(), tiles.end(), [&](const TileWork& a, const TileWork& b) { return a.first > b.first; });
   parallel(int64_t(tiles.size()), [&](int64_t i) {
     const TileWork& w = tiles[size_t(i)];
-    tile_task<T>(call, w.sequence, w.group, w.first, w.tokens);
+    tile_task<T, Panels>(call, w.sequence, w.group, w.first, w.tokens);
   });
   if (work.empty()) return;
   const int64_t width = per_group * (dim + 2), count = int64_t(work.size());
@@ -193,9 +135,11 @@ void attend(const AttentionCall& call) {
 
 void attention(const AttentionCall& call) {
   switch (call.shape->cache_dtype) {
-    case BF16: return attend<bf16>(call);
-    case I8: return attend<int8_t>(call);
-    default: return attend<float>(call);
+    case BF16:
+      if (HAS_PAIRS && call.shape->head_dim % 2 == 0) return attend<bf16, PairPanels>(call);
+      return attend<bf16, FloatPanels<bf16>>(call);
+    case I8: return attend<int8_t, FloatPanels<int8_t>>(call);
+    default: return attend<float, FloatPanels<float>>(call);
   }
 }
 

@@ -51,6 +51,13 @@ struct CacheRows {
       }
     });
   }
+  // The elements as they are, (keys, dim).
+  void raw(const T* data, int64_t k0, int64_t keys, T* out) const {
+    for_runs(k0, keys, [&](int64_t at, int64_t slot, int64_t count) {
+      for (int64_t i = 0; i < count; ++i)
+        std::memcpy(out + (at + i) * dim, data + ((slot + i) * groups + group) * dim, sizeof(T) * size_t(dim));
+    });
+  }
   void keys(int64_t k0, int64_t count, float* out) const { gather(key_data, key_scale, k0, count, out); }
   void values(int64_t k0, int64_t count, float* out) const { gather(value_data, value_scale, k0, count, out); }
 

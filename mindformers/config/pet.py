@@ -1,0 +1,83 @@
+"""``model.model_config.pet_config``: parameter-efficient finetuning, as upstream names its keys."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from mindformers.config.fields import Count, PositiveRate
+from mindformers.config.section import Section, only
+
+# Query, key and value projections in either layout of the weights: what peft takes for this family.
+DEFAULT_TARGETS = r".*(query_key_value|wq|wk|wv)$"
+Targets = str | list[str]
+_ALL_FROZEN = (None, [], ["*"])
+_ADAPTERS_FREE = (None, [], ["*lora*"], ["*mindpet_delta_lora*"])
+
+
+def _plain(value: Any) -> Any:
+    """Take a ``LoraConfig`` for its fields."""
+    return value.to_dict() if hasattr(value, "to_dict") else value
+
+
+class LoraSection(Section):
+    """LoRA: y = W x + scale * B A x, where A and B are trained and W is not."""
+
+    pet_type: Literal["lora"] = Field(default="lora", description="The method; others are refused.")
+    lora_rank: Count = Field(default=8, description="Rows of A and columns of B.")
+    lora_alpha: PositiveRate = Field(default=16, description="scale = lora_alpha / lora_rank.")
+    lora_dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
+        default=0.01, description="Share of an adapter's inputs set to 0 in training."
+    )
+    lora_a_init: Literal["he_uniform", "normal"] = Field(
+        default="he_uniform",
+        description="Start of A: uniform in ±1/sqrt(columns) as peft, or Normal(0.01).",
+    )
+    lora_b_init: Annotated[str, only("zero", "zeros", feature="a start of B other than 0")] = Field(
+        default="zero", description="Start of B."
+    )
+    use_rslora: bool = Field(
+        default=False, description="scale = lora_alpha / sqrt(lora_rank) instead."
+    )
+    target_modules: Targets | None = Field(
+        default=None,
+        description="Linear layers that get an adapter: a regular expression matched from the start of a "
+        f"layer's full name, or a list of ends of names; null: {DEFAULT_TARGETS!r}.",
+    )
+    exclude_layers: Targets | None = Field(
+        default=None, description="Layers that get none, given in the same two ways."
+    )
+    freeze_include: Annotated[
+        list[str] | None, only(*_ALL_FROZEN, feature="freezing only a part of the network")
+    ] = Field(default=None, description="Upstream's; all but the adapters is frozen.")
+    freeze_exclude: Annotated[
+        list[str] | None, only(*_ADAPTERS_FREE, feature="training more than the adapters")
+    ] = Field(default=None, description="Upstream's; only the adapters are trained.")
+    param_init_type: Annotated[str | None, only(None, "float32", feature="another type")] = Field(
+        default=None, description="Type of A and B: float32."
+    )
+    compute_dtype: str | None = Field(
+        default=None, description="Upstream's; adapters compute in the layer's type."
+    )
+
+    @field_validator("target_modules", "exclude_layers")
+    @classmethod
+    def _can_match(cls, value: Targets | None) -> Targets | None:
+        if isinstance(value, str):
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"is no regular expression: {error}") from error
+        if value is not None and not value:
+            raise ValueError("is empty; allowed: null, a regular expression or a list of names")
+        return value
+
+    @property
+    def scale(self) -> float:
+        """What the adapter's product is multiplied by."""
+        return self.lora_alpha / (self.lora_rank**0.5 if self.use_rslora else self.lora_rank)
+
+
+PetSection = Annotated[LoraSection, BeforeValidator(_plain)]

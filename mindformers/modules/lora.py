@@ -1,0 +1,68 @@
+"""``LoraLinear``: a frozen linear layer with a trained product of low rank beside it.
+
+Letters: T tokens of all rows, r rank.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+from mindspore.common.initializer import Initializer, Normal, Uniform, initializer
+
+from mindformers.config.pet import LoraSection
+from mindformers.modules.linear import INIT_SIGMA, Linear
+from mindformers.ops.linear import build_linear_product
+
+LORA_A, LORA_B = "mindpet_delta_lora_a", "mindpet_delta_lora_b"  # upstream's names
+
+
+class LoraLinear(nn.Cell):
+    """y = x W^T + b + scale * dropout(x) A^T B^T.
+
+    The weight and the bias are the base layer's own parameters under their own names, frozen.
+
+    Args:
+        base: The layer that gets the adapter.
+        settings: Rank, alpha, dropout and start of the adapter.
+    """
+
+    def __init__(self, base: Linear, settings: LoraSection):
+        super().__init__()
+        out_channels, in_channels = base.weight.shape
+        self.weight, self.bias, self.product = base.weight, base.bias, base.product
+        for parameter in self.get_parameters():
+            parameter.requires_grad = False
+        rank = settings.lora_rank
+        self.mindpet_delta_lora_a = Parameter(
+            initializer(_start_of_a(settings, in_channels), (rank, in_channels), ms.float32),
+            name=LORA_A,
+        )
+        self.mindpet_delta_lora_b = Parameter(
+            Tensor(np.zeros((out_channels, rank), np.float32)), name=LORA_B
+        )
+        self.scale = settings.scale
+        self.dropout = nn.Dropout(p=settings.lora_dropout) if settings.lora_dropout else None
+        self.adapter_product = build_linear_product(ms.float32, base.compute_dtype)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Return (T, out) for ``x`` (T, in)."""
+        entering = x if self.dropout is None else self.dropout(x)
+        low = self.adapter_product(entering, self.mindpet_delta_lora_a)  # (T, r)
+        # Scaled here, where it is r wide; on the weights it would cost a product per step as well.
+        added = self.adapter_product(low * self.scale, self.mindpet_delta_lora_b)
+        return self.product(x, self.weight, self.bias) + added
+
+    def merged(self) -> np.ndarray:
+        """Return W + scale * B A, (out, in) float32."""
+        low, high = self.mindpet_delta_lora_a.asnumpy(), self.mindpet_delta_lora_b.asnumpy()
+        merged = high @ (np.float32(self.scale) * low)
+        merged += self.weight.asnumpy().astype(np.float32, copy=False)
+        return merged
+
+
+def _start_of_a(settings: LoraSection, in_channels: int) -> Initializer:
+    if settings.lora_a_init == "normal":
+        return Normal(INIT_SIGMA)
+    # kaiming_uniform with a = sqrt(5): bound = sqrt(6 / ((1 + 5) * in)).
+    return Uniform(in_channels**-0.5)

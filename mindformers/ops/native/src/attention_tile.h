@@ -1,0 +1,152 @@
+// The working set of one tile of attention, and its operands as panels: floats, or pairs of bfloat16.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "cache_rows.h"
+#include "tile.h"
+
+namespace mf {
+namespace ISA {
+
+constexpr int64_t KEYS = 128;  // keys of a tile; even
+
+struct Tile {  // the working set of one task, carved out of one buffer
+  float *query, *packed_query, *rows, *packed, *scores, *packed_scores, *mixed, *top, *total;
+};
+
+static inline int64_t tile_floats(int64_t rows, int64_t head_dim) {
+  const int64_t high = round_up(rows, MR), wide = round_up(head_dim, NR);
+  return rows * head_dim + high * head_dim + KEYS * head_dim + KEYS * std::max<int64_t>(wide, round_up(KEYS, NR)) +
+         head_dim * round_up(KEYS, NR) + rows * KEYS + high * KEYS + rows * head_dim + 2 * rows;
+}
+
+static inline Tile carve(float* p, int64_t rows, int64_t head_dim) {
+  const int64_t high = round_up(rows, MR);
+  Tile t;
+  auto take = [&p](int64_t count) {
+    float* at = p;
+    p += count;
+    return at;
+  };
+  t.query = take(rows * head_dim);
+  t.packed_query = take(high * head_dim);
+  t.rows = take(KEYS * head_dim);
+  t.packed = take(std::max(head_dim * round_up(KEYS, NR), KEYS * round_up(head_dim, NR)));
+  t.scores = take(rows * KEYS);
+  t.packed_scores = take(high * KEYS);
+  t.mixed = take(rows * head_dim);
+  t.top = take(rows);
+  t.total = take(rows);
+  return t;
+}
+
+// Turns a row of scores of which `seen` columns count into weights; rescales what was mixed so far.
+static inline void soften(float* row, int64_t seen, int64_t keys, float& top, float& total, float* mixed, int64_t head_dim) {
+  if (seen <= 0) {
+    std::memset(row, 0, sizeof(float) * size_t(keys));
+    return;
+  }
+  vf highest = splat(top);
+  int64_t i = 0;
+  for (; i + VW <= seen; i += VW) highest = max(highest, load(row + i));
+  float high = max_of(highest);
+  for (; i < seen; ++i) high = std::max(high, row[i]);
+  const float keep = std::exp(top - high);
+  vf part = {};
+  i = 0;
+  for (; i + VW <= seen; i += VW) {
+    vf e = exp(load(row + i) - high);
+    store(row + i, e);
+    part += e;
+  }
+  float added = sum(part);
+  for (; i < seen; ++i) added += row[i] = std::exp(row[i] - high);
+  for (; i < keys; ++i) row[i] = 0.0f;
+  top = high;
+  total = total * keep + added;
+  if (keep != 1.0f)
+    for (int64_t d = 0; d < head_dim; ++d) mixed[d] *= keep;
+}
+
+// Operands as floats.
+template <class T>
+struct FloatPanels {
+  static constexpr bool PAIRS = false;
+  static int64_t depth(int64_t count) { return count; }
+
+  static void query(const Tile& t, int64_t rows, int64_t dim) { pack_rows<MR>(t.query, dim, rows, dim, t.packed_query); }
+  static void keys(const Tile& t, const CacheRows<T>& cache, int64_t k0, int64_t count) {
+    cache.keys(k0, count, t.rows);
+    pack_rows<NR>(t.rows, cache.dim, count, cache.dim, t.packed);
+  }
+  static void weights(const Tile& t, int64_t rows, int64_t keys) {
+    pack_rows<MR>(t.scores, KEYS, rows, keys, t.packed_scores);
+  }
+  static void values(const Tile& t, const CacheRows<T>& cache, int64_t k0, int64_t count) {
+    cache.values(k0, count, t.rows);
+    pack_columns<NR>(t.rows, cache.dim, cache.dim, count, t.packed);
+  }
+};
+
+// Operands as words of two bfloat16, for a cache of bfloat16 and heads of even size.
+struct PairPanels {
+  static constexpr bool PAIRS = true;
+  static int64_t depth(int64_t count) { return (count + 1) / 2; }
+
+  static void round(const float* from, int64_t count, bf16* to) {
+    int64_t i = 0;
+    for (; i + VW <= count; i += VW) store(to + i, load(from + i));
+    for (; i < count; ++i) assign(to[i], from[i]);
+  }
+  static const float* words(const void* p) { return static_cast<const float*>(p); }
+
+  static void query(const Tile& t, int64_t rows, int64_t dim) {
+    bf16* rounded = reinterpret_cast<bf16*>(t.scores);  // not in use yet
+    for (int64_t r = 0; r < rows; ++r) round(t.query + r * dim, dim, rounded + r * dim);
+    pack_rows<MR>(words(rounded), dim / 2, rows, dim / 2, t.packed_query);
+  }
+  static void keys(const Tile& t, const CacheRows<bf16>& cache, int64_t k0, int64_t count) {
+    bf16* raw = reinterpret_cast<bf16*>(t.rows);
+    cache.raw(cache.key_data, k0, count, raw);
+    pack_rows<NR>(words(raw), cache.dim / 2, count, cache.dim / 2, t.packed);
+  }
+  static void weights(const Tile& t, int64_t rows, int64_t keys) {
+    // In place: a row of words takes half of its row of floats. Past the last key stands 0.
+    for (int64_t r = 0; r < rows; ++r) {
+      float* row = t.scores + r * KEYS;
+      if (keys % 2) row[keys] = 0.0f;
+      round(row, keys + keys % 2, reinterpret_cast<bf16*>(row));
+    }
+    pack_rows<MR>(t.scores, KEYS, rows, depth(keys), t.packed_scores);
+  }
+  static void values(const Tile& t, const CacheRows<bf16>& cache, int64_t k0, int64_t count) {
+    bf16* raw = reinterpret_cast<bf16*>(t.rows);
+    cache.raw(cache.value_data, k0, count, raw);
+    if (count % 2) std::memset(raw + count * cache.dim, 0, sizeof(bf16) * size_t(cache.dim));
+    for (int64_t first = 0; first < cache.dim; first += NR)
+      for (int64_t k = 0; k < depth(count); ++k) {
+        const bf16* even = raw + 2 * k * cache.dim + first;
+        interleave(even, even + cache.dim, std::min<int64_t>(NR, cache.dim - first),
+                   t.packed + first * depth(count) + k * NR);
+      }
+  }
+  // Words of (even[i], odd[i]), then zeros up to NR.
+  static void interleave(const bf16* even, const bf16* odd, int64_t count, float* out) {
+    int64_t i = 0;
+    for (; i + VW <= count; i += VW) {
+      const vu low = __builtin_convertvector(*reinterpret_cast<const vh_any*>(even + i), vu);
+      const vu high = __builtin_convertvector(*reinterpret_cast<const vh_any*>(odd + i), vu);
+      const vu both = low | high << 16;
+      std::memcpy(out + i, &both, sizeof both);
+    }
+    for (; i < NR; ++i) {
+      const uint32_t both = i < count ? uint32_t(even[i].bits) | uint32_t(odd[i].bits) << 16 : 0;
+      std::memcpy(out + i, &both, 4);
+    }
+  }
+};
+
+}  // namespace ISA
+}  // namespace mf

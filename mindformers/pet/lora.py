@@ -1,0 +1,173 @@
+"""Give a network adapters, find them, and merge them into its weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+
+from mindformers.config.pet import DEFAULT_TARGETS, LoraSection, Targets
+from mindformers.errors import CheckpointError, ConfigError, did_you_mean
+from mindformers.logger import logger
+from mindformers.modules.linear import Linear
+from mindformers.modules.lora import LORA_A, LORA_B, LoraLinear
+from mindformers.pet.pet_config import LoraConfig, bind_lora
+
+
+def get_pet_model(
+    base_model: Any, pet_config: LoraConfig | LoraSection | Mapping[str, Any]
+) -> Any:
+    """Give a network's linear layers adapters and freeze everything else.
+
+    Args:
+        base_model: The network; it is changed in place.
+        pet_config: Settings of LoRA.
+
+    Returns:
+        The network.
+
+    Raises:
+        ConfigError: If a setting cannot be used, no layer matches, or there are adapters already.
+    """
+    settings = bind_lora(pet_config)
+    if lora_layers(base_model):
+        raise ConfigError(
+            "the network has adapters already",
+            where="get_pet_model",
+            fix="merge them first: merge_adapter(network)",
+        )
+    chosen = _chosen_layers(base_model, settings)
+    for parameter in base_model.get_parameters():
+        parameter.requires_grad = False
+    cells = dict(base_model.cells_and_names())
+    for path, base in chosen.items():
+        layer = LoraLinear(base, settings)
+        _put_in_place(cells, path, layer)
+        layer.mindpet_delta_lora_a.name, layer.mindpet_delta_lora_b.name = (
+            f"{path}.{LORA_A}",
+            f"{path}.{LORA_B}",
+        )
+    _set_pet_config(base_model, settings)
+    trained = sum(parameter.size for parameter in base_model.trainable_params())
+    logger.info("LoRA: %d layers, %s trained parameters", len(chosen), f"{trained:,}")
+    return base_model
+
+
+def lora_layers(network: nn.Cell) -> dict[str, LoraLinear]:
+    """Return the layers that have adapters, by their full names."""
+    return {
+        name: cell for name, cell in network.cells_and_names() if isinstance(cell, LoraLinear)
+    }
+
+
+def adapter_parameters(network: nn.Cell) -> list[Parameter]:
+    """Return A and B of every layer that has them, in the network's order."""
+    return [
+        parameter
+        for layer in lora_layers(network).values()
+        for parameter in (layer.mindpet_delta_lora_a, layer.mindpet_delta_lora_b)
+    ]
+
+
+def is_adapter_name(name: str) -> bool:
+    """Tell whether a stored tensor is A or B of an adapter, by our names or peft's."""
+    return name.endswith((LORA_A, LORA_B)) or ".lora_A." in name or ".lora_B." in name
+
+
+def merge_adapter(network: Any) -> Any:
+    """Add the adapters to the weights, computed in float32, and make it an ordinary network again.
+
+    Every weight may be trained afterwards.
+
+    Returns:
+        The network.
+
+    Raises:
+        CheckpointError: If it has no adapters, or a merged weight is not finite in its type.
+    """
+    layers = lora_layers(network)
+    if not layers:
+        raise CheckpointError("the network has no adapters", where="merge_adapter")
+    merged = {path: _merged_weight(path, layer) for path, layer in layers.items()}
+    cells = dict(network.cells_and_names())
+    for path, layer in layers.items():
+        layer.weight.set_data(merged[path])
+        _put_in_place(cells, path, Linear.of(layer))
+    for parameter in network.weight_parameters().values():
+        parameter.requires_grad = True
+    _set_pet_config(network, None)
+    return network
+
+
+def _merged_weight(path: str, layer: LoraLinear) -> Tensor:
+    dtype = layer.weight.dtype
+    merged = Tensor(layer.merged()).astype(dtype)
+    if not np.isfinite(merged.asnumpy().astype(np.float32)).all():
+        raise CheckpointError(
+            f"base and adapter together are not finite in {dtype}", where=f"{path}.weight"
+        )
+    return merged
+
+
+def _put_in_place(cells: Mapping[str, nn.Cell], path: str, layer: nn.Cell) -> None:
+    """Put a layer where another is; the names of its parameters stay as they are."""
+    names = {id(parameter): parameter.name for parameter in layer.get_parameters()}
+    owner, _, attribute = path.rpartition(".")
+    setattr(cells[owner], attribute, layer)  # puts the attribute before the names
+    for parameter in layer.get_parameters():
+        parameter.name = names[id(parameter)]
+
+
+def _set_pet_config(network: Any, settings: LoraSection | None) -> None:
+    """Note the settings in the network's configuration, of which others may hold the old object."""
+    config = getattr(network, "config", None)
+    if config is not None:
+        dump = settings.model_dump() if settings else None
+        network.config = type(config)(**{**config.to_dict(), "pet_config": dump})
+    getattr(network, "_runners", {}).clear()  # compiled for the layers as they were
+
+
+def _chosen_layers(network: nn.Cell, settings: LoraSection) -> dict[str, Linear]:
+    fixed = getattr(network, "layers_without_adapter", ())
+    layers = {
+        name: cell
+        for name, cell in network.cells_and_names()
+        if isinstance(cell, Linear) and name not in fixed
+    }
+    targets = DEFAULT_TARGETS if settings.target_modules is None else settings.target_modules
+    _require_matches(targets, layers, "pet_config.target_modules")
+    excluded: Targets = settings.exclude_layers or []
+    _require_matches(excluded, layers, "pet_config.exclude_layers")
+    chosen = {
+        name: layer
+        for name, layer in layers.items()
+        if _matches(targets, name) and not (excluded and _matches(excluded, name))
+    }
+    if not chosen:
+        raise ConfigError(
+            "leaves out every layer that target_modules matches", where="pet_config.exclude_layers"
+        )
+    return chosen
+
+
+def _matches(targets: Targets, name: str) -> bool:
+    if isinstance(targets, str):
+        return re.match(targets, name) is not None
+    return any(name == each or name.endswith(f".{each}") for each in targets)
+
+
+def _require_matches(targets: Targets, names: Iterable[str], where: str) -> None:
+    """Refuse an expression, or an entry of a list, that no layer's name fits."""
+    ends = sorted({name.rpartition(".")[2] for name in names})
+    for each in [targets] if isinstance(targets, str) else targets:
+        if not any(_matches(targets if each is targets else [each], name) for name in names):
+            word = re.findall(r"\w{2,}", each)
+            raise ConfigError(
+                f"{each!r} matches no linear layer",
+                where=where,
+                allowed=", ".join(ends),
+                fix=did_you_mean(word[-1], ends) if word else "",
+            )

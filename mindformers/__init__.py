@@ -49,6 +49,11 @@ _NAMES = {
     "MFLossMonitor": "mindformers.training.callbacks",
     "CheckpointMonitor": "mindformers.training.callbacks",
     "CrossEntropyLoss": "mindformers.modules.loss",
+    "LoraConfig": "mindformers.pet.pet_config",
+    "get_pet_model": "mindformers.pet.lora",
+    "merge_adapter": "mindformers.pet.lora",
+    "save_adapter": "mindformers.pet.adapter_files",
+    "load_adapter": "mindformers.pet.adapter_files",
     **dict.fromkeys(
         (
             "ConstantWarmUpLR",

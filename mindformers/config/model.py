@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mindformers.config.fields import Count, Fraction, PositiveRate, Rate
+from mindformers.config.pet import PetSection
 from mindformers.config.section import Section, only
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -113,9 +114,9 @@ class Glm2ModelSection(Section):
     prefix_projection: Annotated[bool, only(False, feature="P-tuning v2")] = Field(
         default=False, description="Projection of a trained prefix; not implemented."
     )
-    pet_config: Annotated[
-        dict[str, Any] | None, only(None, feature="parameter-efficient finetuning")
-    ] = Field(default=None, description="LoRA and its kin; not implemented.")
+    pet_config: PetSection | None = Field(
+        default=None, description="LoRA; null: every weight is trained."
+    )
     param_init_type: Dtype = Field(default="float16", description="Type the weights are stored in.")
     compute_dtype: Dtype = Field(
         default="float16", description="Type of matrix products (a CPU computes float32)."
@@ -138,7 +139,8 @@ class Glm2ModelSection(Section):
     block_size: Count = Field(default=16, description="Tokens in one block of the key/value cache.")
     kv_cache_dtype: Literal["float32", "bfloat16", "int8"] | None = Field(
         default=None,
-        description="CPU kernels: type of cached keys and values; null: bfloat16 with that compute_dtype, else float32.",
+        description="CPU kernels: type of cached keys and values; null: bfloat16 with that "
+        "compute_dtype, else float32.",
     )
     num_blocks: Count = Field(default=128, description="Blocks of the key/value cache per layer.")
     is_dynamic: bool = Field(

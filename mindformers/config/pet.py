@@ -10,11 +10,13 @@ from pydantic import BeforeValidator, Field, field_validator
 from mindformers.config.fields import Count, PositiveRate
 from mindformers.config.section import Section, only
 
+LORA_A, LORA_B = "mindpet_delta_lora_a", "mindpet_delta_lora_b"  # upstream's names of A and B
+LORA_DRAW = "lora_dropout_draw"  # ours: what the elements that are dropped follow from
 # Query, key and value projections in either layout of the weights: what peft takes for this family.
 DEFAULT_TARGETS = r".*(query_key_value|wq|wk|wv)$"
 Targets = str | list[str]
-_ALL_FROZEN = (None, [], ["*"])
-_ADAPTERS_FREE = (None, [], ["*lora*"], ["*mindpet_delta_lora*"])
+_ALL_FROZEN: tuple[Any, ...] = (None, [], ["*"])
+_ADAPTERS_FREE: tuple[Any, ...] = (None, [], ["*lora*"], ["*mindpet_delta_lora*"])
 
 
 def _plain(value: Any) -> Any:
@@ -23,11 +25,13 @@ def _plain(value: Any) -> Any:
 
 
 class LoraSection(Section):
-    """LoRA: y = W x + scale * B A x, where A and B are trained and W is not."""
+    """LoRA: y = W x + scale * B A x with trained A and B; W stays as it is."""
 
     pet_type: Literal["lora"] = Field(default="lora", description="The method; others are refused.")
     lora_rank: Count = Field(default=8, description="Rows of A and columns of B.")
-    lora_alpha: PositiveRate = Field(default=16, description="scale = lora_alpha / lora_rank.")
+    lora_alpha: PositiveRate = Field(
+        default=16, description="The adapter's product is multiplied by lora_alpha / lora_rank."
+    )
     lora_dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
         default=0.01, description="Share of an adapter's inputs set to 0 in training."
     )
@@ -39,12 +43,12 @@ class LoraSection(Section):
         default="zero", description="Start of B."
     )
     use_rslora: bool = Field(
-        default=False, description="scale = lora_alpha / sqrt(lora_rank) instead."
+        default=False, description="Multiply by lora_alpha / sqrt(lora_rank) instead."
     )
     target_modules: Targets | None = Field(
         default=None,
         description="Linear layers that get an adapter: a regular expression matched from the start of a "
-        f"layer's full name, or a list of ends of names; null: {DEFAULT_TARGETS!r}.",
+        "layer's full name, or a list of ends of names; null: query, key and value.",
     )
     exclude_layers: Targets | None = Field(
         default=None, description="Layers that get none, given in the same two ways."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ from mindspore import Parameter, nn
 
 from mindformers.checkpoint.export import GENERATION_FILE, TOKENIZER_FILES, copy_files
 from mindformers.config.options import refuse_options, say_without_effect
+from mindformers.config.pet import LORA_A, LORA_B, LORA_DRAW
 from mindformers.errors import CheckpointError, ConfigError
 from mindformers.generation.native_runner import NativeRunner
 from mindformers.generation.runner import CachedRunner, RecomputeRunner
@@ -18,6 +19,10 @@ from mindformers.logger import logger
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.models.presets import SupportList
 from mindformers.models.text_model import TextModel, native_runner
+from mindformers.pet.adapter_files import save_adapter
+from mindformers.pet.adapter_source import BASE, MARK
+from mindformers.pet.identity import base_mark, check_base
+from mindformers.pet.lora import adapter_parameters, draw_dropout
 
 _SAVE_OPTIONS: dict[str, tuple[Any, ...]] = {
     "save_json": (),
@@ -42,17 +47,40 @@ class PreTrainedModel(nn.Cell, SupportList, TextModel):
         super().__init__()
         self.config: Any = config
         self.pretrained_dir: Path | None = None
+        self.weights_source = ""  # path of the weights that were loaded last, without adapters
         self._runners: dict[bool, Any] = {}
 
     # --- weights -------------------------------------------------------------------------------
 
     def weight_parameters(self) -> dict[str, Parameter]:
-        """Return the weights by name: every parameter but the key/value caches."""
+        """Return the weights by name: every parameter but the key/value caches and the adapters."""
         return {
             p.name: p
             for p in self.get_parameters()
-            if not p.name.endswith(("key_cache", "value_cache"))
+            if not p.name.endswith(("key_cache", "value_cache", LORA_A, LORA_B, LORA_DRAW))
         }
+
+    def step_parameters(self) -> list[Parameter]:
+        """Return what a step of a training run keeps: with adapters these alone, else everything."""
+        return adapter_parameters(self) or list(self.get_parameters())
+
+    def begin_micro_batch(self, step: int, part: int) -> None:
+        """Let what is random in training follow from these numbers and the seed.
+
+        Args:
+            step: Finished updates of the run.
+            part: Micro batch of the step.
+        """
+        draw_dropout(self, step, part)
+
+    def step_notes(self) -> dict[str, str]:
+        """Return what a step says beside its tensors: with adapters, which weights they belong to."""
+        has_adapters = bool(adapter_parameters(self))
+        return {BASE: self.weights_source, MARK: base_mark(self)} if has_adapters else {}
+
+    def check_step(self, notes: Mapping[str, Any], where: str) -> None:
+        """Refuse a step whose adapters belong to other weights than this network holds."""
+        check_base(self, notes.get(MARK), where)
 
     def load_weights(self, source: Path) -> Any:
         """Fill the weights from a file or folder; a family says how."""
@@ -108,7 +136,8 @@ class PreTrainedModel(nn.Cell, SupportList, TextModel):
         Args:
             save_directory: Made if it is not there; holds ``config.json`` (every field),
                 ``model.safetensors`` or shards with an index, ``generation_config.json`` and, where
-                known, the tokenizer with its template.
+                known, the tokenizer with its template. Of a network with adapters only these are
+                written, as peft does; ``merge_adapter`` first gives whole weights.
             save_name: Upstream's name of the files; has no effect.
             tokenizer: Saved along; None: the files this network was loaded with are copied.
             max_shard_size: Largest weight file.
@@ -123,6 +152,8 @@ class PreTrainedModel(nn.Cell, SupportList, TextModel):
         refuse_options("save_pretrained", options, _SAVE_OPTIONS)
         say_without_effect("save_pretrained", {"save_name": save_name})
         folder = Path(save_directory)
+        if adapter_parameters(self):
+            return save_adapter(self, folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
         self.save_weights(folder, max_shard_size=max_shard_size)

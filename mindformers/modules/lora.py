@@ -10,11 +10,11 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import Initializer, Normal, Uniform, initializer
 
-from mindformers.config.pet import LoraSection
+from mindformers.config.pet import LORA_A, LORA_B, LORA_DRAW, LoraSection
 from mindformers.modules.linear import INIT_SIGMA, Linear
+from mindformers.ops.cast import Keep
+from mindformers.ops.dropout import HashedDropout
 from mindformers.ops.linear import build_linear_product
-
-LORA_A, LORA_B = "mindpet_delta_lora_a", "mindpet_delta_lora_b"  # upstream's names
 
 
 class LoraLinear(nn.Cell):
@@ -25,12 +25,17 @@ class LoraLinear(nn.Cell):
     Args:
         base: The layer that gets the adapter.
         settings: Rank, alpha, dropout and start of the adapter.
+        draw: With dropout, what the dropped elements follow from; see ``HashedDropout``.
+        salt: With dropout, a number of this layer's own.
     """
 
-    def __init__(self, base: Linear, settings: LoraSection):
+    def __init__(
+        self, base: Linear, settings: LoraSection, draw: Parameter | None = None, salt: int = 0
+    ):
         super().__init__()
         out_channels, in_channels = base.weight.shape
         self.weight, self.bias, self.product = base.weight, base.bias, base.product
+        self._base = (base,)  # in a tuple, or its parameters would be listed twice
         for parameter in self.get_parameters():
             parameter.requires_grad = False
         rank = settings.lora_rank
@@ -42,16 +47,23 @@ class LoraLinear(nn.Cell):
             Tensor(np.zeros((out_channels, rank), np.float32)), name=LORA_B
         )
         self.scale = settings.scale
-        self.dropout = nn.Dropout(p=settings.lora_dropout) if settings.lora_dropout else None
+        self.dropout = Keep()
+        if settings.lora_dropout:
+            draw = new_draw() if draw is None else draw
+            self.dropout = HashedDropout(settings.lora_dropout, draw, salt)
         self.adapter_product = build_linear_product(ms.float32, base.compute_dtype)
 
     def construct(self, x: Tensor) -> Tensor:
         """Return (T, out) for ``x`` (T, in)."""
-        entering = x if self.dropout is None else self.dropout(x)
-        low = self.adapter_product(entering, self.mindpet_delta_lora_a)  # (T, r)
+        low = self.adapter_product(self.dropout(x), self.mindpet_delta_lora_a)  # (T, r)
         # Scaled here, where it is r wide; on the weights it would cost a product per step as well.
         added = self.adapter_product(low * self.scale, self.mindpet_delta_lora_b)
         return self.product(x, self.weight, self.bias) + added
+
+    @property
+    def base(self) -> Linear:
+        """The layer without its adapter."""
+        return self._base[0]
 
     def merged(self) -> np.ndarray:
         """Return W + scale * B A, (out, in) float32."""
@@ -59,6 +71,11 @@ class LoraLinear(nn.Cell):
         merged = high @ (np.float32(self.scale) * low)
         merged += self.weight.asnumpy().astype(np.float32, copy=False)
         return merged
+
+
+def new_draw() -> Parameter:
+    """Return what the dropout of a network's adapters follows from, (1,) int32."""
+    return Parameter(Tensor([0], ms.int32), name=LORA_DRAW, requires_grad=False)
 
 
 def _start_of_a(settings: LoraSection, in_channels: int) -> Initializer:

@@ -1,5 +1,5 @@
-"""Parameter-efficient finetuning; public names are loaded on first use."""
+"""LoRA: adapters of low rank beside frozen weights. Public names are loaded on first use."""
 
-from mindformers.upstream_paths import public_names as _public_names
+from mindformers.upstream_paths import public_names
 
-__getattr__ = _public_names(__name__)
+__getattr__ = public_names(__name__)

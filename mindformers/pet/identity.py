@@ -10,7 +10,6 @@ import numpy as np
 from mindformers.errors import CheckpointError
 
 SAMPLES = 4096  # of each piece, evenly spaced: reading all of 9 billion weights would take a minute
-BASE, BASE_MARK = "adapter_base", "adapter_base_mark"  # keys of what a step says of itself
 
 
 def base_mark(network: Any) -> str:

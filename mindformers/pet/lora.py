@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from mindformers.config.pet import DEFAULT_TARGETS, LoraSection, Targets
+from mindformers.config.pet import DEFAULT_TARGETS, LORA_A, LORA_B, LoraSection, Targets
 from mindformers.errors import CheckpointError, ConfigError, did_you_mean
 from mindformers.logger import logger
 from mindformers.modules.linear import Linear
-from mindformers.modules.lora import LORA_A, LORA_B, LoraLinear
+from mindformers.modules.lora import LoraLinear, new_draw
+from mindformers.ops.dropout import HashedDropout, as_int32
 from mindformers.pet.pet_config import LoraConfig, bind_lora
 
 
-def get_pet_model(
-    base_model: Any, pet_config: LoraConfig | LoraSection | Mapping[str, Any]
-) -> Any:
+def get_pet_model(base_model: Any, pet_config: LoraConfig | LoraSection | Mapping[str, Any]) -> Any:
     """Give a network's linear layers adapters and freeze everything else.
 
     Args:
@@ -43,8 +44,9 @@ def get_pet_model(
     for parameter in base_model.get_parameters():
         parameter.requires_grad = False
     cells = dict(base_model.cells_and_names())
+    draw = new_draw()
     for path, base in chosen.items():
-        layer = LoraLinear(base, settings)
+        layer = LoraLinear(base, settings, draw, zlib.crc32(path.encode()))
         _put_in_place(cells, path, layer)
         layer.mindpet_delta_lora_a.name, layer.mindpet_delta_lora_b.name = (
             f"{path}.{LORA_A}",
@@ -58,9 +60,7 @@ def get_pet_model(
 
 def lora_layers(network: nn.Cell) -> dict[str, LoraLinear]:
     """Return the layers that have adapters, by their full names."""
-    return {
-        name: cell for name, cell in network.cells_and_names() if isinstance(cell, LoraLinear)
-    }
+    return {name: cell for name, cell in network.cells_and_names() if isinstance(cell, LoraLinear)}
 
 
 def adapter_parameters(network: nn.Cell) -> list[Parameter]:
@@ -72,9 +72,20 @@ def adapter_parameters(network: nn.Cell) -> list[Parameter]:
     ]
 
 
-def is_adapter_name(name: str) -> bool:
-    """Tell whether a stored tensor is A or B of an adapter, by our names or peft's."""
-    return name.endswith((LORA_A, LORA_B)) or ".lora_A." in name or ".lora_B." in name
+def draw_dropout(network: nn.Cell, step: int, part: int) -> None:
+    """Let adapters drop other inputs than before: which follows from the seed and these numbers alone.
+
+    Args:
+        network: The network.
+        step: Finished updates of the run.
+        part: Micro batch of the step.
+    """
+    for layer in lora_layers(network).values():
+        if isinstance(layer.dropout, HashedDropout):
+            text = f"{ms.get_seed() or 0} {step} {part}"
+            draw = as_int32(zlib.crc32(text.encode()))
+            layer.dropout.draw.set_data(Tensor([draw], ms.int32))
+            return  # they share it
 
 
 def merge_adapter(network: Any) -> Any:
@@ -95,7 +106,7 @@ def merge_adapter(network: Any) -> Any:
     cells = dict(network.cells_and_names())
     for path, layer in layers.items():
         layer.weight.set_data(merged[path])
-        _put_in_place(cells, path, Linear.of(layer))
+        _put_in_place(cells, path, layer.base)
     for parameter in network.weight_parameters().values():
         parameter.requires_grad = True
     _set_pet_config(network, None)
@@ -127,7 +138,9 @@ def _set_pet_config(network: Any, settings: LoraSection | None) -> None:
     if config is not None:
         dump = settings.model_dump() if settings else None
         network.config = type(config)(**{**config.to_dict(), "pet_config": dump})
-    getattr(network, "_runners", {}).clear()  # compiled for the layers as they were
+    # What was compiled knows the layers as they were.
+    network.compile_cache.clear()
+    getattr(network, "_runners", {}).clear()
 
 
 def _chosen_layers(network: nn.Cell, settings: LoraSection) -> dict[str, Linear]:

@@ -14,6 +14,7 @@ from mindformers.logger import logger, setup_file_logging, warn_once
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.ops.native.library import choose_backend, is_native, set_threads
 from mindformers.parallel.runtime import start_runtime
+from mindformers.pet.adapter_source import base_of, existing_base, holds_adapters
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
 
@@ -124,6 +125,22 @@ def build_network(config: RunConfig, weights: str | Path = "") -> Any:
     count = sum(parameter.size for parameter in network.get_parameters())
     logger.info("network: %s parameters, %d layers", f"{count:,}", settings.num_layers)
     return network
+
+
+def base_weights(config: RunConfig, step: Path) -> str:
+    """Return the weights that must be loaded before a step: those its adapters belong to; empty: none.
+
+    The model's own ``checkpoint_name_or_path`` goes before what the step says.
+
+    Raises:
+        CheckpointError: If nothing is there.
+    """
+    if not holds_adapters(step):
+        return ""
+    assert config.model is not None
+    network = config.model.network
+    is_known = network.checkpoint_name_or_path or base_of(step)
+    return str(existing_base(network, step)) if is_known else ""
 
 
 def open_text_model(config: RunConfig, weights: str) -> Any:

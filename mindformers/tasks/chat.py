@@ -58,7 +58,7 @@ def chat(
     GenerationConfig().merged(
         **{k: v for k, v in settings.items() if k != "seed"}
     )  # or refused now
-    overrides = {} if quantization is None else {"quantization": quantization}
+    overrides: dict[str, Any] = {} if quantization is None else {"quantization": quantization}
     network = open_in_files(model_dir, **overrides) if device_target == "CPU" else None
     if network is None:
         # PyNative: the first answer waits for no compiler.

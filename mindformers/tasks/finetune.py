@@ -47,8 +47,9 @@ def finetune(
     resume_from = find_resume_folder(config.resume_training, config.load_checkpoint, output_dir)
     if network is None:
         network = build.build_network(config, resume_from or config.weights_path)
-        if resume_from is None and config.weights_path:
-            network.load_checkpoint(config.weights_path)
+        start = build.base_weights(config, resume_from) if resume_from else config.weights_path
+        if start:
+            network.load_checkpoint(start)
         set_recompute(network, config)
     elif resume_from is not None and isinstance(network, PreTrainedModel):
         network.check_weights(network.config, resume_from)

@@ -12,6 +12,7 @@ from mindformers.config.options import refuse_options, say_without_effect
 from mindformers.errors import ConfigError, did_you_mean
 from mindformers.logger import warn_once
 from mindformers.models.auto import AutoModel, AutoTokenizer
+from mindformers.pet.lora import get_pet_model
 from mindformers.tasks import build
 from mindformers.tasks.finetune import finetune
 from mindformers.tasks.predict import predict
@@ -25,7 +26,7 @@ _NO_EFFECT = ("eval_dataset", "compute_metrics", "eval_callbacks", "image_proces
 _OPTIONS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(_NO_EFFECT, ()),
     "data_collator": (None,),
-    "pet_method": (None, ""),
+    "pet_method": (None, "", "lora"),
     "audio_processor": (None,),
     "save_config": (),  # the resolved settings are always saved in the output folder
 }
@@ -58,7 +59,8 @@ class Trainer(TrainerBase):
         callbacks: One callback or several, besides those of the settings.
         reset_model: True: a network built from the settings is not kept after a run.
         options: Upstream's other arguments: ``eval_callbacks`` and ``image_processor`` (no effect),
-            ``save_config`` (always done), ``pet_method`` and ``audio_processor`` (none).
+            ``save_config`` (always done), ``audio_processor`` (none), ``pet_method`` (``lora``: adapters
+            as ``pet_config`` of the settings says, or its defaults).
 
     Attributes:
         model: The network; after ``train`` the trained one.
@@ -100,6 +102,9 @@ class Trainer(TrainerBase):
             self.config.set_value("trainer.model_name", model_name)
         self.model, self.tokenizer, self.train_dataset = model, tokenizer, train_dataset
         self.optimizers, self.reset_model = optimizers, reset_model
+        self.pet_method = options.get("pet_method")
+        if self.pet_method and not self._pet_config():
+            self.config.set_value("model.model_config.pet_config", {"pet_type": self.pet_method})
 
     # --- runs ----------------------------------------------------------------------------------
 
@@ -229,6 +234,10 @@ class Trainer(TrainerBase):
         saved: Path = self.model.save_pretrained(folder, tokenizer=self._tokenizer())
         return saved
 
+    def _pet_config(self) -> Any:
+        section = self.config.model and self.config.model.model_config
+        return section and section.pet_config
+
     def _tokenizer(self) -> Any:
         if isinstance(self.tokenizer, (str, Path)):
             self.tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
@@ -239,6 +248,8 @@ class Trainer(TrainerBase):
         if isinstance(self.model, (str, Path)):
             build.start(run)  # the device is set before the first tensor
             self.model = AutoModel.from_pretrained(self.model)
+        if self.model is not None and self.pet_method and not self.model.config.pet_config:
+            get_pet_model(self.model, run.model.network.pet_config)
         if self.model is not None and weights:
             self.model.load_checkpoint(weights)
         elif self.model is not None and run.weights_path and not run.resume_training:

@@ -14,7 +14,13 @@ from mindformers.logger import logger
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.callback import Callback
 from mindformers.training.run import StepReport, TrainRun
-from mindformers.training.step_folder import FORMATS, StepFormat, save_step, write_weights
+from mindformers.training.step_folder import (
+    FORMATS,
+    StepFormat,
+    save_step,
+    step_parameters,
+    write_weights,
+)
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "config": (None,),
@@ -158,7 +164,7 @@ class CheckpointMonitor(Callback):
 
 def step_bytes(run: TrainRun, form: StepFormat) -> int:
     """Return about how many bytes one saved step takes."""
-    saved = list(run.step.network.get_parameters())
+    saved = step_parameters(run.step.network)
     saved += run.step.optimizer.state_parameters() if form.has_optimizer else []
     return sum(parameter.size * parameter.itemsize for parameter in saved)
 

@@ -55,8 +55,14 @@ def folder_name(global_step: int) -> str:
 
 
 def write_weights(network: nn.Cell, path: Path, kind: str) -> None:
-    """Write every parameter of a network, one tensor in memory at a time."""
-    _write_tensors(network.get_parameters(), path, kind)
+    """Write what a step keeps of a network, one tensor in memory at a time."""
+    _write_tensors(step_parameters(network), path, kind)
+
+
+def step_parameters(network: nn.Cell) -> list[Parameter]:
+    """Return what a step keeps of a network: what it says itself, else every parameter."""
+    own = getattr(network, "step_parameters", None)
+    return list(own() if own else network.get_parameters())
 
 
 def _write_tensors(parameters: Iterable[Parameter], path: Path, kind: str) -> None:
@@ -75,7 +81,7 @@ def save_step(
 
     Args:
         root: Folder of the steps.
-        network: Its parameters are saved.
+        network: Its parameters are saved; of one with adapters these alone.
         optimizer: Its moments and master copies are saved, unless ``form`` says otherwise.
         state: Position of the run.
         form: Names and formats.
@@ -100,7 +106,8 @@ def save_step(
         )
     if config_text:
         writers[CONFIG_FILE] = _text_writer(config_text)
-    info = {"step": state.global_step, "epoch": state.epoch, "weights": weight_file}
+    notes: dict[str, str] = getattr(network, "step_notes", dict)()
+    info = {"step": state.global_step, "epoch": state.epoch, "weights": weight_file, **notes}
     return manifest.write_step_folder(root, folder_name(state.global_step), writers, info)
 
 
@@ -119,6 +126,9 @@ def load_step(folder: Path, network: nn.Cell, optimizer: AdamW, rank: int = 0) -
             "holds no optimizer state", where=str(folder),
             fix="resume from a step saved with save_optimizer True, or load the weights only",
         )  # fmt: skip
+    check = getattr(network, "check_step", None)
+    if check:
+        check(info, str(folder))
     _load_weights(folder / f"rank_{rank}" / Path(str(info.get("weights"))).name, network)
     with SafeFile(optimizer_file) as file:
         optimizer.load_state({name: file.read(name) for name in file.tensors}, state.optimizer_step)
@@ -141,7 +151,7 @@ def _to_write(parameter: Parameter) -> TensorToWrite:
 
 def _load_weights(path: Path, network: nn.Cell) -> None:
     """Copy stored weights into the network's parameters; every name, shape and type must match."""
-    parameters = {parameter.name: parameter for parameter in network.get_parameters()}
+    parameters = {parameter.name: parameter for parameter in step_parameters(network)}
     kind = CkptFile if path.suffix == ".ckpt" else SafeFile
     with kind(path) as file:
         _check_names(path, parameters, file)

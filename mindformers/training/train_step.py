@@ -225,10 +225,13 @@ class MFTrainOneStepCell:
         """Return the weighted losses and the summed gradients; a batch of weight 0 is left out."""
         losses: list[float] = []
         total: list[Tensor] = []
-        for batch, weight in zip(micro_batches, weights, strict=True):
+        begin = getattr(self.network, "begin_micro_batch", None)
+        for part, (batch, weight) in enumerate(zip(micro_batches, weights, strict=True)):
             if weight == 0:
                 losses.append(0.0)
                 continue
+            if begin:
+                begin(self.optimizer.step, part)
             loss, grads = self.gradients(batch, weight)
             losses.append(loss)
             if not total:

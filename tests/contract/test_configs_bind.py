@@ -17,7 +17,7 @@ def test_the_published_files_are_there():
     assert {path.relative_to(REPOSITORY / "configs").as_posix() for path in CONFIGS} >= {
         "glm4/finetune_glm4_9b.yaml", "glm4/predict_glm4_9b_chat.yaml",
         "glm4/predict_glm4_9b_chat_800I_A2.yaml", "glm4/finetune_glm4_tiny_cpu.yaml",
-        "glm4/predict_glm4_tiny_cpu.yaml",
+        "glm4/predict_glm4_tiny_cpu.yaml", "glm4/lora_glm4_9b.yaml", "glm4/lora_glm4_tiny_cpu.yaml",
     }  # fmt: skip
 
 

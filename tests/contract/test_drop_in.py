@@ -346,14 +346,27 @@ def test_trainer_loads_the_weights_it_is_given_into_a_network(
     assert trainer.predict(input_data="hello", max_new_tokens=5) == found
 
 
+@pytest.mark.parametrize("given", ["settings", "path", "network"])
+def test_pet_method_trains_adapters(given: str, folder: Path, run_yaml: Path) -> None:
+    from mindformers import AutoModel, Trainer
+
+    models = {"settings": None, "path": str(folder), "network": AutoModel.from_pretrained(folder)}
+    trainer = Trainer(str(run_yaml), model=models[given], pet_method="lora")
+    trainer.finetune(finetune_checkpoint=str(folder))
+    names = {parameter.name.rpartition(".")[2] for parameter in trainer.model.trainable_params()}
+    assert names == {"mindpet_delta_lora_a", "mindpet_delta_lora_b"}
+    saved = trainer.model.save_pretrained(Path(trainer.config.output_dir) / "adapter")
+    assert (saved / "adapter_model.safetensors").is_file()
+
+
 def test_trainer_refuses_what_is_not_there_in_one_sentence(run_yaml: Path) -> None:
     from mindformers import Trainer
 
     trainer = Trainer(str(run_yaml))
     with pytest.raises(ConfigError, match=r"Trainer\.evaluate: evaluation is not implemented"):
         trainer.evaluate(eval_checkpoint=True)
-    with pytest.raises(ConfigError, match=r"Trainer\.pet_method: 'lora' is not implemented"):
-        Trainer(str(run_yaml), pet_method="lora")
+    with pytest.raises(ConfigError, match=r"Trainer\.pet_method: 'ptuning2' is not implemented"):
+        Trainer(str(run_yaml), pet_method="ptuning2")
     with pytest.raises(ConfigError, match="Module is no callback|Callback is no callback"):
         trainer.add_callback(ms.train.Callback())
     with pytest.raises(ConfigError, match=r"Trainer\.train\.do_evl.*did you mean 'do_eval'"):

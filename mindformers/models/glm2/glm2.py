@@ -11,7 +11,7 @@ from mindspore import Tensor, nn, ops
 from mindformers.config.data import IGNORED_LABEL
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_modules import build_linear, residual_dtype
-from mindformers.models.glm2.glm2_native import native_network
+from mindformers.models.glm2.glm2_native import JOINED_LAYERS, native_network
 from mindformers.models.glm2.glm2_pretrained import GLM2PreTrainedModel
 from mindformers.models.glm2.glm2_transformer import ChatGLM2Transformer
 from mindformers.modules.embedding import VocabEmbedding
@@ -23,6 +23,8 @@ from mindformers.ops.native.arrays import Buffer
 from mindformers.ops.native.network import NativeNetwork, Vectors
 from mindformers.ops.native.tensors import of_parameter
 from mindformers.ops.rotary import RotaryAngles
+from mindformers.pet.lora import get_pet_model
+from mindformers.pet.merged import MergedWeights
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
 
@@ -121,6 +123,9 @@ class ChatGLM2ForConditionalGeneration(GLM2PreTrainedModel):
         self._native_buffers: dict[str, Buffer] = {}
         self._native: NativeNetwork | None = None
         self._vectors = Vectors()
+        self._merged = MergedWeights()
+        if config.pet_config:
+            get_pet_model(self, config.pet_config)
         if config.checkpoint_name_or_path:
             self.load_checkpoint(config.checkpoint_name_or_path)
 
@@ -230,10 +235,14 @@ class ChatGLM2ForConditionalGeneration(GLM2PreTrainedModel):
         return self.cast(self.transformer.head(ops.gather(hidden, last_rows, 0)), ms.float32)
 
     def native_network(self) -> NativeNetwork | None:
-        """Return this network for the native kernels; it computes with the parameters' own memory."""
+        """Return this network for the native kernels; it computes with the parameters' own memory.
+
+        Of a weight with an adapter it reads a copy with both in one, made anew when either changed.
+        """
         if active_backend() != "native":
             return None
         buffers = {name: of_parameter(each) for name, each in self.weight_parameters().items()}
+        buffers |= self._merged.buffers(self, JOINED_LAYERS)
         if buffers != self._native_buffers:  # a parameter was given other memory since
             self._native_buffers = buffers
             self._vectors = Vectors()

@@ -14,6 +14,7 @@ from mindformers.models.text_model import TextModel, native_runner
 from mindformers.ops.native.arrays import Buffer
 from mindformers.ops.native.library import is_native
 from mindformers.ops.native.network import NativeNetwork
+from mindformers.pet.adapter_source import holds_adapters
 
 
 class GlmInFiles(TextModel):
@@ -38,6 +39,8 @@ class GlmInFiles(TextModel):
         Raises:
             CheckpointError: If the files are damaged or hold another network's weights.
         """
+        if config.pet_config or holds_adapters(source):
+            return None  # weights with adapters are not those of the files
         weights = mapped_weights(Path(source), config) if is_native() else None
         if weights is None:
             return None

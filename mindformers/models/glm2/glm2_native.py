@@ -21,6 +21,8 @@ from mindformers.ops.rotary_table import build_rotary_table
 Parts = Sequence[Buffer]
 EMBEDDING = "transformer.embedding.embedding_weight"
 HEAD = "transformer.output_layer.weight"
+# Layers of one parent whose weights are one to the kernels.
+JOINED_LAYERS = (("wq", "wk", "wv"), ("dense_left", "dense_right"))
 
 
 def native_network(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mindspore import Tensor
 
+from mindformers.checkpoint.keymap import Stored
 from mindformers.checkpoint.loading import open_weights
 from mindformers.checkpoint.manifest import committed_steps
 from mindformers.config.options import refuse_options, say_without_effect
@@ -19,19 +20,28 @@ from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_quantized import round_in_place
 from mindformers.models.glm2.hf_config import check_against_config, is_tied
 from mindformers.ops.native.tensors import of_parameter
+from mindformers.pet.adapter_files import load_adapter
+from mindformers.pet.adapter_source import existing_base, holds_adapters
 
 
 class GLM2PreTrainedModel(PreTrainedModel):
     """Base of the GLM networks users load."""
 
     config_class = ChatGLM2Config
+    layers_without_adapter = ("transformer.output_layer",)  # the loss reads its weight itself
 
     def load_weights(self, source: Path) -> glm2_weights.LoadReport:
         """Fill the weights from a Hugging Face directory, a directory we saved, a step folder or one file.
 
+        A source that holds adapters gives the weights they were trained on and the adapters.
+
         Raises:
             CheckpointError: If the weights are damaged or are not those of this network.
         """
+        if holds_adapters(source):
+            report = self.load_weights(existing_base(self.config, source))
+            load_adapter(self, source)
+            return report
         report = glm2_weights.load_pretrained(self.weight_parameters(), self.config, source)
         if self.config.quantization is not None:
             with open_weights(source, verify=False) as weights:
@@ -39,6 +49,7 @@ class GLM2PreTrainedModel(PreTrainedModel):
             if not is_rounded:
                 parameters = self.weight_parameters().items()
                 round_in_place(self.config, {name: of_parameter(each) for name, each in parameters})
+        self.weights_source = str(source.resolve())
         return report
 
     @classmethod
@@ -49,11 +60,28 @@ class GLM2PreTrainedModel(PreTrainedModel):
             CheckpointError: If the two are of different networks, or the weights cannot be read.
         """
         newest = [source, *committed_steps(source)][-1]
+        if holds_adapters(newest):
+            return
         with open_weights(newest, verify=False) as weights:
             content = weights.config()
             check_against_config(config, content, weights.config_where())
             tied = is_tied(content)
             glm2_weights.map_source(config, weights.shapes, tied=tied, where=str(source))
+
+    def layout_tensors(self, layout: str = "mindformers") -> list[Stored]:
+        """Return the tensors of a layout for this network's sizes: ``mindformers`` (its own), ``glm``, ``chatglm``."""
+        return glm2_weights.stored_tensors(
+            self.config, glm2_weights.layout_named(layout, self.config)
+        )
+
+    def detect_tensors(self, names: Iterable[str], where: str) -> list[Stored]:
+        """Return the tensors of the layout that some names of weights are in.
+
+        Raises:
+            CheckpointError: If they are in none.
+        """
+        layout = glm2_weights.NAMES.detect(names, where)
+        return glm2_weights.stored_tensors(self.config, layout)
 
     def save_weights(self, folder: Path, **options: Any) -> None:
         """Write the weights under this library's names; options as in ``glm2_weights.save_weights``."""

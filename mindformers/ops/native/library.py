@@ -85,6 +85,7 @@ class ShapeStruct(ctypes.Structure):
         ),
         ("eps", c_float),
         ("cache_dtype", c_int32),
+        ("compute", c_int32),
     )
 
 

@@ -177,7 +177,7 @@ class NativeNetwork:
             layers=len(layers), hidden=sizes.hidden, heads=sizes.heads, groups=sizes.groups,
             head_dim=sizes.head_dim, rotary_dim=sizes.rotary_dim, ffn=sizes.ffn, vocab=sizes.vocab,
             block_size=sizes.block_size, positions=self.angles.shape[0], eps=sizes.eps,
-            cache_dtype=DTYPES[cache_dtype],
+            cache_dtype=DTYPES[cache_dtype], compute=DTYPES[head.compute],
         )  # fmt: skip
         self._struct = NetworkStruct(
             shape=shape, layers=self._layers, final_norm=final_norm.ctypes.data,

@@ -80,4 +80,6 @@ def square_sum(*tensors: Tensor) -> float:
     spans = (SpanStruct * len(tensors))(
         *(SpanStruct(address(each, "gradient", each.shape), each.size) for each in tensors)
     )
-    return float(required().mf_square_sum(ctypes.addressof(spans), len(tensors)))
+    total = ctypes.c_double()
+    required().mf_square_sum(ctypes.addressof(spans), len(tensors), ctypes.addressof(total))
+    return total.value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import c_float, c_int, c_int32, c_int64, c_void_p
 
 
 class RotateStruct(ctypes.Structure):
@@ -66,7 +66,8 @@ class SpanStruct(ctypes.Structure):
 
 
 _P, _N = c_void_p, c_int64
-TRAIN_SIGNATURES: dict[str, tuple[tuple, type | None]] = {
+# All return 0, or 1 when there was no memory.
+TRAIN_SIGNATURES: dict[str, tuple[tuple, type]] = {
     "mf_linear_backward": ((_P, _P, _N, _P, _P, _P, _P), c_int),
     "mf_rms_norm": ((_P, _P, c_float, _N, _N, _P), c_int),
     "mf_rms_norm_backward": ((_P, _P, c_float, _P, _N, _N, _P, _P), c_int),
@@ -79,7 +80,6 @@ TRAIN_SIGNATURES: dict[str, tuple[tuple, type | None]] = {
     "mf_train_attention_backward": ((_P,), c_int),
     "mf_head_loss": ((_P,), c_int),
     "mf_adam_update": ((_P,), c_int),
-    "mf_square_sum": ((_P, _N), c_double),
+    "mf_square_sum": ((_P, _N, _P), c_int),
     "mf_scale": ((_P, _N, c_float), c_int),
-    "mf_add_into": ((_P, _P, _N), c_int),
 }

@@ -226,10 +226,3 @@ def head_loss(
 def scale_in_place(tensor: Tensor, factor: float) -> None:
     """Multiply a float32 tensor by ``factor``."""
     required().mf_scale(address(tensor, "tensor", tensor.shape), tensor.size, factor)
-
-
-def add_in_place(target: Tensor, source: Tensor) -> None:
-    """Add ``source`` to ``target``, both float32 of one shape."""
-    required().mf_add_into(
-        address(target, "sum", target.shape), address(source, "summand", target.shape), target.size
-    )

@@ -52,12 +52,10 @@ int mf_train_attention_backward(const TrainAttentionCall* call) {
 
 int mf_head_loss(const HeadCall* call) { return guarded([&] { active().train->head_loss(*call); }); }
 int mf_adam_update(const AdamCall* call) { return guarded([&] { active().train->adam_update(*call); }); }
-double mf_square_sum(const FloatSpan* spans, int64_t count) { return active().train->square_sum(spans, count); }
+int mf_square_sum(const FloatSpan* spans, int64_t count, double* out) {
+  return guarded([&] { *out = active().train->square_sum(spans, count); });
+}
 int mf_scale(float* data, int64_t count, float factor) {
   return guarded([&] { active().train->scale_all(FloatSpan{data, count}, factor); });
-}
-
-int mf_add_into(float* target, const float* source, int64_t count) {
-  return guarded([&] { active().train->add_into(target, source, count); });
 }
 }

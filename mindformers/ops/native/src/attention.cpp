@@ -136,7 +136,8 @@ void attend(const AttentionCall& call) {
 void attention(const AttentionCall& call) {
   switch (call.shape->cache_dtype) {
     case BF16:
-      if (HAS_PAIRS && call.shape->head_dim % 2 == 0) return attend<bf16, PairPanels>(call);
+      if (HAS_PAIRS && call.shape->compute == BF16 && call.shape->head_dim % 2 == 0)
+        return attend<bf16, PairPanels>(call);
       return attend<bf16, FloatPanels<bf16>>(call);
     case I8: return attend<int8_t, FloatPanels<int8_t>>(call);
     default: return attend<float, FloatPanels<float>>(call);

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "cache_rows.h"
-#include "tile.h"
+#include "transpose.h"
 
 namespace mf {
 namespace ISA {
@@ -76,17 +76,17 @@ struct FloatPanels {
   static constexpr bool PAIRS = false;
   static int64_t depth(int64_t count) { return count; }
 
-  static void query(const Tile& t, int64_t rows, int64_t dim) { pack_rows<MR>(t.query, dim, rows, dim, t.packed_query); }
+  static void query(const Tile& t, int64_t rows, int64_t dim) { pack_rows_turned<MR>(t.query, dim, rows, dim, t.packed_query); }
   static void keys(const Tile& t, const CacheRows<T>& cache, int64_t k0, int64_t count) {
     cache.keys(k0, count, t.rows);
-    pack_rows<NR>(t.rows, cache.dim, count, cache.dim, t.packed);
+    pack_rows_turned<NR>(t.rows, cache.dim, count, cache.dim, t.packed);
   }
   static void weights(const Tile& t, int64_t rows, int64_t keys) {
-    pack_rows<MR>(t.scores, KEYS, rows, keys, t.packed_scores);
+    pack_rows_turned<MR>(t.scores, KEYS, rows, keys, t.packed_scores);
   }
   static void values(const Tile& t, const CacheRows<T>& cache, int64_t k0, int64_t count) {
     cache.values(k0, count, t.rows);
-    pack_columns<NR>(t.rows, cache.dim, cache.dim, count, t.packed);
+    pack_columns_whole<NR>(t.rows, cache.dim, cache.dim, count, t.packed);
   }
 };
 
@@ -95,31 +95,26 @@ struct PairPanels {
   static constexpr bool PAIRS = true;
   static int64_t depth(int64_t count) { return (count + 1) / 2; }
 
-  static void round(const float* from, int64_t count, bf16* to) {
-    int64_t i = 0;
-    for (; i + VW <= count; i += VW) store(to + i, load(from + i));
-    for (; i < count; ++i) assign(to[i], from[i]);
-  }
   static const float* words(const void* p) { return static_cast<const float*>(p); }
 
   static void query(const Tile& t, int64_t rows, int64_t dim) {
     bf16* rounded = reinterpret_cast<bf16*>(t.scores);  // not in use yet
-    for (int64_t r = 0; r < rows; ++r) round(t.query + r * dim, dim, rounded + r * dim);
-    pack_rows<MR>(words(rounded), dim / 2, rows, dim / 2, t.packed_query);
+    for (int64_t r = 0; r < rows; ++r) round_row(t.query + r * dim, dim, rounded + r * dim);
+    pack_rows_turned<MR>(words(rounded), dim / 2, rows, dim / 2, t.packed_query);
   }
   static void keys(const Tile& t, const CacheRows<bf16>& cache, int64_t k0, int64_t count) {
     bf16* raw = reinterpret_cast<bf16*>(t.rows);
     cache.raw(cache.key_data, k0, count, raw);
-    pack_rows<NR>(words(raw), cache.dim / 2, count, cache.dim / 2, t.packed);
+    pack_rows_turned<NR>(words(raw), cache.dim / 2, count, cache.dim / 2, t.packed);
   }
   static void weights(const Tile& t, int64_t rows, int64_t keys) {
     // In place: a row of words takes half of its row of floats. Past the last key stands 0.
     for (int64_t r = 0; r < rows; ++r) {
       float* row = t.scores + r * KEYS;
       if (keys % 2) row[keys] = 0.0f;
-      round(row, keys + keys % 2, reinterpret_cast<bf16*>(row));
+      round_row(row, keys + keys % 2, reinterpret_cast<bf16*>(row));
     }
-    pack_rows<MR>(t.scores, KEYS, rows, depth(keys), t.packed_scores);
+    pack_rows_turned<MR>(t.scores, KEYS, rows, depth(keys), t.packed_scores);
   }
   static void values(const Tile& t, const CacheRows<bf16>& cache, int64_t k0, int64_t count) {
     bf16* raw = reinterpret_cast<bf16*>(t.rows);

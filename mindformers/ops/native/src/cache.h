@@ -32,6 +32,7 @@ struct Shape {
   int64_t layers, hidden, heads, groups, head_dim, rotary_dim, ffn, vocab, block_size, positions;
   float eps;
   int32_t cache_dtype;
+  int32_t compute;  // F32; BF16: queries and weights of a softmax may be rounded, see Weight
 };
 
 }  // namespace mf

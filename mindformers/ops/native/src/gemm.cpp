@@ -8,6 +8,7 @@
 #include "quant.h"
 #include "threads.h"
 #include "tile.h"
+#include "transpose.h"
 
 namespace mf {
 namespace ISA {
@@ -70,13 +71,28 @@ void with_a(const Matrix& a, int64_t m, int64_t n, int64_t k, const PackB& pack_
   const float* data = static_cast<const float*>(a.data);
   if (a.is_transposed) {
     product(m, n, k, [=](int64_t m0, int64_t count, int64_t k0, int64_t depth, float* out) {
-      pack_columns<MR>(data + k0 * a.step + m0, a.step, count, depth, out);
+      pack_columns_whole<MR>(data + k0 * a.step + m0, a.step, count, depth, out);
     }, pack_b, c, ldc, accumulate);
   } else {
     product(m, n, k, [=](int64_t m0, int64_t count, int64_t k0, int64_t depth, float* out) {
-      pack_rows<MR>(data + m0 * a.step + k0, a.step, count, depth, out);
+      pack_rows_turned<MR>(data + m0 * a.step + k0, a.step, count, depth, out);
     }, pack_b, c, ldc, accumulate);
   }
+}
+
+void pack_b_rows(const float* source, int64_t step, int64_t count, int64_t depth, float* out) {
+  pack_rows_turned<NR>(source, step, count, depth, out);
+}
+void pack_b_columns(const float* source, int64_t step, int64_t count, int64_t depth, float* out) {
+  pack_columns_whole<NR>(source, step, count, depth, out);
+}
+template <class T>
+void pack_b_rows(const T* source, int64_t step, int64_t count, int64_t depth, float* out) {
+  pack_rows<NR>(source, step, count, depth, out);
+}
+template <class T>
+void pack_b_columns(const T* source, int64_t step, int64_t count, int64_t depth, float* out) {
+  pack_columns<NR>(source, step, count, depth, out);
 }
 
 template <class T>
@@ -85,11 +101,11 @@ void with_b(const Matrix& a, const Matrix& b, int64_t m, int64_t n, int64_t k, f
   const T* data = static_cast<const T*>(b.data);
   if (b.is_transposed) {
     with_a(a, m, n, k, [=](int64_t n0, int64_t count, int64_t k0, int64_t depth, float* out) {
-      pack_rows<NR>(data + n0 * b.step + k0, b.step, count, depth, out);
+      pack_b_rows(data + n0 * b.step + k0, b.step, count, depth, out);
     }, c, ldc, accumulate);
   } else {
     with_a(a, m, n, k, [=](int64_t n0, int64_t count, int64_t k0, int64_t depth, float* out) {
-      pack_columns<NR>(data + k0 * b.step + n0, b.step, count, depth, out);
+      pack_b_columns(data + k0 * b.step + n0, b.step, count, depth, out);
     }, c, ldc, accumulate);
   }
 }
@@ -100,15 +116,13 @@ void pairs_product(const float* x, int64_t tokens, const Part& part, int64_t col
   bf16* rounded = static_cast<bf16*>(scratch(ROUNDED, tokens * cols * 2));
   parallel(ceil_div(tokens, 16), [&](int64_t index) {
     const int64_t first = index * 16 * cols, stop = std::min(tokens, index * 16 + 16) * cols;
-    int64_t i = first;
-    for (; i + VW <= stop; i += VW) store(rounded + i, load(x + i));
-    for (; i < stop; ++i) assign(rounded[i], x[i]);
+    round_row(x + first, stop - first, rounded + first);
   });
   const float *a = reinterpret_cast<const float*>(rounded), *b = static_cast<const float*>(part.data);
   product<true>(tokens, part.rows, words, [=](int64_t m0, int64_t count, int64_t k0, int64_t depth, float* out) {
-    pack_rows<MR>(a + m0 * words + k0, words, count, depth, out);
+    pack_rows_turned<MR>(a + m0 * words + k0, words, count, depth, out);
   }, [=](int64_t n0, int64_t count, int64_t k0, int64_t depth, float* out) {
-    pack_rows<NR>(b + n0 * words + k0, words, count, depth, out);
+    pack_rows_turned<NR>(b + n0 * words + k0, words, count, depth, out);
   }, y, ldy, false);
 }
 
@@ -135,7 +149,7 @@ void linear_large(const float* x, int64_t tokens, const Weight& w, float* y, int
              [&](int64_t n0, int64_t count, int64_t k0, int64_t depth, float* out) {
                pack_quantized<NR>(w, part, n0, count, k0, depth, out);
              }, y + first, ldy, false);
-    } else if (HAS_PAIRS && w.dtype == BF16 && w.compute == BF16 && w.cols % 2 == 0) {
+    } else if (uses_pairs(w)) {
       pairs_product(x, tokens, part, w.cols, y + first, ldy);
     } else {
       gemm(a, Matrix{part.data, w.cols, DType(w.dtype), true}, tokens, part.rows, w.cols, y + first, ldy,

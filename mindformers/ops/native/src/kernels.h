@@ -41,6 +41,8 @@ void linear_large(const float* x, int64_t tokens, const Weight& w, float* y, int
 // The same for up to 8 tokens, at the speed the weights can be read.
 void linear_small(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
 // The same for int8 and int4 weights and any number of tokens, with activations rounded to int8.
+// is_integer_product: whether that is the way for so many.
+bool is_integer_product(const Weight& w, int64_t tokens);
 void linear_quantized(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
 void linear(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
 void attention(const AttentionCall& call);

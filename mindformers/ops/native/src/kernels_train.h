@@ -75,14 +75,14 @@ void swiglu_backward(const float* gate, const float* up, int64_t step, const flo
                      float* dgate, float* dup);
 void rotate(const RotateCall& call);
 void embedding_forward(const Weight& table, const int32_t* ids, int64_t tokens, float* out);
-void embedding_backward(const float* dout, const int32_t* ids, int64_t tokens, int64_t rows, int64_t width, float* dtable);
+void embedding_backward(const float* dout, const int32_t* ids, int64_t tokens, int64_t rows, int64_t width,
+                        float* dtable);
 void train_attention_forward(const TrainAttentionCall& call);
 void train_attention_backward(const TrainAttentionCall& call);
 void head_loss(const HeadCall& call);
 void adam_update(const AdamCall& call);
 double square_sum(const FloatSpan* spans, int64_t count);
 void scale_all(const FloatSpan& span, float factor);
-void add_into(float* target, const float* source, int64_t count);
 }  // namespace ISA
 #endif
 
@@ -101,7 +101,6 @@ struct TrainKernels {
   void (*adam_update)(const AdamCall&);
   double (*square_sum)(const FloatSpan*, int64_t);
   void (*scale_all)(const FloatSpan&, float);
-  void (*add_into)(float*, const float*, int64_t);
 };
 
 }  // namespace mf

@@ -10,17 +10,22 @@ namespace mf {
 namespace ISA {
 namespace {
 
-enum Slot { FEW_TOKENS = 4 };
+enum Slot { FEW_TOKENS = 4, ROUNDED = 7 };
 
 template <class T>
 void rows_for(int64_t tokens, const T* w, int64_t rows, int64_t cols, const float* x, float* y, int64_t ldy,
               const float* bias) {
   if (tokens == 1) return rows_of_one(w, rows, cols, x, y, bias);
-  rows_of_few(tokens, w, rows, cols, x, y, ldy, bias);
+  rows_of_few<false>(tokens, w, rows, cols, x, y, ldy, bias);
 }
 
 void rows_any(int64_t tokens, const Weight& w, const Part& part, int64_t first, int64_t count, const float* x,
               float* y, int64_t ldy, const float* bias) {
+  if (uses_pairs(w) && tokens > 1) {
+    const int64_t words = w.cols / 2;
+    const float* data = static_cast<const float*>(part.data) + first * words;
+    return rows_of_few<true>(tokens, data, count, words, x, y, ldy, bias);
+  }
   if (w.dtype == F32)
     return rows_for(tokens, static_cast<const float*>(part.data) + first * w.cols, count, w.cols, x, y, ldy,
                     bias);
@@ -30,23 +35,37 @@ void rows_any(int64_t tokens, const Weight& w, const Part& part, int64_t first, 
   rows_for(tokens, static_cast<const f16*>(part.data) + first * w.cols, count, w.cols, x, y, ldy, bias);
 }
 
+// What the kernels read: x itself; with pairs rounded to bfloat16; of several tokens in groups.
+const float* prepared(const float* x, int64_t tokens, const Weight& w) {
+  if (uses_pairs(w)) {
+    bf16* rounded = static_cast<bf16*>(scratch(ROUNDED, tokens * w.cols * 2));
+    round_row(x, tokens * w.cols, rounded);
+    if (tokens == 1) {
+      float* wide = static_cast<float*>(scratch(FEW_TOKENS, w.cols * 4));
+      copy_row(rounded, w.cols, wide);
+      return wide;
+    }
+    x = reinterpret_cast<const float*>(rounded);
+  }
+  if (tokens == 1) return x;
+  const int64_t width = uses_pairs(w) ? w.cols / 2 : w.cols;
+  float* grouped = static_cast<float*>(scratch(FEW_TOKENS, grouped_floats(tokens, width) * 4));
+  group_tokens(x, tokens, width, grouped);
+  return grouped;
+}
+
 }  // namespace
 
 void linear_small(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy) {
-  const float* source = x;
-  if (tokens > 1) {
-    float* x_t = static_cast<float*>(scratch(FEW_TOKENS, round_up(tokens, LANES) * w.cols * 4));
-    pack_rows<LANES>(x, w.cols, tokens, w.cols, x_t);
-    source = x_t;
-  }
+  const float* source = prepared(x, tokens, w);
   each_row_chunk(w, [&](const Part& part, int64_t first, int64_t count, int64_t column) {
     rows_any(tokens, w, part, first, count, source, y + column, ldy, w.bias ? w.bias + column : nullptr);
   });
 }
 
 void linear(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy) {
-  if (tokens > MOST) return linear_large(x, tokens, w, y, ldy);
-  if (w.dtype == I8 || w.dtype == I4) return linear_quantized(x, tokens, w, y, ldy);
+  if (is_integer_product(w, tokens)) return linear_quantized(x, tokens, w, y, ldy);
+  if (tokens > MOST || w.dtype == I8 || w.dtype == I4) return linear_large(x, tokens, w, y, ldy);
   linear_small(x, tokens, w, y, ldy);
 }
 

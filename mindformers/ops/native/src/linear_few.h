@@ -10,17 +10,16 @@
 namespace mf {
 namespace ISA {
 
-constexpr int LANES = 8;  // tokens side by side in a vector
-constexpr int MOST = 32;  // tokens a pass over the weights can serve
-#if defined(__AVX2__) || defined(__ARM_NEON)
-constexpr int BLOCK = 12;  // rows whose sums stay in registers
+constexpr int GROUP = 8;           // tokens whose sums stay in registers
+constexpr int MOST = 32;           // tokens a pass over the weights can serve
+#if defined(__AVX512F__) || defined(__ARM_NEON)
+constexpr int ROWS = 2;            // rows that share the loads of x
 #else
-constexpr int BLOCK = 6;
+constexpr int ROWS = 1;
 #endif
-constexpr int64_t DEPTH = 256;         // columns taken at a time
-constexpr int64_t STEP = DEPTH + 16;   // floats from one widened row to the next: not all on one set of the cache
-typedef float v8 __attribute__((vector_size(32)));
-typedef float v8_any __attribute__((vector_size(32), aligned(4), may_alias));
+// Bytes of weights asked for, into the second-level cache, before they are needed: by one token, by several.
+constexpr int64_t AHEAD_ONE = 4096;
+constexpr int64_t AHEAD = 16384;
 
 // One token: a row at a time, so that the weights are one stream for the prefetcher.
 template <class T>
@@ -29,7 +28,7 @@ static inline void rows_of_one(const T* w, int64_t rows, int64_t cols, const flo
     vf acc[4] = {};
     int64_t k = 0;
     for (; k + 4 * VW <= cols; k += 4 * VW) {
-      __builtin_prefetch(reinterpret_cast<const char*>(w + k) + 1024);
+      __builtin_prefetch(reinterpret_cast<const char*>(w + k) + AHEAD_ONE, 0, 2);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) acc[i] += load(w + k + i * VW) * load(x + k + i * VW);
     }
@@ -40,59 +39,108 @@ static inline void rows_of_one(const T* w, int64_t rows, int64_t cols, const flo
   }
 }
 
-// total[r] += W row r * x: a weight at a time spread over the tokens. While it computes it asks for the weights that
-// come next, row after row of `next`.
-template <int ROWS>
-static inline void spread(const float* w, int64_t depth, const float* x_t, v8* total, const char* next,
-                          int64_t next_step, int64_t line) {
-  v8 acc[ROWS];
-#pragma GCC unroll 12
-  for (int r = 0; r < ROWS; ++r) acc[r] = total[r];
-  for (int64_t k = 0; k < depth;) {
-    const char* ahead = next + std::min<int64_t>(k / 16, BLOCK - 1) * next_step;
-    const int64_t stop = std::min(depth, k + 16);
-    for (; k < stop; ++k, ahead += line) {
-      __builtin_prefetch(ahead);
-      const v8 x = *reinterpret_cast<const v8_any*>(x_t + k * LANES);
-#pragma GCC unroll 12
-      for (int r = 0; r < ROWS; ++r) acc[r] += x * w[r * STEP + k];
-    }
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < ROWS; ++r) total[r] = acc[r];
+typedef float v8 __attribute__((vector_size(32)));
+
+static inline float pair_product(const float* a, const float* b) {
+  bf16 p[2], q[2];
+  std::memcpy(p, a, 4);
+  std::memcpy(q, b, 4);
+  return to_float(p[0]) * to_float(q[0]) + to_float(p[1]) * to_float(q[1]);
 }
 
-// Several tokens. x_t: (ceil(tokens / LANES), cols, LANES), see pack_rows.
-template <class T>
-static inline void rows_of_few(int64_t tokens, const T* w, int64_t rows, int64_t cols, const float* x_t, float* y,
-                               int64_t ldy, const float* bias) {
-  alignas(64) float widened[BLOCK * STEP];
-  const int64_t groups = ceil_div(tokens, LANES);
-  for (int64_t first = 0; first < rows; first += BLOCK) {
-    const int64_t count = std::min<int64_t>(BLOCK, rows - first);
-    const T* block = w + first * cols;
-    v8 total[MOST / LANES][BLOCK] = {};
-    for (int64_t k = 0; k < cols; k += DEPTH) {
-      const int64_t depth = std::min(DEPTH, cols - k);
-      for (int64_t r = 0; r < count; ++r) copy_row(block + r * cols + k, depth, widened + r * STEP);
-      const T* next = k + DEPTH < cols ? block + k + DEPTH : block + BLOCK * cols;
-      const char* ahead = reinterpret_cast<const char*>(next);
-      const int64_t step = cols * int64_t(sizeof(T)), line = 16 * int64_t(sizeof(T));
-      for (int64_t g = 0; g < groups; ++g) {
-        const float* x = x_t + (g * cols + k) * LANES;
-        if (count == BLOCK) {
-          spread<BLOCK>(widened, depth, x, total[g], ahead, step, line);
-        } else {
-          for (int64_t r = 0; r < count; ++r)
-            spread<1>(widened + r * STEP, depth, x, total[g] + r, ahead, step, line);
-        }
-      }
+// out[t] = the sum of the lanes of acc[t], for GROUP of them.
+static inline void sum_each(const vf* acc, float* out) {
+#if defined(__AVX2__)
+  v8 part[GROUP];
+  for (int t = 0; t < GROUP; ++t) {
+    v8 half[VW / 8];
+    std::memcpy(half, acc + t, sizeof(vf));
+    part[t] = VW == 16 ? half[0] + half[VW / 8 - 1] : half[0];
+  }
+  for (int t = 0; t < 4; ++t)
+    part[t] = __builtin_shufflevector(part[2 * t], part[2 * t + 1], 0, 8, 2, 10, 4, 12, 6, 14) +
+              __builtin_shufflevector(part[2 * t], part[2 * t + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+  for (int t = 0; t < 2; ++t)
+    part[t] = __builtin_shufflevector(part[2 * t], part[2 * t + 1], 0, 1, 8, 9, 4, 5, 12, 13) +
+              __builtin_shufflevector(part[2 * t], part[2 * t + 1], 2, 3, 10, 11, 6, 7, 14, 15);
+  const v8 total = __builtin_shufflevector(part[0], part[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+                   __builtin_shufflevector(part[0], part[1], 4, 5, 6, 7, 12, 13, 14, 15);
+  std::memcpy(out, &total, sizeof total);
+#else
+  for (int t = 0; t < GROUP; ++t) out[t] = sum(acc[t]);
+#endif
+}
+
+// x (tokens, cols) as the rows below read it: for every VW columns the vectors of GROUP tokens side by side, zeros for
+// tokens that are not there; what is left of the columns after that, token by token. One stream, no two rows of x that
+// fall on one set of the cache.
+static inline int64_t grouped_floats(int64_t tokens, int64_t cols) { return round_up(tokens, GROUP) * cols; }
+static inline void group_tokens(const float* x, int64_t tokens, int64_t cols, float* out) {
+  const int64_t whole = cols / VW * VW;
+  for (int64_t first = 0; first < tokens; first += GROUP, out += GROUP * cols)
+    for (int64_t t = 0; t < GROUP; ++t) {
+      const float* row = x + (first + t) * cols;
+      const bool is_there = first + t < tokens;
+      for (int64_t k = 0; k < whole; k += VW) store(out + k * GROUP + t * VW, is_there ? load(row + k) : vf{});
+      for (int64_t k = whole; k < cols; ++k) out[whole * GROUP + t * (cols - whole) + k - whole] = is_there ? row[k] : 0.0f;
     }
-    for (int64_t t = 0; t < tokens; ++t)
-      for (int64_t r = 0; r < count; ++r) {
-        const float value = total[t / LANES][r][t % LANES];
-        y[t * ldy + first + r] = bias ? value + bias[first + r] : value;
+}
+
+// out[r][t] of COUNT rows and GROUP tokens: vectors along the columns, so that the weights are one stream. With PAIRS,
+// weights and x are words of two bfloat16, and cols counts those.
+template <bool PAIRS, int COUNT, class T>
+static inline void dot_rows(const T* w, int64_t cols, const float* x, float (*out)[GROUP]) {
+  vf acc[COUNT][GROUP];
+#pragma GCC unroll 2
+  for (int r = 0; r < COUNT; ++r)
+#pragma GCC unroll 8
+    for (int t = 0; t < GROUP; ++t) acc[r][t] = vf{};
+  int64_t k = 0;
+  for (; k + VW <= cols; k += VW, x += GROUP * VW) {
+    vf weight[COUNT];
+#pragma GCC unroll 2
+    for (int r = 0; r < COUNT; ++r) {
+      __builtin_prefetch(reinterpret_cast<const char*>(w + r * cols + k) + AHEAD, 0, 2);
+      weight[r] = load(w + r * cols + k);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < GROUP; ++t) {
+      const vf value = load(x + t * VW);
+#pragma GCC unroll 2
+      for (int r = 0; r < COUNT; ++r)
+        acc[r][t] = PAIRS ? multiply_pairs(acc[r][t], weight[r], value) : acc[r][t] + weight[r] * value;
+    }
+  }
+  for (int r = 0; r < COUNT; ++r) {
+    sum_each(acc[r], out[r]);
+    const float* rest = x;
+    for (int t = 0; t < GROUP && k < cols; ++t)
+      for (int64_t i = k; i < cols; ++i, ++rest) {
+        const T* one = w + r * cols + i;
+        out[r][t] += PAIRS ? pair_product(reinterpret_cast<const float*>(one), rest) : to_float(*one) * *rest;
       }
+  }
+}
+
+// Several tokens, x as group_tokens leaves it; a row that was read stays in the nearest cache for all groups.
+template <bool PAIRS, class T>
+static inline void rows_of_few(int64_t tokens, const T* w, int64_t rows, int64_t cols, const float* x, float* y,
+                               int64_t ldy, const float* bias) {
+  for (int64_t r = 0; r < rows;) {
+    const int64_t count = r + ROWS <= rows ? ROWS : 1;
+    for (int64_t first = 0; first < tokens; first += GROUP) {
+      float out[ROWS][GROUP];
+      if (count == ROWS) {
+        dot_rows<PAIRS, ROWS>(w + r * cols, cols, x + first * cols, out);
+      } else {
+        dot_rows<PAIRS, 1>(w + r * cols, cols, x + first * cols, out);
+      }
+      const int64_t some = std::min<int64_t>(GROUP, tokens - first);
+      for (int64_t t = 0; t < some; ++t)
+        for (int64_t i = 0; i < count; ++i)
+          y[(first + t) * ldy + r + i] = bias ? out[i][t] + bias[r + i] : out[i][t];
+    }
+    r += count;
   }
 }
 

@@ -11,7 +11,8 @@ namespace mf {
 namespace ISA {
 namespace {
 
-constexpr int AT_ONCE = 4;  // rows that share what is loaded of the activations
+constexpr int AT_ONCE = 4;         // rows that share what is loaded of the activations
+constexpr int64_t TOGETHER = 64;   // tokens whose rounded activations stay in the second-level cache
 enum Slot { ROW_SCALES = 5 };
 
 // Some rows of a weight, ready to be multiplied. Scales of row r: scale + r * width, one for each block; zero:
@@ -105,13 +106,20 @@ void rows_for(int64_t tokens, const Weight& w, const Part& part, int64_t first, 
 
 template <class Format>
 void linear_as(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy) {
-  const Activations<Format> all = quantize<Format>(x, tokens, w.cols);
-  each_row_chunk(w, [&](const Part& part, int64_t first, int64_t count, int64_t column) {
-    rows_for<Format>(tokens, w, part, first, count, all, y + column, ldy, w.bias ? w.bias + column : nullptr);
-  });
+  for (int64_t t = 0; t < tokens; t += TOGETHER) {
+    const int64_t some = std::min(TOGETHER, tokens - t);
+    const Activations<Format> all = quantize<Format>(x + t * w.cols, some, w.cols);
+    each_row_chunk(w, [&](const Part& part, int64_t first, int64_t count, int64_t column) {
+      rows_for<Format>(some, w, part, first, count, all, y + t * ldy + column, ldy, w.bias ? w.bias + column : nullptr);
+    });
+  }
 }
 
 }  // namespace
+
+bool is_integer_product(const Weight& w, int64_t tokens) {
+  return (w.dtype == I8 && tokens <= MOST_INT8) || (w.dtype == I4 && tokens <= MOST_INT4);
+}
 
 void linear_quantized(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy) {
   if (w.dtype == I8) return linear_as<Int8>(x, tokens, w, y, ldy);

@@ -10,12 +10,19 @@
 namespace mf {
 namespace ISA {
 
+// MOST_...: tokens up to which products of integers are faster than restoring the weights for one of floats.
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
 constexpr int BLOCKS = 4;
+constexpr int64_t MOST_INT8 = INT64_MAX, MOST_INT4 = INT64_MAX;
 #elif defined(__AVX2__)
 constexpr int BLOCKS = 2;
+constexpr int64_t MOST_INT8 = 96, MOST_INT4 = INT64_MAX;
+#elif defined(__ARM_NEON)
+constexpr int BLOCKS = 1;
+constexpr int64_t MOST_INT8 = 32, MOST_INT4 = 32;
 #else
 constexpr int BLOCKS = 1;
+constexpr int64_t MOST_INT8 = 8, MOST_INT4 = 8;
 #endif
 constexpr int LANES = 4 * BLOCKS;
 typedef float Lanes __attribute__((vector_size(LANES * 4)));

@@ -91,7 +91,8 @@ void train_attention_forward(const TrainAttentionCall& call) {
     const HeadView view(call, pair * per_group);
     const Packed packed = packed_of(pair);
     pack_rows_turned<NR>(call.key + view.at_key(k0), call.key_step, count, dim, packed.keys + tile * key_step);
-    pack_columns_whole<NR>(call.value + view.at_value(k0), call.value_step, dim, count, packed.values + tile * value_step);
+    pack_columns_whole<NR>(call.value + view.at_value(k0), call.value_step, dim, count,
+                           packed.values + tile * value_step);
   });
   const int64_t query_tiles = ceil_div(call.tokens, QUERIES), units = call.batch * call.heads;
   parallel(units * query_tiles, [&](int64_t index) {

@@ -80,11 +80,5 @@ void scale_all(const FloatSpan& span, float factor) {
   });
 }
 
-void add_into(float* target, const float* source, int64_t count) {
-  each_piece(count, PIECE, [&](int64_t first, int64_t pieces) {
-    for (int64_t i = first; i < first + pieces; ++i) target[i] += source[i];
-  });
-}
-
 }  // namespace ISA
 }  // namespace mf

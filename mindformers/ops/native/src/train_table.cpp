@@ -20,7 +20,6 @@ const TrainKernels train_kernels = {
     adam_update,
     square_sum,
     scale_all,
-    add_into,
 };
 
 }  // namespace ISA

@@ -47,8 +47,8 @@ static inline void turn_block(vf* rows) {
 template <int WIDTH>
 static inline void pack_rows_turned(const float* source, int64_t lane_step, int64_t count, int64_t depth, float* out) {
   for (int64_t first = 0; first < count; first += WIDTH, out += WIDTH * depth) {
-    if (count - first < WIDTH) return pack_rows<WIDTH>(source + first * lane_step, lane_step, count - first, depth, out);
     const float* panel = source + first * lane_step;
+    if (count - first < WIDTH) return pack_rows<WIDTH>(panel, lane_step, count - first, depth, out);
     int64_t k = 0;
     for (; k + VW <= depth; k += VW) {
 #pragma GCC unroll 8
@@ -59,7 +59,8 @@ static inline void pack_rows_turned(const float* source, int64_t lane_step, int6
         for (int i = 0; i < lanes; ++i) block[i] = load(panel + (lane + i) * lane_step + k);
         turn_block(block);
 #pragma GCC unroll 16
-        for (int i = 0; i < VW; ++i) std::memcpy(out + (k + i) * WIDTH + lane, &block[i], sizeof(float) * size_t(lanes));
+        for (int i = 0; i < VW; ++i)
+          std::memcpy(out + (k + i) * WIDTH + lane, &block[i], sizeof(float) * size_t(lanes));
       }
     }
     for (; k < depth; ++k)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -208,7 +209,10 @@ def test_the_loss_scale_reaches_the_gradients_of_the_head(build: Build) -> None:
     assert_close(slope(ids, labels, Tensor(4.0, ms.float32))[1][0].asnumpy(), 4 * once)
 
 
-def test_where_graphs_are_compiled_cells_are_portable(build: Build) -> None:
+def test_where_graphs_are_compiled_cells_are_portable(
+    build: Build, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mindformers"), "propagate", True)
     library.choose_backend("native")
     start_runtime(mode=ms.GRAPH_MODE)
     assert isinstance(norm.build_rms_norm(1e-5, ms.float32, ms.float32), norm.PortableRmsNorm)
@@ -217,7 +221,9 @@ def test_where_graphs_are_compiled_cells_are_portable(build: Build) -> None:
     gather = embedding.build_embedding(ms.float32, ms.float32)
     assert isinstance(gather, embedding.PortableEmbedding)
     assert isinstance(attention.build_mask(), attention.PortableMask)
-    start_runtime(mode=ms.GRAPH_MODE, has_native_cells=True)
+    with caplog.at_level(logging.INFO, "mindformers"):
+        start_runtime(mode=ms.GRAPH_MODE, has_native_cells=True)
+    assert "native kernels: networks run in PyNative mode" in caplog.text
     assert ms.get_context("mode") == ms.PYNATIVE_MODE
 
 

@@ -1,0 +1,168 @@
+"""Adapters on disk in the layout of peft: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+
+from mindformers.checkpoint.json_file import write_json
+from mindformers.checkpoint.tensor_io import array_to_write, write_safetensors
+from mindformers.config.pet import LoraSection
+from mindformers.errors import CheckpointError, ConfigError
+from mindformers.logger import logger
+from mindformers.pet.adapter_layout import WEIGHT, Pair, adapters_in_layout
+from mindformers.pet.adapter_source import CONFIG_FILE, MARK, PREFIX, WEIGHT_FILE, read_adapters
+from mindformers.pet.identity import base_mark, check_base
+from mindformers.pet.lora import get_pet_model, lora_layers
+from mindformers.pet.pet_config import bind_lora
+
+OWN_LAYOUT = "mindformers"
+
+
+def save_adapter(network: Any, save_directory: str | Path, layout: str | None = None) -> Path:
+    """Write a network's adapters as peft reads them.
+
+    Args:
+        network: The network with adapters.
+        save_directory: Made if it is not there.
+        layout: Names of the layers: ``glm`` (transformers' GlmForCausalLM; an adapter of the fused
+            query_key_value becomes one each of q_proj, k_proj and v_proj, the same product), ``chatglm``
+            (the original repositories') or ``mindformers`` (ours); None: ``glm`` where the adapters have
+            a counterpart there, else ``mindformers``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: If there are no adapters, they have no counterpart in the layout, or the system
+            refuses the write.
+    """
+    folder = Path(save_directory)
+    layers = lora_layers(network)
+    if not layers:
+        raise CheckpointError(
+            "the network has no adapters", where="save_adapter", fix="see get_pet_model"
+        )
+    own = {
+        name: (each.mindpet_delta_lora_a.asnumpy(), each.mindpet_delta_lora_b.asnumpy())
+        for name, each in layers.items()
+    }
+    adapters, every = _in_layout(network, own, layout)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = [
+        array_to_write(f"{PREFIX}{name}.lora_{kind}.weight", array)
+        for name, pair in adapters.items()
+        for kind, array in zip("AB", pair, strict=True)
+    ]
+    write_safetensors(folder / WEIGHT_FILE, tensors, {"format": "pt", MARK: base_mark(network)})
+    write_json(folder / CONFIG_FILE, _description(network, _targets(adapters, every)))
+    return folder
+
+
+def _in_layout(
+    network: Any, own: Mapping[str, Pair], layout: str | None
+) -> tuple[dict[str, Pair], list[str]]:
+    """Return the adapters under a layout's names, and the names of all its matrices."""
+    source = network.layout_tensors()
+    where = f"layout {layout or 'glm'}"
+    target = network.layout_tensors(layout or "glm")
+    try:
+        found = adapters_in_layout(own, source, target, where)
+    except CheckpointError:
+        if layout is not None:
+            raise
+        logger.warning("these adapters have no counterpart in transformers' GlmForCausalLM; "
+                       "they are saved under our own names")  # fmt: skip
+        target = source
+        found = adapters_in_layout(own, source, target, OWN_LAYOUT)
+    matrices = [each.name for each in target if len(each.shape) == 2]
+    return found, [name.removesuffix(WEIGHT) for name in matrices if name.endswith(WEIGHT)]
+
+
+def _targets(adapters: Mapping[str, Pair], every: list[str]) -> list[str]:
+    """Return the ends of the names where these mean just the adapted layers, else whole names."""
+    ends = sorted({name.rpartition(".")[2] for name in adapters})
+    meant = {name for name in every if name.rpartition(".")[2] in ends}
+    return ends if meant == set(adapters) else sorted(adapters)
+
+
+def _description(network: Any, targets: list[str]) -> dict[str, Any]:
+    settings = bind_lora(network.config.pet_config)
+    alpha = settings.lora_alpha
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": network.weights_source or None,
+        "inference_mode": True,
+        "r": settings.lora_rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_dropout": settings.lora_dropout,
+        "use_rslora": settings.use_rslora,
+        "target_modules": targets,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+    }
+
+
+def load_adapter(network: Any, source: str | Path) -> Any:
+    """Fill a network's adapters from a folder in peft's layout or a step of a LoRA run.
+
+    A network without adapters gets them, with the settings of the file.
+
+    Args:
+        network: The network, the weights the adapters were trained on loaded.
+        source: The folder.
+
+    Returns:
+        The network.
+
+    Raises:
+        CheckpointError: If the adapters are damaged, are of layers the network has not, or were trained
+            on other weights.
+        ConfigError: If the network has adapters with other settings.
+    """
+    found = read_adapters(source)
+    names = [f"{layer}{WEIGHT}" for layer in found.adapters]
+    stored = network.detect_tensors(names, found.where)
+    own = adapters_in_layout(found.adapters, stored, network.layout_tensors(), found.where)
+    check_base(network, found.mark, found.where)
+    if not lora_layers(network):
+        exact = found.settings.model_copy(update={"target_modules": list(own)})
+        get_pet_model(network, exact)
+    _fill(network, own, found.settings, found.where)
+    logger.info("loaded the adapters of %d layers from %s", len(own), found.where)
+    return network
+
+
+def _fill(network: Any, own: Mapping[str, Pair], settings: LoraSection, where: str) -> None:
+    layers = lora_layers(network)
+    if set(layers) != set(own):
+        lacking, extra = set(layers) - set(own), set(own) - set(layers)
+        raise ConfigError(
+            f"{len(lacking)} layers with an adapter are not in it, {len(extra)} of its layers have "
+            f"none (first: {min(lacking or extra)})",
+            where=where,
+            fix="take the pet_config the adapters were trained with",
+        )
+    for name, layer in layers.items():
+        if (layer.mindpet_delta_lora_a.shape[0], layer.scale) != (
+            settings.lora_rank,
+            settings.scale,
+        ):
+            raise ConfigError(
+                f"rank {settings.lora_rank} and scale {settings.scale:g}",
+                where=f"{where}: {name}",
+                allowed=f"rank {layer.mindpet_delta_lora_a.shape[0]} and scale {layer.scale:g}",
+                fix="take the pet_config the adapters were trained with",
+            )
+        low, high = (np.ascontiguousarray(each, np.float32) for each in own[name])
+        layer.mindpet_delta_lora_a.set_data(Tensor(low))
+        layer.mindpet_delta_lora_b.set_data(Tensor(high))

@@ -49,5 +49,5 @@ def check_base(network: Any, mark: str | None, where: str) -> None:
         raise CheckpointError(
             "the adapters were trained on other weights than the network holds",
             where=where,
-            fix="load the weights they were trained on, in the same type (param_init_type)",
+            fix="load the weights they were trained on, in the same type (param_init_type) and not quantized",
         )

@@ -13,7 +13,7 @@ from mindspore.common.initializer import Initializer, Normal, Uniform, initializ
 from mindformers.config.pet import LORA_A, LORA_B, LORA_DRAW, LoraSection
 from mindformers.modules.linear import INIT_SIGMA, Linear
 from mindformers.ops.cast import Keep
-from mindformers.ops.dropout import HashedDropout
+from mindformers.ops.dropout import build_dropout
 from mindformers.ops.linear import build_linear_product
 
 
@@ -25,7 +25,7 @@ class LoraLinear(nn.Cell):
     Args:
         base: The layer that gets the adapter.
         settings: Rank, alpha, dropout and start of the adapter.
-        draw: With dropout, what the dropped elements follow from; see ``HashedDropout``.
+        draw: With dropout, what the dropped elements follow from; see ``build_dropout``.
         salt: With dropout, a number of this layer's own.
     """
 
@@ -50,7 +50,7 @@ class LoraLinear(nn.Cell):
         self.dropout = Keep()
         if settings.lora_dropout:
             draw = new_draw() if draw is None else draw
-            self.dropout = HashedDropout(settings.lora_dropout, draw, salt)
+            self.dropout = build_dropout(settings.lora_dropout, draw, salt)
         self.adapter_product = build_linear_product(ms.float32, base.compute_dtype)
 
     def construct(self, x: Tensor) -> Tensor:

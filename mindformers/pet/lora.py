@@ -16,7 +16,7 @@ from mindformers.errors import CheckpointError, ConfigError, did_you_mean
 from mindformers.logger import logger
 from mindformers.modules.linear import Linear
 from mindformers.modules.lora import LoraLinear, new_draw
-from mindformers.ops.dropout import HashedDropout, as_int32
+from mindformers.ops.dropout import HashedDropout, HostDropout, as_int32
 from mindformers.pet.pet_config import LoraConfig, bind_lora
 
 
@@ -81,7 +81,7 @@ def draw_dropout(network: nn.Cell, step: int, part: int) -> None:
         part: Micro batch of the step.
     """
     for layer in lora_layers(network).values():
-        if isinstance(layer.dropout, HashedDropout):
+        if isinstance(layer.dropout, (HashedDropout, HostDropout)):
             text = f"{ms.get_seed() or 0} {step} {part}"
             draw = as_int32(zlib.crc32(text.encode()))
             layer.dropout.draw.set_data(Tensor([draw], ms.int32))

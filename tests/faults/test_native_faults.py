@@ -197,7 +197,17 @@ def test_a_compiler_with_arguments_is_understood(
     assert compiled() != plain
 
 
-as_user = pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_compiler_older_than_the_cpu_compiles_the_best_set_it_knows(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = InstructionSet("plain", ("-DPLAIN",), ("one",))
+    newest = InstructionSet("newest", ("-mno-such-instructions",), ("one", "two"))
+    monkeypatch.setattr(building, "known_sets", lambda: (newest, plain, *GENERIC))
+    compiler = building.find_compiler()
+    assert compiler is not None
+    assert building._sets_known_to(compiler, (newest,)) == (plain,)
+    assert building._sets_known_to(compiler, (newest, *GENERIC)) == GENERIC
+    assert cache.is_complete(building.build(sets=(newest,)))
 
 
 @pytest.mark.parametrize("obstacle", ["file", "read only", "proc"])

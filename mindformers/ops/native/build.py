@@ -24,7 +24,7 @@ from mindformers.errors import DeviceError
 from mindformers.logger import logger
 from mindformers.ops.native import cache
 from mindformers.ops.native.cpus import usable_cpus
-from mindformers.ops.native.sets import InstructionSet, chosen_sets
+from mindformers.ops.native.sets import InstructionSet, chosen_sets, known_sets
 
 SOURCES = Path(__file__).with_name("src")
 COMPILER_VARIABLE = "CXX"
@@ -186,7 +186,8 @@ def _compile(compiler: Compiler, recipe: Recipe, target_folder: Path) -> Path:
         # What is compiled is what is hashed, even while somebody edits the sources.
         sources = Path(shutil.copytree(SOURCES, folder / "src"))
         target = target_folder / f"kernels-{recipe.key(sources)}-{_identity(compiler)}.so"
-        commands, objects = compile_commands(compiler, recipe, folder, sources)
+        known = Recipe(_sets_known_to(compiler, recipe.sets), recipe.flags)
+        commands, objects = compile_commands(compiler, known, folder, sources)
         with ThreadPoolExecutor(usable_cpus()) as pool:
             running = [pool.submit(_run, command, folder) for command in commands]
             try:
@@ -200,6 +201,26 @@ def _compile(compiler: Compiler, recipe: Recipe, target_folder: Path) -> Path:
         cache.publish(linked, target)
     logger.info("compiled: %s", target)
     return target
+
+
+def _sets_known_to(
+    compiler: Compiler, sets: tuple[InstructionSet, ...]
+) -> tuple[InstructionSet, ...]:
+    """Return the sets a compiler can compile for; if it is older than the CPU, the best one it can."""
+    accepted = tuple(each for each in sets if _accepts(compiler, each))
+    if accepted:
+        return accepted
+    flags = {flag for each in sets for flag in each.cpu_flags}
+    lesser = (each for each in known_sets() if set(each.cpu_flags) <= flags)
+    return next(((each,) for each in lesser if _accepts(compiler, each)), sets)
+
+
+def _accepts(compiler: Compiler, each: InstructionSet) -> bool:
+    command = [*compiler, *each.compiler_flags, "-E", "-x", "c++", os.devnull]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+    )  # fmt: skip
+    return done.returncode == 0
 
 
 def compile_commands(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from mindformers.ops.dropout import HashedDropout, as_int32
+from mindformers.ops.dropout import HashedDropout, HostDropout, as_int32
 
 SHAPE = (300, 200)
 ONES = Tensor(np.ones(SHAPE, np.float32))
@@ -56,6 +56,17 @@ def test_the_choice_follows_from_draw_and_salt_alone(mode: int) -> None:
             assert abs((one & two).mean() - 0.5625) < 0.02
     np.testing.assert_array_equal(kept(first, 1), choices[0])
     np.testing.assert_array_equal(kept(dropout(salt=12), 2**31 + 5), choices[3])
+
+
+def test_the_form_on_the_host_drops_the_same(pynative: None) -> None:
+    cell = dropout(0.3, salt=2**31 + 9)
+    host = HostDropout(0.3, cell.draw, 2**31 + 9)
+    host.set_train(True)
+    for draw in (0, 5, -7):
+        cell.draw.set_data(Tensor([draw], ms.int32))
+        np.testing.assert_allclose(host(ONES).asnumpy(), cell(ONES).asnumpy(), rtol=1e-6)
+    host.set_train(False)
+    np.testing.assert_array_equal(host(ONES).asnumpy(), ONES.asnumpy())
 
 
 def test_neighbours_rows_and_columns_are_unrelated(pynative: None) -> None:

@@ -351,12 +351,15 @@ def test_an_interrupted_run_leaves_no_output_and_no_process(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".tmp-*/out.mindrecord")) and time.monotonic() < deadline:
+        workers: list[int] = []
+        while time.monotonic() < deadline:
+            workers = children(process.pid)
+            if len(workers) >= 2 and list(tmp_path.glob(".tmp-*/out.mindrecord")):
+                break
             time.sleep(0.1)
-        workers = children(process.pid)
-        assert len(workers) >= 2
         process.send_signal(number)
         output, errors = process.communicate(timeout=60)
+    assert len(workers) >= 2
     assert (
         process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     )

@@ -47,6 +47,16 @@ def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture
+def native() -> None:
+    """Use the native kernels whatever the environment asks for; skip where there are none."""
+    from mindformers.ops.native.library import choose_backend, kernels
+
+    if kernels() is None:
+        pytest.skip("there are no kernels here")
+    choose_backend("native")
+
+
 @pytest.fixture(params=[1, 0], ids=["pynative", "graph"])
 def mode(request: pytest.FixtureRequest) -> int:
     """Run a test in PyNative and in graph mode; afterwards MindSpore is back in PyNative mode."""

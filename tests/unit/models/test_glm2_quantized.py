@@ -16,13 +16,13 @@ from mindformers.models.glm2.convert_quantized import QuantizeOptions, convert_q
 from mindformers.models.glm2.convert_reversed import convert_ms_to_pt
 from mindformers.models.glm2.glm2_calibration import CalibrationWalk, rms_norm
 from mindformers.models.glm2.glm2_in_files import GlmInFiles
-from mindformers.ops.native.library import choose_backend, kernels
+from mindformers.ops.native.library import choose_backend
 from tests.support.model_dir import write_model_dir
 
 SIZES = {"hidden_size": 64, "ffn_hidden_size": 96, "kv_channels": 16}
 ROUNDED_INPUTS = 2e-2  # of the largest logit: the native form rounds activations to int8 too
 PROMPT = list(range(3, 40))
-needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C++ compiler")
+needs_kernels = pytest.mark.usefixtures("native")
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +122,11 @@ def test_a_converted_directory_goes_back_to_hugging_face_in_float32(
         )
 
 
+@needs_kernels
 def test_weights_of_another_width_than_asked_for_are_refused(
     converted: tuple[str, Path],
 ) -> None:
     other = "int4" if converted[0] == "int8" else "int8"
-    if kernels() is None:
-        pytest.skip("no C++ compiler")
     with pytest.raises(ConfigError, match=f"the weights are {converted[0]} already, not {other}"):
         open_in_files(converted[1], quantization=other)
 

@@ -36,7 +36,9 @@ class BlockManager:
         self._free = list(range(num_blocks - 1, DUMP_BLOCK, -1))
         self._blocks: dict[int, list[int]] = {}
         self._lengths: dict[int, int] = {}
-        self._tables: tuple[tuple[int, ...], Array] | None = None  # as last asked for, until a block moves
+        self._tables: tuple[tuple[int, ...], Array] | None = (
+            None  # as last asked for, until a block moves
+        )
 
     @property
     def num_free(self) -> int:

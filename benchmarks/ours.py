@@ -28,7 +28,8 @@ def load(arguments: argparse.Namespace, **overrides: Any) -> Any:
     from mindformers import AutoModel
 
     if arguments.dtype in ("int8", "int4"):
-        overrides["quantization"] = arguments.dtype
+        # The head like every other matrix, as in the rival's files.
+        overrides |= {"quantization": arguments.dtype, "quantization_head": arguments.dtype}
     folder = directory(arguments.models, arguments.config, arguments.dtype)
     return AutoModel.from_pretrained(folder, **overrides)
 

@@ -20,11 +20,12 @@ static inline int64_t bytes_of_row(const Weight& w) {
   }
 }
 
-// body(part, first row in it, rows, first column of the output) for chunks of about 64 KB of weights: small
-// enough to share out evenly, large enough to stream.
+// body(part, first row in it, rows, first column of the output) for chunks of weights: up to 64 KB, so that they
+// stream, and a dozen for each thread where there are rows enough, so that the threads end together.
 template <class Body>
 static inline void each_row_chunk(const Weight& w, const Body& body) {
-  const int64_t chunk = std::max<int64_t>(12, round_up(65536 / std::max<int64_t>(1, bytes_of_row(w)), 12));
+  const int64_t most = 65536 / std::max<int64_t>(1, bytes_of_row(w)), fair = w.rows / (12 * thread_count());
+  const int64_t chunk = std::max<int64_t>(12, round_up(std::min(most, fair), 12));
   int64_t start[4] = {0, 0, 0, 0}, offset[4] = {0, 0, 0, 0};
   for (int p = 0; p < w.parts; ++p) {
     start[p + 1] = start[p] + ceil_div(w.part[p].rows, chunk);

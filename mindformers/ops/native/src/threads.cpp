@@ -26,7 +26,7 @@
 namespace mf {
 namespace {
 
-constexpr int SPINS = 4000;  // about 50 us: longer than the gap between two kernels, shorter than a time slice
+constexpr int SPINS = 20000;  // about 250 us: longer than what Python does between two steps, shorter than a time slice
 
 // The job at hand in one word, [serial 16 | count 24 | next index 24], so that taking an index tells which job it
 // is of. Whoever holds an index keeps its job open; one that wakes late finds none left and holds up nobody.

@@ -118,8 +118,13 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def first_token(arguments: argparse.Namespace) -> None:
-    """Load and produce one token; run.py times from the start of the process to this line."""
-    network = load(arguments)
+    """Load and produce one token; run.py times from the start of the process to this line.
+
+    As ``mindformers chat`` and the predict task do on a CPU: from the files, without loading MindSpore.
+    """
+    from mindformers.models.auto import open_in_files
+
+    network = open_in_files(directory(arguments.models, arguments.config, arguments.dtype))
     generate(network, prompt_ids(SIZES[arguments.config].vocab, 1, PROMPT), 1)
     report(WHO, arguments, [])
 

@@ -39,7 +39,7 @@ class LinearWeight:
         bias: (rows,) float32, or None.
         scales: For int8 and int4, per piece (rows_i, cols / group) float16.
         zeros: For asymmetric int4, per piece (rows_i, cols / group) uint8; else empty.
-        compute: ``bfloat16``: what comes into a product of many tokens may be rounded to it, where the CPU
+        compute: ``bfloat16``: what comes into a product may be rounded to it, where the CPU
             multiplies bfloat16 faster; ``float32``: never.
     """
 

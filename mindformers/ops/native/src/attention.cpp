@@ -16,7 +16,6 @@ namespace {
 constexpr int64_t ROWS = 96;    // query rows (tokens x heads of a group) of a tile, about
 constexpr int64_t SPLIT = 256;  // keys a task of single-token attention takes
 constexpr int64_t TILED_FROM = 5;  // tokens of a sequence from which tiles pay
-enum Slot { TILE = 1, PARTIAL = 2 };
 
 template <class T, class Panels>
 void tile_task(const AttentionCall& call, int64_t sequence, int64_t group, int64_t first, int64_t tokens) {
@@ -25,13 +24,13 @@ void tile_task(const AttentionCall& call, int64_t sequence, int64_t group, int64
   const int64_t start = call.step->starts[sequence], count = call.step->starts[sequence + 1] - start;
   const int64_t position = call.step->lengths[sequence] - count + first;  // of the tile's first token
   const int64_t limit = position + tokens;                                // keys anyone in the tile sees
-  Tile t = carve(static_cast<float*>(scratch(TILE, 4 * tile_floats(rows, dim))), rows, dim);
+  const Tile t = carved(Slot::TILE, [&](Carver& carver) { return carve(carver, rows, dim); });
   const float scale = 1.0f / std::sqrt(float(dim));
   for (int64_t r = 0; r < rows; ++r) {
     const float* q = call.query + (start + first + r / per_group) * call.query_step +
                      (group * per_group + r % per_group) * dim;
     for (int64_t d = 0; d < dim; ++d) t.query[r * dim + d] = q[d] * scale;
-    t.top[r] = -1e30f;
+    t.top[r] = HIDDEN;
     t.total[r] = 0.0f;
   }
   std::memset(t.mixed, 0, sizeof(float) * size_t(rows * dim));
@@ -43,7 +42,7 @@ void tile_task(const AttentionCall& call, int64_t sequence, int64_t group, int64
     packed_product<Panels::PAIRS>(rows, keys, Panels::depth(dim), t.packed_query, t.packed, t.scores, KEYS, false);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t seen = std::min(keys, position + r / per_group + 1 - k0);
-      soften(t.scores + r * KEYS, seen, keys, t.top[r], t.total[r], t.mixed + r * dim, dim);
+      soften(t.scores + r * KEYS, seen, keys, 1.0f, t.top[r], t.total[r], t.mixed + r * dim, dim);
     }
     Panels::weights(t, rows, keys);
     Panels::values(t, cache, k0, keys);
@@ -63,16 +62,16 @@ void token_task(const AttentionCall& call, int64_t sequence, int64_t token, int6
   const Shape& s = *call.shape;
   const int64_t per_group = s.heads / s.groups, dim = s.head_dim;
   const float* query = call.query + token * call.query_step + group * per_group * dim;
-  float* scores = static_cast<float*>(scratch(TILE, 4 * per_group * SPLIT));
+  float* scores = static_cast<float*>(scratch(Slot::TILE, 4 * per_group * SPLIT));
   const CacheRows<T> cache(call, sequence, group);
   const float scale = 1.0f / std::sqrt(float(dim));
   cache.for_runs(k0, keys, [&](int64_t at, int64_t slot, int64_t count) {
     cache.scores(query, per_group, slot, count, scale, scores + at, SPLIT);
   });
   for (int64_t h = 0; h < per_group; ++h) {
-    top[h] = -1e30f;
+    top[h] = HIDDEN;
     total[h] = 0.0f;
-    soften(scores + h * SPLIT, keys, keys, top[h], total[h], mixed, 0);
+    soften(scores + h * SPLIT, keys, keys, 1.0f, top[h], total[h], mixed, 0);
   }
   std::memset(mixed, 0, sizeof(float) * size_t(per_group * dim));
   cache.for_runs(k0, keys, [&](int64_t at, int64_t slot, int64_t count) {
@@ -115,7 +114,7 @@ void attend(const AttentionCall& call) {
   });
   if (work.empty()) return;
   const int64_t width = per_group * (dim + 2), count = int64_t(work.size());
-  float* partial = static_cast<float*>(scratch(PARTIAL, 4 * width * count));
+  float* partial = static_cast<float*>(scratch(Slot::PARTIAL, 4 * width * count));
   parallel(count, [&](int64_t i) {
     const TokenWork& w = work[size_t(i)];
     float* p = partial + i * width;

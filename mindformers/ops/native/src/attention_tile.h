@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "cache_rows.h"
+#include "carver.h"
 #include "transpose.h"
 
 namespace mf {
@@ -16,58 +17,19 @@ struct Tile {  // the working set of one task, carved out of one buffer
   float *query, *packed_query, *rows, *packed, *scores, *packed_scores, *mixed, *top, *total;
 };
 
-static inline int64_t tile_floats(int64_t rows, int64_t head_dim) {
-  const int64_t high = round_up(rows, MR), wide = round_up(head_dim, NR);
-  return rows * head_dim + high * head_dim + KEYS * head_dim + KEYS * std::max<int64_t>(wide, round_up(KEYS, NR)) +
-         head_dim * round_up(KEYS, NR) + rows * KEYS + high * KEYS + rows * head_dim + 2 * rows;
-}
-
-static inline Tile carve(float* p, int64_t rows, int64_t head_dim) {
+static inline Tile carve(Carver& carver, int64_t rows, int64_t head_dim) {
   const int64_t high = round_up(rows, MR);
   Tile t;
-  auto take = [&p](int64_t count) {
-    float* at = p;
-    p += count;
-    return at;
-  };
-  t.query = take(rows * head_dim);
-  t.packed_query = take(high * head_dim);
-  t.rows = take(KEYS * head_dim);
-  t.packed = take(std::max(head_dim * round_up(KEYS, NR), KEYS * round_up(head_dim, NR)));
-  t.scores = take(rows * KEYS);
-  t.packed_scores = take(high * KEYS);
-  t.mixed = take(rows * head_dim);
-  t.top = take(rows);
-  t.total = take(rows);
+  t.query = carver.take(rows * head_dim);
+  t.packed_query = carver.take(high * head_dim);
+  t.rows = carver.take(KEYS * head_dim);
+  t.packed = carver.take(std::max(head_dim * round_up(KEYS, NR), KEYS * round_up(head_dim, NR)));
+  t.scores = carver.take(rows * KEYS);
+  t.packed_scores = carver.take(high * KEYS);
+  t.mixed = carver.take(rows * head_dim);
+  t.top = carver.take(rows);
+  t.total = carver.take(rows);
   return t;
-}
-
-// Turns a row of scores of which `seen` columns count into weights; rescales what was mixed so far.
-static inline void soften(float* row, int64_t seen, int64_t keys, float& top, float& total, float* mixed, int64_t head_dim) {
-  if (seen <= 0) {
-    std::memset(row, 0, sizeof(float) * size_t(keys));
-    return;
-  }
-  vf highest = splat(top);
-  int64_t i = 0;
-  for (; i + VW <= seen; i += VW) highest = max(highest, load(row + i));
-  float high = max_of(highest);
-  for (; i < seen; ++i) high = std::max(high, row[i]);
-  const float keep = std::exp(top - high);
-  vf part = {};
-  i = 0;
-  for (; i + VW <= seen; i += VW) {
-    vf e = exp(load(row + i) - high);
-    store(row + i, e);
-    part += e;
-  }
-  float added = sum(part);
-  for (; i < seen; ++i) added += row[i] = std::exp(row[i] - high);
-  for (; i < keys; ++i) row[i] = 0.0f;
-  top = high;
-  total = total * keep + added;
-  if (keep != 1.0f)
-    for (int64_t d = 0; d < head_dim; ++d) mixed[d] *= keep;
 }
 
 // Operands as floats.
@@ -98,9 +60,8 @@ struct PairPanels {
   static const float* words(const void* p) { return static_cast<const float*>(p); }
 
   static void query(const Tile& t, int64_t rows, int64_t dim) {
-    bf16* rounded = reinterpret_cast<bf16*>(t.scores);  // not in use yet
-    for (int64_t r = 0; r < rows; ++r) round_row(t.query + r * dim, dim, rounded + r * dim);
-    pack_rows_turned<MR>(words(rounded), dim / 2, rows, dim / 2, t.packed_query);
+    round_row(t.query, rows * dim, reinterpret_cast<bf16*>(t.query));
+    pack_rows_turned<MR>(t.query, dim / 2, rows, dim / 2, t.packed_query);
   }
   static void keys(const Tile& t, const CacheRows<bf16>& cache, int64_t k0, int64_t count) {
     bf16* raw = reinterpret_cast<bf16*>(t.rows);

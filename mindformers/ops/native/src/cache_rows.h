@@ -132,9 +132,7 @@ static inline void write_row(float* to, float*, const float* from, int64_t n) {
   std::memcpy(to, from, sizeof(float) * size_t(n));
 }
 static inline void write_row(bf16* to, float*, const float* from, int64_t n) {
-  int64_t i = 0;
-  for (; i + VW <= n; i += VW) store(to + i, load(from + i));
-  for (; i < n; ++i) assign(to[i], from[i]);
+  round_row(from, n, to);
 }
 static inline void write_row(int8_t* to, float* scale, const float* from, int64_t n) {
   float top = 0;
@@ -147,7 +145,7 @@ static inline void write_row(int8_t* to, float* scale, const float* from, int64_
 // Joins the parts of a split softmax: parts p0, p0 + width, ... each hold (top, total) of all heads, then sums.
 static inline void merge(const float* parts, int64_t count, int64_t width, int64_t head, int64_t heads,
                          int64_t dim, float* out) {
-  float top = -1e30f, total = 0;
+  float top = HIDDEN, total = 0;
   for (int64_t p = 0; p < count; ++p) top = std::max(top, parts[p * width + head]);
   std::memset(out, 0, sizeof(float) * size_t(dim));
   for (int64_t p = 0; p < count; ++p) {

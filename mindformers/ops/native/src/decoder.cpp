@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cache_rows.h"
+#include "carver.h"
 #include "decoder.h"
 #include "kernels.h"
 #include "quant.h"
@@ -29,25 +30,15 @@ struct Buffers {
   float *hidden, *normed, *wide, *mixed, *added;
 };
 
-Buffers carve(float* p, int64_t tokens, const Shape& s) {
+Buffers carve(Carver& carver, int64_t tokens, const Shape& s) {
   const int64_t heads = s.heads * s.head_dim, qkv = (s.heads + 2 * s.groups) * s.head_dim;
   Buffers b;
-  auto take = [&](int64_t width) {
-    float* at = p;
-    p += tokens * width;
-    return at;
-  };
-  b.hidden = take(s.hidden);
-  b.normed = take(s.hidden);
-  b.wide = take(std::max(qkv, 2 * s.ffn));
-  b.mixed = take(std::max(heads, s.ffn));
-  b.added = take(s.hidden);
+  b.hidden = carver.take(tokens * s.hidden);
+  b.normed = carver.take(tokens * s.hidden);
+  b.wide = carver.take(tokens * std::max(qkv, 2 * s.ffn));
+  b.mixed = carver.take(tokens * std::max(heads, s.ffn));
+  b.added = carver.take(tokens * s.hidden);
   return b;
-}
-
-int64_t floats_per_token(const Shape& s) {
-  const int64_t heads = s.heads * s.head_dim, qkv = (s.heads + 2 * s.groups) * s.head_dim;
-  return 3 * s.hidden + std::max(qkv, 2 * s.ffn) + std::max(heads, s.ffn);
 }
 
 void embed_row(const Weight& w, int64_t id, float* out) {
@@ -117,8 +108,7 @@ void run_layer(const Network& n, const Layer& layer, const Step& step, const Buf
 
 void run_step(const Network& n, const Step& step, float* logits) {
   const Shape& s = n.shape;
-  float* space = static_cast<float*>(scratch(3, 4 * step.tokens * floats_per_token(s)));
-  const Buffers b = carve(space, step.tokens, s);
+  const Buffers b = carved(Slot::STEP, [&](Carver& carver) { return carve(carver, step.tokens, s); });
   each_token(step.tokens, [&](int64_t t) { embed_row(n.embedding, step.ids[t], b.hidden + t * s.hidden); });
   for (int64_t i = 0; i < s.layers; ++i) run_layer(n, n.layers[i], step, b, i == 0);
   for (int64_t i = 0; i < step.outputs; ++i) {

@@ -1,10 +1,9 @@
 // C = A B for large matrices: blocks of A packed once by all threads, blocks of B packed by whoever takes them.
 
 #include <algorithm>
-#include <cstdlib>
-#include <new>
 
 #include "kernels.h"
+#include "pointwise.h"
 #include "quant.h"
 #include "threads.h"
 #include "tile.h"
@@ -16,7 +15,6 @@ namespace {
 
 constexpr int64_t MC = MR * 12;     // rows of A that stay in the second-level cache
 constexpr int64_t M_BLOCK = 4096;   // rows of A packed at once; bounds the buffer
-enum Slot { PACKED_B = 0, ROUNDED = 7 };
 
 // Columns of C a task takes: enough to fill the packed block, few enough that all threads get their share.
 int64_t task_columns(int64_t n) {
@@ -30,20 +28,8 @@ template <bool PAIRS = false, class PackA, class PackB>
 void product(int64_t m, int64_t n, int64_t k, const PackA& pack_a, const PackB& pack_b, float* c,
              int64_t ldc, bool accumulate) {
   const int64_t columns = task_columns(n), tasks = ceil_div(n, columns);
-  static thread_local struct Shared {
-    float* data = nullptr;
-    int64_t size = 0;
-    ~Shared() { std::free(data); }
-  } shared;
-  const int64_t needed = round_up(std::min(m, M_BLOCK), MR) * std::min<int64_t>(k, KC);
-  if (shared.size < needed) {
-    std::free(shared.data);
-    shared.size = 0;
-    shared.data = static_cast<float*>(std::aligned_alloc(64, size_t(round_up(needed * 4, 64))));
-    if (!shared.data) throw std::bad_alloc();
-    shared.size = needed;
-  }
-  float* packed_a = shared.data;
+  const int64_t panel_rows = round_up(std::min(m, M_BLOCK), MR);
+  float* packed_a = static_cast<float*>(scratch(Slot::PACKED_A, 4 * panel_rows * std::min<int64_t>(k, KC)));
   for (int64_t m0 = 0; m0 < m; m0 += M_BLOCK) {
     const int64_t rows = std::min(M_BLOCK, m - m0), panels = ceil_div(rows, MR);
     for (int64_t k0 = 0; k0 < k; k0 += KC) {
@@ -55,7 +41,7 @@ void product(int64_t m, int64_t n, int64_t k, const PackA& pack_a, const PackB& 
       });
       parallel(tasks, [&](int64_t index) {
         const int64_t n0 = index * columns, width = std::min(columns, n - n0);
-        float* packed_b = static_cast<float*>(scratch(PACKED_B, columns * KC * 4));
+        float* packed_b = static_cast<float*>(scratch(Slot::PACKED_B, columns * KC * 4));
         pack_b(n0, width, k0, depth, packed_b);
         for (int64_t i = 0; i < rows; i += MC)
           packed_product<PAIRS>(std::min(MC, rows - i), width, depth, packed_a + i * depth, packed_b,
@@ -80,49 +66,38 @@ void with_a(const Matrix& a, int64_t m, int64_t n, int64_t k, const PackB& pack_
   }
 }
 
-void pack_b_rows(const float* source, int64_t step, int64_t count, int64_t depth, float* out) {
-  pack_rows_turned<NR>(source, step, count, depth, out);
-}
-void pack_b_columns(const float* source, int64_t step, int64_t count, int64_t depth, float* out) {
-  pack_columns_whole<NR>(source, step, count, depth, out);
-}
-template <class T>
-void pack_b_rows(const T* source, int64_t step, int64_t count, int64_t depth, float* out) {
-  pack_rows<NR>(source, step, count, depth, out);
-}
-template <class T>
-void pack_b_columns(const T* source, int64_t step, int64_t count, int64_t depth, float* out) {
-  pack_columns<NR>(source, step, count, depth, out);
-}
-
 template <class T>
 void with_b(const Matrix& a, const Matrix& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc,
             bool accumulate) {
   const T* data = static_cast<const T*>(b.data);
   if (b.is_transposed) {
     with_a(a, m, n, k, [=](int64_t n0, int64_t count, int64_t k0, int64_t depth, float* out) {
-      pack_b_rows(data + n0 * b.step + k0, b.step, count, depth, out);
+      pack_rows_turned<NR>(data + n0 * b.step + k0, b.step, count, depth, out);
     }, c, ldc, accumulate);
   } else {
     with_a(a, m, n, k, [=](int64_t n0, int64_t count, int64_t k0, int64_t depth, float* out) {
-      pack_b_columns(data + k0 * b.step + n0, b.step, count, depth, out);
+      pack_columns_whole<NR>(data + k0 * b.step + n0, b.step, count, depth, out);
     }, c, ldc, accumulate);
   }
 }
 
-// y = x W^T with both rounded to bfloat16 and sums in float; words of two.
-void pairs_product(const float* x, int64_t tokens, const Part& part, int64_t cols, float* y, int64_t ldy) {
-  const int64_t words = cols / 2;
-  bf16* rounded = static_cast<bf16*>(scratch(ROUNDED, tokens * cols * 2));
+// x rounded to bfloat16, as words of two.
+const float* rounded_words(const float* x, int64_t tokens, int64_t cols) {
+  bf16* rounded = static_cast<bf16*>(scratch(Slot::ROUNDED, tokens * cols * 2));
   parallel(ceil_div(tokens, 16), [&](int64_t index) {
     const int64_t first = index * 16 * cols, stop = std::min(tokens, index * 16 + 16) * cols;
     round_row(x + first, stop - first, rounded + first);
   });
-  const float *a = reinterpret_cast<const float*>(rounded), *b = static_cast<const float*>(part.data);
+  return reinterpret_cast<const float*>(rounded);
+}
+
+// y = x W^T of words of two bfloat16, sums in float.
+void pairs_product(const float* x, int64_t tokens, const Part& part, int64_t words, float* y, int64_t ldy) {
+  const float* w = static_cast<const float*>(part.data);
   product<true>(tokens, part.rows, words, [=](int64_t m0, int64_t count, int64_t k0, int64_t depth, float* out) {
-    pack_rows_turned<MR>(a + m0 * words + k0, words, count, depth, out);
+    pack_rows_turned<MR>(x + m0 * words + k0, words, count, depth, out);
   }, [=](int64_t n0, int64_t count, int64_t k0, int64_t depth, float* out) {
-    pack_rows_turned<NR>(b + n0 * words + k0, words, count, depth, out);
+    pack_rows_turned<NR>(w + n0 * words + k0, words, count, depth, out);
   }, y, ldy, false);
 }
 
@@ -141,6 +116,7 @@ void gemm(const Matrix& a, const Matrix& b, int64_t m, int64_t n, int64_t k, flo
 
 void linear_large(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy) {
   const Matrix a{x, w.cols, F32, false};
+  const float* words = uses_pairs(w) ? rounded_words(x, tokens, w.cols) : nullptr;
   int64_t first = 0;
   for (int p = 0; p < w.parts; ++p) {
     const Part& part = w.part[p];
@@ -149,8 +125,8 @@ void linear_large(const float* x, int64_t tokens, const Weight& w, float* y, int
              [&](int64_t n0, int64_t count, int64_t k0, int64_t depth, float* out) {
                pack_quantized<NR>(w, part, n0, count, k0, depth, out);
              }, y + first, ldy, false);
-    } else if (uses_pairs(w)) {
-      pairs_product(x, tokens, part, w.cols, y + first, ldy);
+    } else if (words) {
+      pairs_product(words, tokens, part, w.cols / 2, y + first, ldy);
     } else {
       gemm(a, Matrix{part.data, w.cols, DType(w.dtype), true}, tokens, part.rows, w.cols, y + first, ldy,
            false);
@@ -159,12 +135,7 @@ void linear_large(const float* x, int64_t tokens, const Weight& w, float* y, int
   }
   if (!w.bias) return;
   parallel(ceil_div(tokens, 16), [&](int64_t index) {
-    for (int64_t t = index * 16; t < std::min(tokens, index * 16 + 16); ++t) {
-      float* row = y + t * ldy;
-      int64_t i = 0;
-      for (; i + VW <= w.rows; i += VW) store(row + i, load(row + i) + load(w.bias + i));
-      for (; i < w.rows; ++i) row[i] += w.bias[i];
-    }
+    for (int64_t t = index * 16; t < std::min(tokens, index * 16 + 16); ++t) add_row(y + t * ldy, w.bias, w.rows);
   });
 }
 

@@ -37,14 +37,13 @@ namespace ISA {
 void gemm(const Matrix& a, const Matrix& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc,
           bool accumulate);
 // y (tokens, rows) = x (tokens, cols) W^T + bias; ldy: elements from one row of y to the next.
+void linear(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
+// What that is made of. As a large product:
 void linear_large(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
-// The same for up to 8 tokens, at the speed the weights can be read.
-void linear_small(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
-// The same for int8 and int4 weights and any number of tokens, with activations rounded to int8.
+// For int8 and int4 weights and any number of tokens, with activations rounded to int8.
 // is_integer_product: whether that is the way for so many.
 bool is_integer_product(const Weight& w, int64_t tokens);
 void linear_quantized(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
-void linear(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
 void attention(const AttentionCall& call);
 // Runs the network on the step's tokens; logits: (outputs, vocab).
 void run_step(const Network& network, const Step& step, float* logits);

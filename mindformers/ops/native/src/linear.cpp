@@ -10,8 +10,6 @@ namespace mf {
 namespace ISA {
 namespace {
 
-enum Slot { FEW_TOKENS = 4, ROUNDED = 7 };
-
 template <class T>
 void rows_for(int64_t tokens, const T* w, int64_t rows, int64_t cols, const float* x, float* y, int64_t ldy,
               const float* bias) {
@@ -38,10 +36,10 @@ void rows_any(int64_t tokens, const Weight& w, const Part& part, int64_t first, 
 // What the kernels read: x itself; with pairs rounded to bfloat16; of several tokens in groups.
 const float* prepared(const float* x, int64_t tokens, const Weight& w) {
   if (uses_pairs(w)) {
-    bf16* rounded = static_cast<bf16*>(scratch(ROUNDED, tokens * w.cols * 2));
+    bf16* rounded = static_cast<bf16*>(scratch(Slot::ROUNDED, tokens * w.cols * 2));
     round_row(x, tokens * w.cols, rounded);
     if (tokens == 1) {
-      float* wide = static_cast<float*>(scratch(FEW_TOKENS, w.cols * 4));
+      float* wide = static_cast<float*>(scratch(Slot::FEW_TOKENS, w.cols * 4));
       copy_row(rounded, w.cols, wide);
       return wide;
     }
@@ -49,24 +47,25 @@ const float* prepared(const float* x, int64_t tokens, const Weight& w) {
   }
   if (tokens == 1) return x;
   const int64_t width = uses_pairs(w) ? w.cols / 2 : w.cols;
-  float* grouped = static_cast<float*>(scratch(FEW_TOKENS, grouped_floats(tokens, width) * 4));
+  float* grouped = static_cast<float*>(scratch(Slot::FEW_TOKENS, grouped_floats(tokens, width) * 4));
   group_tokens(x, tokens, width, grouped);
   return grouped;
 }
 
-}  // namespace
-
-void linear_small(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy) {
+// For up to MOST tokens, at the speed the weights can be read.
+void linear_few(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy) {
   const float* source = prepared(x, tokens, w);
   each_row_chunk(w, [&](const Part& part, int64_t first, int64_t count, int64_t column) {
     rows_any(tokens, w, part, first, count, source, y + column, ldy, w.bias ? w.bias + column : nullptr);
   });
 }
 
+}  // namespace
+
 void linear(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy) {
   if (is_integer_product(w, tokens)) return linear_quantized(x, tokens, w, y, ldy);
   if (tokens > MOST || w.dtype == I8 || w.dtype == I4) return linear_large(x, tokens, w, y, ldy);
-  linear_small(x, tokens, w, y, ldy);
+  linear_few(x, tokens, w, y, ldy);
 }
 
 }  // namespace ISA

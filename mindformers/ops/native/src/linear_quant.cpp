@@ -13,7 +13,6 @@ namespace {
 
 constexpr int AT_ONCE = 4;         // rows that share what is loaded of the activations
 constexpr int64_t TOGETHER = 64;   // tokens whose rounded activations stay in the second-level cache
-enum Slot { ROW_SCALES = 5 };
 
 // Some rows of a weight, ready to be multiplied. Scales of row r: scale + r * width, one for each block; zero:
 // null, or the same times what the zero points lie above 8.
@@ -62,7 +61,7 @@ void dot_rows(const Rows& w, const Activations<Format>& a, float* y, int64_t ldy
   for (int r = 0; r < ROWS; ++r)
     for (int t = 0; t < TOKENS; ++t) {
       float total = sum_lanes(acc[r][t]);
-      if (w.zero) total -= dot(w.zero + r * w.width, a.weighted + t * steps * Format::SCALES, w.blocks);
+      if (w.zero) total -= dot_row(w.zero + r * w.width, a.weighted + t * steps * Format::SCALES, w.blocks);
       y[t * ldy + r] = w.bias ? total + w.bias[r] : total;
     }
 }
@@ -83,7 +82,7 @@ void rows_for(int64_t tokens, const Weight& w, const Part& part, int64_t first, 
               const Activations<Format>& a, float* y, int64_t ldy, const float* bias) {
   const int64_t blocks = w.cols / BLOCK, groups = w.cols / w.group, repeat = w.group / BLOCK, bytes = bytes_of_row(w);
   const int64_t width = round_up(blocks, Format::SCALES), room = AT_ONCE * width + 2 * VW;
-  float* scale = static_cast<float*>(scratch(ROW_SCALES, 4 * 2 * room));
+  float* scale = static_cast<float*>(scratch(Slot::ROW_SCALES, 4 * 2 * room));
   float* zero = part.zero ? scale + room : nullptr;
   for (int64_t r = 0; r < count;) {
     const int64_t rows = count - r >= AT_ONCE ? AT_ONCE : 1, at = (first + r) * groups;

@@ -73,5 +73,54 @@ static inline void copy_row(const T* from, int64_t n, float* to) {
   for (; i < n; ++i) to[i] = to_float(from[i]);
 }
 
+// To bfloat16, to nearest; may be done in place.
+static inline void round_row(const float* from, int64_t count, bf16* to) {
+  int64_t i = 0;
+  for (; i + VW <= count; i += VW) store(to + i, load(from + i));
+  for (; i < count; ++i) assign(to[i], from[i]);
+}
+
+static inline float dot_row(const float* a, const float* b, int64_t n) {
+  vf parts = {};
+  int64_t i = 0;
+  for (; i + VW <= n; i += VW) parts += load(a + i) * load(b + i);
+  float total = sum(parts);
+  for (; i < n; ++i) total += a[i] * b[i];
+  return total;
+}
+
+constexpr float HIDDEN = -1e30f;  // a score below every other one
+
+// Scores of a row of keys, times scale, to weights; what lies from `seen` on is hidden. top and total go on from the
+// tiles before, what was mixed so far is rescaled.
+static inline void soften(float* row, int64_t seen, int64_t keys, float scale, float& top, float& total, float* mixed,
+                          int64_t dim) {
+  vf tops = splat(HIDDEN);
+  int64_t i = 0;
+  for (; i + VW <= seen; i += VW) tops = max(tops, load(row + i));
+  float high = max_of(tops);
+  for (; i < seen; ++i) high = row[i] > high ? row[i] : high;
+  high *= scale;
+  if (high <= HIDDEN * scale) {  // no key of this tile is seen
+    std::memset(row, 0, size_t(keys) * 4);
+    return;
+  }
+  high = top > high ? top : high;
+  vf parts = {};
+  for (i = 0; i + VW <= seen; i += VW) {
+    vf e = exp(load(row + i) * scale - high);
+    store(row + i, e);
+    parts += e;
+  }
+  float added = sum(parts);
+  for (; i < seen; ++i) added += row[i] = std::exp(row[i] * scale - high);
+  for (; i < keys; ++i) row[i] = 0.0f;
+  const float keep = std::exp(top - high);
+  top = high;
+  total = total * keep + added;
+  if (keep == 1.0f) return;
+  for (int64_t d = 0; d < dim; ++d) mixed[d] *= keep;
+}
+
 }  // namespace ISA
 }  // namespace mf

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "pointwise.h"
 #include "quant_dot.h"
 #include "threads.h"
 #include "tile.h"
@@ -12,7 +13,6 @@ namespace ISA {
 
 constexpr int BLOCK = 32;                 // columns that share a scale of the activations
 constexpr int64_t SHARE_OUT = 65536;      // activations from which several threads round them
-constexpr int ACTIVATIONS_SLOT = 4;
 
 // Tokens as a format wants them, what lies past the last column being zero. Per token: q (steps * COLUMNS);
 // start (steps * LANES), what a step's sums begin with; scale (steps * LANES), a block's scale in each of its
@@ -76,7 +76,7 @@ template <class Format>
 static Activations<Format> quantize(const float* x, int64_t tokens, int64_t cols) {
   const int64_t steps = ceil_div(cols, Format::COLUMNS), all_steps = tokens * steps;
   const int64_t per_step = Format::COLUMNS + 4 * (2 * LANES + Format::SCALES);
-  char* space = static_cast<char*>(scratch(ACTIVATIONS_SLOT, all_steps * per_step));
+  char* space = static_cast<char*>(scratch(Slot::ACTIVATIONS, all_steps * per_step));
   if (cols % Format::COLUMNS) std::memset(space, 0, size_t(all_steps * per_step));
   Activations<Format> all;
   all.q = reinterpret_cast<int8_t*>(space);
@@ -147,15 +147,6 @@ static inline void move_apart(float* rows, int64_t count, int64_t size, int64_t 
     std::memmove(rows + r * width, rows + r * size, size_t(size) * 4);
     std::fill_n(rows + r * width + size, width - size, 0.0f);
   }
-}
-
-static inline float dot(const float* a, const float* b, int64_t n) {
-  vf total = {};
-  int64_t i = 0;
-  for (; i + VW <= n; i += VW) total += load(a + i) * load(b + i);
-  float rest = 0;
-  for (; i < n; ++i) rest += a[i] * b[i];
-  return sum(total) + rest;
 }
 
 }  // namespace ISA

@@ -9,8 +9,6 @@
 namespace mf {
 namespace ISA {
 
-constexpr int SMALL = 8;  // tokens up to which reading the weights is what counts
-
 static inline int64_t bytes_of_row(const Weight& w) {
   switch (w.dtype) {
     case F32: return w.cols * 4;

@@ -181,14 +181,14 @@ void run_tasks(int64_t count, Task task, void* context) {
   if (pool->has_failed.load()) throw std::bad_alloc();
 }
 
-void* scratch(int slot, int64_t bytes) {
+void* scratch(Slot slot, int64_t bytes) {
   struct Buffer {
     void* data = nullptr;
     int64_t size = 0;
     ~Buffer() { std::free(data); }
   };
-  thread_local Buffer buffers[SCRATCH_SLOTS];
-  Buffer& buffer = buffers[slot];
+  thread_local Buffer buffers[int(Slot::COUNT)];
+  Buffer& buffer = buffers[int(slot)];
   if (buffer.size < bytes) {
     std::free(buffer.data);
     buffer.data = nullptr;

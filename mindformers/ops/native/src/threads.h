@@ -24,9 +24,16 @@ void parallel(int64_t count, const Body& body) {
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
+// The users of scratch(), each with a buffer of its own: one may be at work inside another.
+enum class Slot {
+  PACKED_A, PACKED_B, ROUNDED,            // large products
+  FEW_TOKENS, ACTIVATIONS, ROW_SCALES,    // products with a few tokens, and of integers
+  STEP, TILE, PARTIAL,                    // a step of the network, its attention
+  SUMS, WORK, SHARED,                     // training
+  COUNT
+};
 // A buffer that belongs to the calling thread and grows to the largest size asked for; 64-byte aligned.
-// Slots keep the buffers of nested users apart. Throws std::bad_alloc.
-constexpr int SCRATCH_SLOTS = 8;
-void* scratch(int slot, int64_t bytes);
+// Throws std::bad_alloc.
+void* scratch(Slot slot, int64_t bytes);
 
 }  // namespace mf

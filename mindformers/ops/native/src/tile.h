@@ -29,12 +29,6 @@ static inline vf multiply_pairs(vf sum, vf, vf) { return sum; }
 static inline bool uses_pairs(const Weight& w) {
   return HAS_PAIRS && w.dtype == BF16 && w.compute == BF16 && w.cols % 2 == 0;
 }
-static inline void round_row(const float* from, int64_t count, bf16* to) {
-  int64_t i = 0;
-  for (; i + VW <= count; i += VW) store(to + i, load(from + i));
-  for (; i < count; ++i) assign(to[i], from[i]);
-}
-
 // C (MR, NR) = or += A panel * B panel, all columns and rows of the tile.
 template <bool PAIRS = false>
 static inline void full_tile(int64_t depth, const float* a, const float* b, float* c, int64_t ldc,

@@ -12,42 +12,17 @@ struct Packed {  // keys (dim deep) and values (a tile of keys deep) of one grou
   int64_t key_step, value_step;  // from one tile to the next
 };
 
-// Scores of a row, of which `seen` count, to weights; rescales what was mixed so far.
-void soften(float* row, int64_t seen, int64_t keys, float scale, float& top, float& total, float* mixed, int64_t dim) {
-  vf tops = splat(HIDDEN);
-  int64_t i = 0;
-  for (; i + VW <= seen; i += VW) tops = max(tops, load(row + i));
-  float high = max_of(tops);
-  for (; i < seen; ++i) high = row[i] > high ? row[i] : high;
-  high *= scale;
-  if (high <= HIDDEN * scale) {  // no key of this tile is seen
-    std::memset(row, 0, size_t(keys) * 4);
-    return;
-  }
-  high = top > high ? top : high;
-  vf parts = {};
-  for (i = 0; i + VW <= seen; i += VW) {
-    vf e = exp(load(row + i) * scale - high);
-    store(row + i, e);
-    parts += e;
-  }
-  float added = sum(parts);
-  for (; i < seen; ++i) added += row[i] = std::exp(row[i] * scale - high);
-  for (; i < keys; ++i) row[i] = 0.0f;
-  const float keep = std::exp(top - high);
-  top = high;
-  total = total * keep + added;
-  if (keep == 1.0f) return;
-  for (int64_t d = 0; d < dim; ++d) mixed[d] *= keep;
-}
+struct Tile {  // of queries; query and weights are packed
+  float *query, *mixed, *scores, *weights, *top, *total;
+};
 
 void query_tile(const HeadView& view, const Packed& packed, int64_t first, int64_t count) {
   const TrainAttentionCall& call = view.call;
   const int64_t dim = call.dim, limit = first + count;
-  Carver carver{static_cast<float*>(scratch(WORK, 4 * QUERIES * (2 * dim + 2 * KEYS + 2) + 4 * 16 * 8))};
-  float *query = carver.take(QUERIES * dim), *mixed = carver.take(QUERIES * dim);
-  float *scores = carver.take(QUERIES * KEYS), *weights = carver.take(QUERIES * KEYS);
-  float *top = carver.take(QUERIES), *total = carver.take(QUERIES);
+  const auto [query, mixed, scores, weights, top, total] = carved(Slot::WORK, [&](Carver& c) {
+    return Tile{c.take(QUERIES * dim),  c.take(QUERIES * dim), c.take(QUERIES * KEYS), c.take(QUERIES * KEYS),
+                c.take(QUERIES), c.take(QUERIES)};
+  });
   const float scale = 1.0f / std::sqrt(float(dim));
   std::memset(mixed, 0, size_t(count * dim) * 4);
   for (int64_t r = 0; r < count; ++r) {
@@ -80,7 +55,7 @@ void query_tile(const HeadView& view, const Packed& packed, int64_t first, int64
 void train_attention_forward(const TrainAttentionCall& call) {
   const int64_t dim = call.dim, tiles = ceil_div(call.tokens, KEYS), pairs = call.batch * call.groups;
   const int64_t key_step = dim * KEYS, value_step = KEYS * round_up(dim, NR), per_group = call.heads / call.groups;
-  float* space = static_cast<float*>(scratch(SHARED, 4 * pairs * tiles * (key_step + value_step)));
+  float* space = static_cast<float*>(scratch(Slot::SHARED, 4 * pairs * tiles * (key_step + value_step)));
   auto packed_of = [&](int64_t pair) {
     float* keys = space + pair * tiles * (key_step + value_step);
     return Packed{keys, keys + tiles * key_step, key_step, value_step};

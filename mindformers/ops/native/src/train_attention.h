@@ -3,7 +3,9 @@
 
 #include <cmath>
 
+#include "carver.h"
 #include "kernels_train.h"
+#include "pointwise.h"
 #include "train_sums.h"
 #include "transpose.h"
 
@@ -12,7 +14,6 @@ namespace ISA {
 
 constexpr int64_t QUERIES = 48;  // queries of a tile, a multiple of every MR
 constexpr int64_t KEYS = 128;    // keys of a tile, a multiple of every NR
-constexpr float HIDDEN = -1e30f; // a score below every other one
 
 static_assert(QUERIES % MR == 0 && KEYS % NR == 0, "tiles are made of whole panels");
 
@@ -43,16 +44,6 @@ static inline void shallow_product(int64_t m, int64_t n, int64_t depth, const fl
 static inline void hide(float* row, int64_t keys, const uint8_t* visible) {
   for (int64_t i = 0; visible && i < keys; ++i) row[i] = visible[i] ? row[i] : HIDDEN;
 }
-
-// Cuts pieces out of a buffer.
-struct Carver {
-  float* at;
-  float* take(int64_t count) {
-    float* piece = at;
-    at += round_up(count, 16);
-    return piece;
-  }
-};
 
 }  // namespace ISA
 }  // namespace mf

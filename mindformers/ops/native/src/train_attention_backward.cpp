@@ -17,15 +17,8 @@ struct Buffers {
   float *keys_deep, *keys_wide, *values_deep, *weights, *slopes, *packed;
 };
 
-int64_t buffer_floats(int64_t tokens, int64_t dim) {
+Buffers carve(Carver& carver, int64_t tokens, int64_t dim) {
   const int64_t tiles = ceil_div(tokens, QUERIES), wide = round_up(dim, NR);
-  return 2 * tiles * QUERIES * (dim + wide) + tokens + KEYS * (2 * dim + wide) + 2 * QUERIES * KEYS +
-         QUERIES * round_up(KEYS, MR) + 16 * 16;
-}
-
-Buffers carve(float* space, int64_t tokens, int64_t dim) {
-  const int64_t tiles = ceil_div(tokens, QUERIES), wide = round_up(dim, NR);
-  Carver carver{space};
   Buffers b;
   b.query_rows = carver.take(tiles * QUERIES * dim);
   b.query_columns = carver.take(tiles * QUERIES * wide);
@@ -41,15 +34,6 @@ Buffers carve(float* space, int64_t tokens, int64_t dim) {
   return b;
 }
 
-float dot(const float* a, const float* b, int64_t n) {
-  vf parts = {};
-  int64_t i = 0;
-  for (; i + VW <= n; i += VW) parts += load(a + i) * load(b + i);
-  float total = sum(parts);
-  for (; i < n; ++i) total += a[i] * b[i];
-  return total;
-}
-
 void prepare(const HeadView& view, const Buffers& b) {
   const TrainAttentionCall& call = view.call;
   const int64_t dim = call.dim, wide = round_up(dim, NR), out_step = call.heads * dim;
@@ -62,7 +46,7 @@ void prepare(const HeadView& view, const Buffers& b) {
     pack_columns_whole<NR>(dout, out_step, dim, count, b.dout_columns + first * wide);
   }
   for (int64_t t = 0; t < call.tokens; ++t)
-    b.delta[t] = dot(call.dout + view.at_out(t), call.out + view.at_out(t), dim);
+    b.delta[t] = dot_row(call.dout + view.at_out(t), call.out + view.at_out(t), dim);
 }
 
 // Scores of a row to weights, and the row of dout V^T to the gradient of the scores.
@@ -111,8 +95,7 @@ void tile_backward(const HeadView& view, const Buffers& b, const Target& target,
 void head_backward(const HeadView& view, const Target& target) {
   const TrainAttentionCall& call = view.call;
   const int64_t dim = call.dim;
-  const Buffers b =
-      carve(static_cast<float*>(scratch(WORK, 4 * buffer_floats(call.tokens, dim))), call.tokens, dim);
+  const Buffers b = carved(Slot::WORK, [&](Carver& carver) { return carve(carver, call.tokens, dim); });
   prepare(view, b);
   for (int64_t k0 = 0; k0 < call.tokens; k0 += KEYS) {
     const int64_t keys = std::min(KEYS, call.tokens - k0);
@@ -129,7 +112,7 @@ void head_backward(const HeadView& view, const Target& target) {
 void train_attention_backward(const TrainAttentionCall& call) {
   const int64_t dim = call.dim, per_group = call.heads / call.groups, units = call.batch * call.heads;
   const int64_t size = call.tokens * dim;
-  float* parts = per_group > 1 ? static_cast<float*>(scratch(SHARED, 4 * units * 2 * size)) : nullptr;
+  float* parts = per_group > 1 ? static_cast<float*>(scratch(Slot::SHARED, 4 * units * 2 * size)) : nullptr;
   parallel(units, [&](int64_t index) {
     const HeadView view(call, index);
     if (parts) {

@@ -93,7 +93,7 @@ void head_loss(const HeadCall& call) {
   if (call.dhead && total == 0) std::memset(call.dhead, 0, size_t(vocab * cols) * 4);
   const int64_t fitting = std::max(CHUNK, LOGIT_BYTES / (4 * vocab));
   const int64_t chunks = std::max<int64_t>(1, ceil_div(total, fitting)), most = ceil_div(total, chunks);
-  float* space = static_cast<float*>(scratch(SHARED, 4 * std::max<int64_t>(1, most) * (vocab + 2 * cols)));
+  float* space = static_cast<float*>(scratch(Slot::SHARED, 4 * std::max<int64_t>(1, most) * (vocab + 2 * cols)));
   std::vector<double> losses(counted.size());
   for (int64_t first = 0; first < total; first += most) {
     const int64_t count = std::min(most, total - first);

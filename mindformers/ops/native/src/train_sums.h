@@ -10,9 +10,6 @@
 namespace mf {
 namespace ISA {
 
-// Buffers of the training kernels; slots 0 to 3 belong to products and inference.
-enum TrainSlot { SUMS = 4, WORK = 5, SHARED = 6 };
-
 // body(first, count) for pieces of `rows` rows.
 template <class Body>
 void each_piece(int64_t rows, int64_t piece, const Body& body) {
@@ -29,7 +26,7 @@ static inline int64_t piece_of_sum(int64_t rows) { return std::max<int64_t>(16, 
 template <class Body>
 void sum_over_rows(int64_t rows, int64_t width, float* out, const Body& body) {
   const int64_t piece = piece_of_sum(rows), pieces = ceil_div(rows, piece);
-  float* sums = static_cast<float*>(scratch(SUMS, 4 * std::max<int64_t>(1, pieces) * width));
+  float* sums = static_cast<float*>(scratch(Slot::SUMS, 4 * std::max<int64_t>(1, pieces) * width));
   each_piece(rows, piece, [&](int64_t first, int64_t count) {
     float* mine = sums + first / piece * width;
     std::memset(mine, 0, size_t(width) * 4);

@@ -68,6 +68,11 @@ static inline void pack_rows_turned(const float* source, int64_t lane_step, int6
   }
 }
 
+template <int WIDTH, class T>
+static inline void pack_rows_turned(const T* source, int64_t lane_step, int64_t count, int64_t depth, float* out) {
+  pack_rows<WIDTH>(source, lane_step, count, depth, out);  // shorter types widen on the way
+}
+
 // As pack_columns: source[k * depth_step + lane] -> out[k][WIDTH].
 template <int WIDTH>
 static inline void pack_columns_whole(const float* source, int64_t depth_step, int64_t count, int64_t depth,
@@ -77,6 +82,10 @@ static inline void pack_columns_whole(const float* source, int64_t depth_step, i
     for (int64_t k = 0; k < depth; ++k)
       std::memcpy(out + k * WIDTH, source + k * depth_step + first, sizeof(float) * WIDTH);
   }
+}
+template <int WIDTH, class T>
+static inline void pack_columns_whole(const T* source, int64_t depth_step, int64_t count, int64_t depth, float* out) {
+  pack_columns<WIDTH>(source, depth_step, count, depth, out);
 }
 
 }  // namespace ISA

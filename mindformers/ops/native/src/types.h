@@ -59,7 +59,7 @@ struct Weight {
   int64_t rows, cols;
   const float* bias;  // (rows,) or null
   int32_t parts, dtype, group;
-  int32_t compute;  // F32; BF16: inputs of a large product may be rounded to bfloat16 where that is faster
+  int32_t compute;  // F32; BF16: inputs of a product may be rounded to bfloat16 where that is faster
 };
 
 }  // namespace mf

@@ -17,7 +17,6 @@ import math
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from figures import measure
 
 from mindformers.checkpoint.dtypes import BY_NAME
 from mindformers.checkpoint.saving import write_shards
@@ -108,15 +108,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def measure(command: list[str | Path]) -> list[float]:
-    """Run one figure in a process of its own; return seconds, bytes written, peak KiB."""
-    subprocess.run(["sync"], check=True)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{command[0]} ended with code {done.returncode}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def figures_of(scratch: Path, shard: str, torch: Path | None) -> dict[str, list[str | Path]]:

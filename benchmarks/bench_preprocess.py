@@ -22,6 +22,8 @@ import tempfile
 from itertools import cycle, islice
 from pathlib import Path
 
+from figures import measure
+
 ROOT = Path(__file__).resolve().parents[1]
 TOOL = ROOT / "mindformers" / "tools" / "dataset_preprocess" / "glm4" / "glm4_preprocess.py"
 EXAMPLES = ROOT / "examples" / "tiny_chat"
@@ -97,15 +99,6 @@ def figures_of(folder: Path, vocab: Path) -> dict[str, list[str | Path]]:
         "rows of 8192": tool("rows.jsonl", 8192),
         f"{SMALL_ROWS} rows of 512": tool("small.jsonl", 512),
     }
-
-
-def measure(command: list[str | Path]) -> list[float]:
-    """Run one figure; return seconds, CPU seconds and peak KiB."""
-    subprocess.run(["sync"], check=True)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{command[0]} ended with code {done.returncode}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def summary(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +86,19 @@ def training_golden(case: GoldenCase) -> dict[str, np.ndarray]:
     optimizer = torch.optim.AdamW(
         [{"params": decay}, {"params": other, "weight_decay": 0.0}], **ADAMW
     )
+    return train_steps(model, dict(model.named_parameters()), optimizer, training_batches(case, 10))
+
+
+def train_steps(
+    model: torch.nn.Module,
+    trained: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """Train; return the gradients of the first step, the losses of all, and what the last one left."""
     found: dict[str, np.ndarray] = {}
     losses = []
-    for step, (ids, labels) in enumerate(training_batches(case, 10)):
+    for step, (ids, labels) in enumerate(batches):
         logits = model(input_ids=torch.from_numpy(ids)).logits
         loss = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), torch.from_numpy(labels).flatten(), ignore_index=-100
@@ -96,9 +107,9 @@ def training_golden(case: GoldenCase) -> dict[str, np.ndarray]:
         loss.backward()
         losses.append(loss.item())
         if step == 0:
-            found |= {f"grad/{n}": p.grad.numpy().copy() for n, p in model.named_parameters()}
+            found |= {f"grad/{n}": p.grad.numpy().copy() for n, p in trained.items()}
         optimizer.step()
-    found |= {f"after/{n}": p.detach().numpy().copy() for n, p in model.named_parameters()}
+    found |= {f"after/{n}": p.detach().numpy().copy() for n, p in trained.items()}
     return found | {"losses": np.array(losses)}
 
 

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-from make_goldens import build_oracle  # noqa: E402
+from make_goldens import ADAMW, build_oracle, train_steps  # noqa: E402
 
 from tests.support.golden_model import TRAIN_CASE, training_batches  # noqa: E402
 
@@ -33,7 +33,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "every_layer": {"r": 4, "lora_alpha": 8, "target_modules": EVERY},
     "rslora": {"r": 4, "lora_alpha": 6, "use_rslora": True, "target_modules": EVERY[:3]},
 }
-ADAMW = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 STEPS = 3
 
 
@@ -62,26 +61,13 @@ def golden(settings: dict[str, Any]) -> dict[str, np.ndarray]:
     found["config"] = np.array(text)
     with torch.no_grad():
         found["logits"] = model(input_ids=torch.from_numpy(batches[0][0])).logits.numpy()
-    trained = {n: p for n, p in model.train().named_parameters() if p.requires_grad}
+    trained = {
+        name.replace(".default", ""): parameter
+        for name, parameter in model.train().named_parameters()
+        if parameter.requires_grad
+    }
     optimizer = torch.optim.AdamW(list(trained.values()), **ADAMW)
-    losses = []
-    for step, (ids, labels) in enumerate(batches):
-        logits = model(input_ids=torch.from_numpy(ids)).logits
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), torch.from_numpy(labels).flatten(), ignore_index=-100
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        losses.append(loss.item())
-        if step == 0:
-            found |= {f"grad/{_name(n)}": p.grad.numpy().copy() for n, p in trained.items()}
-        optimizer.step()
-    found |= {f"after/{_name(n)}": p.detach().numpy().copy() for n, p in trained.items()}
-    return found | {"losses": np.array(losses)}
-
-
-def _name(name: str) -> str:
-    return name.replace(".default", "")
+    return found | train_steps(model, trained, optimizer, batches)
 
 
 def check(folder: Path) -> None:

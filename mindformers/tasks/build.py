@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 
 from mindformers.config.run_config import RunConfig
-from mindformers.dataset.causal_lm import CausalLanguageModelDataset
 from mindformers.errors import ConfigError, DataError
 from mindformers.logger import logger, setup_file_logging, warn_once
 from mindformers.models.base_config import PretrainedConfig
@@ -208,6 +207,8 @@ def build_train_dataset(config: RunConfig, network: Any) -> Any:
         ConfigError: If the file names no data.
         DataError: If the data cannot be used with this network.
     """
+    from mindformers.dataset.causal_lm import CausalLanguageModelDataset  # not for answering
+
     section = config.train_dataset
     if section is None or not section.data_loader.dataset_dir:
         raise ConfigError(

@@ -22,7 +22,8 @@ Parts = Sequence[Buffer]
 EMBEDDING = "transformer.embedding.embedding_weight"
 HEAD = "transformer.output_layer.weight"
 # Layers of one parent whose weights are one to the kernels.
-JOINED_LAYERS = (("wq", "wk", "wv"), ("dense_left", "dense_right"))
+_QKV, _GATE_UP = ("wq", "wk", "wv"), ("dense_left", "dense_right")
+JOINED_LAYERS = (_QKV, _GATE_UP)
 
 
 def native_network(
@@ -75,14 +76,14 @@ def _layer(
     def norm(name: str, is_there: bool = True) -> np.ndarray | None:
         return vectors.take(weights[f"{prefix}{name}.weight"]) if is_there else None
 
-    attention = [f"self_attention.{name}" for name in _qkv_names(config)]
-    mlp = ["mlp.dense_h_to_4h"] if config.mlp_concat else ["mlp.dense_left", "mlp.dense_right"]
+    qkv = ("query_key_value",) if config.qkv_concat else _QKV
+    gate_up = ("dense_h_to_4h",) if config.mlp_concat else _GATE_UP
     return LayerWeights(
         input_norm=vectors.take(weights[f"{prefix}input_layernorm.weight"]),
         mlp_norm=vectors.take(weights[f"{prefix}post_attention_layernorm.weight"]),
-        qkv=joined(attention, config.add_qkv_bias),
+        qkv=joined([f"self_attention.{name}" for name in qkv], config.add_qkv_bias),
         dense=joined(["self_attention.dense"]),
-        gate_up=joined(mlp),
+        gate_up=joined([f"mlp.{name}" for name in gate_up]),
         down=joined(["mlp.dense_4h_to_h"]),
         after_attention=norm("post_self_attn_layernorm", config.post_self_attn_layernorm),
         after_mlp=norm("post_mlp_layernorm", config.post_mlp_layernorm),
@@ -103,7 +104,3 @@ def _linear(
 
 def _compute(config: ChatGLM2Config) -> str:
     return "bfloat16" if config.compute_dtype == "bfloat16" else "float32"
-
-
-def _qkv_names(config: ChatGLM2Config) -> list[str]:
-    return ["query_key_value"] if config.qkv_concat else ["wq", "wk", "wv"]

@@ -189,8 +189,10 @@ class GenerationConfig:
     @classmethod
     def from_model_config(cls, model_config: Any) -> GenerationConfig:
         """Take the generation fields a model's configuration object holds; ``None`` is left out."""
-        names = [*FIELDS, LENGTH_ALIAS]
-        return cls(**{name: getattr(model_config, name, None) for name in names})
+        given = vars(
+            model_config
+        )  # asking it for a name it has not got costs a search for the nearest
+        return cls(**{name: given[name] for name in (*FIELDS, LENGTH_ALIAS) if name in given})
 
     def merged(self, **kwargs: Any) -> GenerationConfig:
         """Return a copy with the fields among ``kwargs`` set; ``None`` changes nothing.

@@ -119,7 +119,7 @@ class NativeRunner:
             self.blocks.free(sorted(set(self.blocks.rows) - set(running)))
         self.blocks.append(running)
         lengths = self.blocks.lengths(running)
-        steps = np.arange(len(running) + 1)
+        steps = np.arange(len(running) + 1, dtype=np.int32)
         return self.network.run(
             np.asarray(tokens),
             lengths - 1,

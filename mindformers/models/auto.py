@@ -16,12 +16,8 @@ from mindformers.errors import ConfigError, did_you_mean
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.models.glm2.hf_config import config_from_hf
 from mindformers.models.presets import PRESETS, SupportList, preset_config
-from mindformers.models.sources import (
-    is_yaml,
-    resolve_source,
-    without_loader_options,
-    yaml_in,
-)
+from mindformers.models.sources import is_yaml, resolve_source, without_loader_options, yaml_in
+from mindformers.parallel.runtime import default_device
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
 
@@ -140,13 +136,8 @@ class AutoModel(SupportList):
         if config is None:
             config = AutoConfig.from_pretrained(path)
         config = _changed(config, overrides)
-        if getattr(config, "quantization", None) and load_weights and download_checkpoint:
-            found = _in_files(config, path)
-            if found is not None:
-                return found
-        network = cls._build(config)
-        if load_weights and download_checkpoint:
-            network.load_weights(path)
+        is_loaded = load_weights and download_checkpoint
+        network = cls._load(config, path) if is_loaded else cls._build(config)
         network.pretrained_dir = path
         return network
 
@@ -187,6 +178,19 @@ class AutoModel(SupportList):
                 allowed=config_class.__name__,
             )
         _register(MindFormerModuleType.MODELS, model_class, exist_ok)
+
+    @classmethod
+    def _load(cls, config: PretrainedConfig, path: Path) -> Any:
+        if getattr(config, "quantization", None) and default_device() == "CPU":
+            found = _in_files(config, path)
+            if found is not None:
+                return found
+        from mindformers.modules.start import not_drawn  # brings MindSpore
+
+        with not_drawn():
+            network = cls._build(config)
+        network.load_weights(path)
+        return network
 
     @staticmethod
     def _build(config: PretrainedConfig, arch: str | None = None) -> Any:

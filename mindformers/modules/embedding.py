@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn
-from mindspore.common.initializer import Normal, initializer
 
-from mindformers.modules.linear import INIT_SIGMA
+from mindformers.modules.start import start_weight
 from mindformers.ops.embedding import build_embedding
 
 
@@ -23,8 +22,7 @@ class VocabEmbedding(nn.Cell):
     ):
         super().__init__()
         self.embedding_weight = Parameter(
-            initializer(Normal(INIT_SIGMA), (vocab_size, hidden_size), param_dtype),
-            name="embedding_weight",
+            start_weight((vocab_size, hidden_size), param_dtype), name="embedding_weight"
         )
         self.gather = build_embedding(param_dtype, out_dtype)
 

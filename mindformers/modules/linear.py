@@ -5,11 +5,9 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
-from mindspore.common.initializer import Normal, initializer
 
+from mindformers.modules.start import start_weight
 from mindformers.ops.linear import build_linear_product
-
-INIT_SIGMA = 0.01  # upstream's Normal(0.01) for every weight
 
 
 class Linear(nn.Cell):
@@ -34,7 +32,7 @@ class Linear(nn.Cell):
     ):
         super().__init__()
         self.weight = Parameter(
-            initializer(Normal(INIT_SIGMA), (out_channels, in_channels), param_dtype), name="weight"
+            start_weight((out_channels, in_channels), param_dtype), name="weight"
         )
         self.bias = (
             Parameter(Tensor(np.zeros(out_channels, np.float32)).astype(param_dtype), name="bias")

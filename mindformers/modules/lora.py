@@ -11,7 +11,8 @@ from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import Initializer, Normal, Uniform, initializer
 
 from mindformers.config.pet import LORA_A, LORA_B, LORA_DRAW, LoraSection
-from mindformers.modules.linear import INIT_SIGMA, Linear
+from mindformers.modules.linear import Linear
+from mindformers.modules.start import INIT_SIGMA
 from mindformers.ops.cast import Keep
 from mindformers.ops.dropout import build_dropout
 from mindformers.ops.linear import build_linear_product

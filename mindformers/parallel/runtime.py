@@ -87,12 +87,24 @@ def check_machine(device_target: str, use_parallel: bool = False) -> None:
             fix="add --use_parallel False",
         )
     check_versions()
-    if device_target == "Ascend" and not any(Path("/dev").glob("davinci*")):
+    if device_target == "Ascend" and not _has_npu():
         raise DeviceError(
             "no NPU found on this machine (device_target Ascend)",
             allowed="CPU here",
             fix="add --device_target CPU",
         )
+
+
+def _has_npu() -> bool:
+    return any(Path("/dev").glob("davinci*"))
+
+
+def default_device() -> str:
+    """Return where a network computes that nobody chose a device for; MindSpore is not loaded for it."""
+    loaded = sys.modules.get("mindspore")
+    if loaded is not None:
+        return str(loaded.get_context("device_target"))
+    return "Ascend" if _has_npu() else "CPU"
 
 
 def start_runtime(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,12 @@ def network_settings(config: RunConfig) -> PretrainedConfig:
 
 
 def build_network(config: RunConfig, weights: str | Path = "") -> Any:
-    """Return the network the settings describe, with fresh weights.
+    """Return the network the settings describe, with fresh weights or none yet.
 
     Args:
         config: The run's settings.
-        weights: What will be loaded into it; checked first, as a large network takes minutes to build.
+        weights: What will be loaded into it: its weights are not drawn. Checked first, as a large network
+            takes minutes to build. Empty: fresh weights.
 
     Raises:
         CheckpointError: If ``weights`` are those of another network.
@@ -120,7 +122,10 @@ def build_network(config: RunConfig, weights: str | Path = "") -> Any:
     family = MindFormerRegister.get_cls(MindFormerModuleType.MODELS, config.model.arch.type)
     if weights:
         family.check_weights(settings, Path(weights))
-    network = family(settings)
+    from mindformers.modules.start import not_drawn  # brings MindSpore
+
+    with not_drawn() if weights else nullcontext():
+        network = family(settings)
     count = sum(parameter.size for parameter in network.get_parameters())
     logger.info("network: %s parameters, %d layers", f"{count:,}", settings.num_layers)
     return network

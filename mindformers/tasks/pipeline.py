@@ -9,8 +9,9 @@ from typing import Any
 from mindformers.config.options import say_without_effect, without_options
 from mindformers.errors import ConfigError, did_you_mean
 from mindformers.generation.engine import GenerateOutput
-from mindformers.models.auto import AutoModel, AutoTokenizer
+from mindformers.models.auto import AutoModel, AutoTokenizer, open_in_files
 from mindformers.models.text_model import answer_text
+from mindformers.parallel.runtime import default_device
 
 TASKS = ("text_generation",)
 _PIPELINE_OPTIONS: dict[str, tuple[Any, ...]] = {  # upstream's, of its other pipelines
@@ -138,7 +139,8 @@ def pipeline(
 
     Args:
         task: ``text_generation``, also when None.
-        model: A network, a path ``AutoModel`` takes, or a pair of (model, tokenizer).
+        model: A network, a path ``AutoModel`` takes, or a pair of (model, tokenizer). On a CPU the weights
+            of a directory are used where they lie in its files, without loading MindSpore.
         tokenizer: A tokenizer or a path; None: the model's directory.
         image_processor: Has no effect: these models read text.
         audio_processor: Has no effect.
@@ -171,5 +173,8 @@ def pipeline(
         )
     if isinstance(tokenizer, (str, Path)):
         tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-    network = AutoModel.from_pretrained(model) if is_path else model
-    return TextGenerationPipeline(network, tokenizer, **defaults)
+    if is_path:
+        # A pipeline only answers, so weights may stay in their files; a network to train comes from AutoModel.
+        in_files = open_in_files(model) if default_device() == "CPU" else None
+        model = in_files or AutoModel.from_pretrained(model)
+    return TextGenerationPipeline(model, tokenizer, **defaults)

@@ -38,7 +38,8 @@ def step_arrays(given: Sequence[np.ndarray]) -> list[np.ndarray]:
 def _as_int32(name: str, given: np.ndarray) -> np.ndarray:
     array = np.asarray(given)
     if array.dtype == np.int32:
-        return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
+        as_is = array.flags.c_contiguous and array.flags.aligned
+        return array if as_is else np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
     if array.dtype.kind not in "iu" and array.size:
         raise ConfigError(f"{array.dtype}", where=name, allowed="whole numbers")
     narrow = np.ascontiguousarray(array, np.int32)

@@ -247,6 +247,17 @@ def test_the_log_says_what_was_started(mindspore, monkeypatch, mode, text):
     assert lines == [f"MindSpore 2.10.0 on CPU, {text}"]
 
 
+def test_the_device_nobody_chose_is_what_mindspore_would_take(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mindspore", None)
+    monkeypatch.setattr(runtime, "_has_npu", lambda: False)
+    assert runtime.default_device() == "CPU"
+    monkeypatch.setattr(runtime, "_has_npu", lambda: True)
+    assert runtime.default_device() == "Ascend"
+    loaded = SimpleNamespace(get_context={"device_target": "CPU"}.get)
+    monkeypatch.setitem(sys.modules, "mindspore", loaded)
+    assert runtime.default_device() == "CPU"
+
+
 def test_the_module_and_its_check_load_no_mindspore():
     code = (
         "import sys; from mindformers.parallel.runtime import check_versions; check_versions();"

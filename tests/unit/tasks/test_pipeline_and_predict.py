@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from mindformers import pipeline
+from mindformers import AutoModel, pipeline
 from mindformers.errors import ConfigError, DataError
+from mindformers.ops.native.library import is_native
 from mindformers.tasks.chat import chat
 from mindformers.tasks.predict import read_prompts
 from tests.support.model_dir import write_model_dir
@@ -29,6 +32,24 @@ def test_a_plain_text_is_continued_and_messages_are_answered(folder: Path) -> No
     (answer,) = run([{"role": "user", "content": "hello world"}])
     assert not answer["text_generation_text"][0].startswith("hello world")
     assert run("hello world", apply_chat_template=True) == [answer]
+
+
+@pytest.mark.skipif(not is_native(), reason="the portable form computes with MindSpore")
+def test_a_pipeline_of_a_directory_answers_without_loading_mindspore(folder: Path) -> None:
+    code = (
+        "import sys; from mindformers import pipeline; "
+        f"run = pipeline('text_generation', {str(folder)!r}, max_new_tokens=3); "
+        "print(len(run('hello world')), 'mindspore' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "False"]
+
+
+def test_a_pipeline_answers_as_the_network_it_is_given(folder: Path) -> None:
+    settings = {"tokenizer": str(folder), "max_new_tokens": 6}
+    named = pipeline("text_generation", str(folder), **settings)
+    given = pipeline("text_generation", AutoModel.from_pretrained(folder), **settings)
+    assert named("hello world") == given("hello world")
 
 
 def test_batches_give_the_same_answers_in_the_same_order(folder: Path) -> None:

@@ -10,13 +10,15 @@
 
 namespace mf {
 
-// A set the library was compiled with (-DMF_HAS_<name>) and whether this CPU runs it; best first.
+// A set the library was compiled with (-DMF_HAS_<name>), whether this CPU runs it and gains by it; best first.
 struct Set {
   const Kernels* table;
   bool (*is_supported)();
+  bool (*is_faster)() = [] { return true; };
 };
 
 #define CPU_HAS(feature) bool(__builtin_cpu_supports(feature))
+#define CPU_IS(maker) bool(__builtin_cpu_is(maker))
 #if defined(MF_HAS_avx512) || defined(MF_HAS_avx512vnni) || defined(MF_HAS_avx512bf16)
 static bool has_avx512() {
   return CPU_HAS("avx512f") && CPU_HAS("avx512bw") && CPU_HAS("avx512vl") && CPU_HAS("avx512dq");
@@ -50,7 +52,7 @@ extern const Kernels kernels_generic;
 
 static const Set sets[] = {
 #ifdef MF_HAS_avx512bf16
-    {&kernels_avx512bf16, has_avx512bf16},
+    {&kernels_avx512bf16, has_avx512bf16, [] { return CPU_IS("amd"); }},
 #endif
 #ifdef MF_HAS_avx512vnni
     {&kernels_avx512vnni, has_avx512vnni},
@@ -74,7 +76,7 @@ static const Kernels* find(const char* name) {
   __builtin_cpu_init();
 #endif
   for (const Set& each : sets)
-    if ((!name || std::strcmp(each.table->name, name) == 0) && each.is_supported()) return each.table;
+    if ((name ? std::strcmp(each.table->name, name) == 0 : each.is_faster()) && each.is_supported()) return each.table;
   return nullptr;
 }
 

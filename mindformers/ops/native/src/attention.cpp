@@ -13,7 +13,7 @@ namespace mf {
 namespace ISA {
 namespace {
 
-constexpr int64_t ROWS = 96;    // query rows (tokens x heads of a group) of a tile, about
+constexpr int64_t ROWS = 192;    // query rows (tokens x heads of a group) of a tile, about
 constexpr int64_t SPLIT = 256;  // keys a task of single-token attention takes
 constexpr int64_t TILED_FROM = 5;  // tokens of a sequence from which tiles pay
 
@@ -29,7 +29,7 @@ void tile_task(const AttentionCall& call, int64_t sequence, int64_t group, int64
   for (int64_t r = 0; r < rows; ++r) {
     const float* q = call.query + (start + first + r / per_group) * call.query_step +
                      (group * per_group + r % per_group) * dim;
-    for (int64_t d = 0; d < dim; ++d) t.query[r * dim + d] = q[d] * scale;
+    scale_row(q, scale, dim, t.query + r * dim);
     t.top[r] = HIDDEN;
     t.total[r] = 0.0f;
   }
@@ -50,8 +50,7 @@ void tile_task(const AttentionCall& call, int64_t sequence, int64_t group, int64
   }
   for (int64_t r = 0; r < rows; ++r) {
     float* out = call.out + (start + first + r / per_group) * s.heads * dim + (group * per_group + r % per_group) * dim;
-    const float share = 1.0f / t.total[r];
-    for (int64_t d = 0; d < dim; ++d) out[d] = t.mixed[r * dim + d] * share;
+    scale_row(t.mixed + r * dim, 1.0f / t.total[r], dim, out);
   }
 }
 

@@ -92,8 +92,8 @@ struct PairPanels {
   static void interleave(const bf16* even, const bf16* odd, int64_t count, float* out) {
     int64_t i = 0;
     for (; i + VW <= count; i += VW) {
-      const vu low = __builtin_convertvector(*reinterpret_cast<const vh_any*>(even + i), vu);
-      const vu high = __builtin_convertvector(*reinterpret_cast<const vh_any*>(odd + i), vu);
+      const vu low = widen(*reinterpret_cast<const vh_any*>(even + i));
+      const vu high = widen(*reinterpret_cast<const vh_any*>(odd + i));
       const vu both = low | high << 16;
       std::memcpy(out + i, &both, sizeof both);
     }

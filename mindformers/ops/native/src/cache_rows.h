@@ -47,7 +47,7 @@ struct CacheRows {
         const int64_t row = (slot + i) * groups + group;
         float* target = out + (at + i) * dim;
         copy_row(data + row * dim, dim, target);
-        if (sizeof(T) == 1) scale_row(target, scale[row], dim);
+        if (sizeof(T) == 1) scale_row(target, scale[row], dim, target);
       }
     });
   }

@@ -18,7 +18,7 @@ constexpr int ROWS = 2;            // rows that share the loads of x
 constexpr int ROWS = 1;
 #endif
 // Bytes of weights asked for, into the second-level cache, before they are needed: by one token, by several.
-constexpr int64_t AHEAD_ONE = 4096;
+constexpr int64_t AHEAD_ONE = 8192;
 constexpr int64_t AHEAD = 16384;
 
 // One token: a row at a time, so that the weights are one stream for the prefetcher.

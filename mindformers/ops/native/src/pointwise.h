@@ -41,10 +41,11 @@ static inline void add_row(float* x, const float* r, int64_t n) {
   for (; i < n; ++i) x[i] += r[i];
 }
 
-static inline void scale_row(float* x, float factor, int64_t n) {
+// out = x * factor; may be done in place.
+static inline void scale_row(const float* x, float factor, int64_t n, float* out) {
   int64_t i = 0;
-  for (; i + VW <= n; i += VW) store(x + i, load(x + i) * factor);
-  for (; i < n; ++i) x[i] *= factor;
+  for (; i + VW <= n; i += VW) store(out + i, load(x + i) * factor);
+  for (; i < n; ++i) out[i] = x[i] * factor;
 }
 
 // out = gate * sigmoid(gate) * up.
@@ -84,7 +85,9 @@ static inline float dot_row(const float* a, const float* b, int64_t n) {
   vf parts = {};
   int64_t i = 0;
   for (; i + VW <= n; i += VW) parts += load(a + i) * load(b + i);
-  float total = sum(parts);
+  v4 rest = {};
+  for (; i + 4 <= n; i += 4) rest += load_4(a + i) * load_4(b + i);
+  float total = sum(parts) + ((rest[0] + rest[1]) + (rest[2] + rest[3]));
   for (; i < n; ++i) total += a[i] * b[i];
   return total;
 }
@@ -119,7 +122,7 @@ static inline void soften(float* row, int64_t seen, int64_t keys, float scale, f
   top = high;
   total = total * keep + added;
   if (keep == 1.0f) return;
-  for (int64_t d = 0; d < dim; ++d) mixed[d] *= keep;
+  scale_row(mixed, keep, dim, mixed);
 }
 
 }  // namespace ISA

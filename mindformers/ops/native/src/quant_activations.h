@@ -43,33 +43,28 @@ static inline void quantize_block(const float* x, int64_t block, const Activatio
   const float most = max_of(top), unit = most / 127.0f + sum(wrong), inverse = most > 1e-30f ? 127.0f / most : 0.0f;
   const int64_t column = block * BLOCK, step = column / Format::COLUMNS;
   const int first = int(column % Format::COLUMNS);
-  alignas(64) int32_t rounded[BLOCK];
   const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+  int8_t* q = a.q + step * Format::COLUMNS;
   vi total = {};
   for (int i = 0; i < BLOCK; i += VW) {
     const vi whole = __builtin_convertvector(load(x + i) * inverse + magic - magic, vi);
-    std::memcpy(rounded + i, &whole, sizeof whole);
+    const vb narrow = narrow_to_8(whole);
+    std::memcpy(q + Format::place(first + i), &narrow, sizeof narrow);  // 16 columns always lie side by side
     total += whole;
   }
-  int8_t* q = a.q + step * Format::COLUMNS;
-  for (int half = 0; half < BLOCK; half += 16) {
-    int8_t* target = q + Format::place(first + half);
-    for (int i = 0; i < 16; ++i) target[i] = int8_t(rounded[half + i]);
-  }
   const int lanes = LANES / Format::SCALES, lane = first / BLOCK * lanes;
-  for (int i = 0; i < lanes; ++i) a.scale[step * LANES + lane + i] = unit;
+  for (int i = 0; i < lanes; i += 4) store_4(a.scale + step * LANES + lane + i, v4{unit, unit, unit, unit});
   a.weighted[step * Format::SCALES + first / BLOCK] = unit * sum(__builtin_convertvector(total, vf));
 }
 
-// What the offset of the weights adds to the sums of a step, with the other sign.
+// What the offset of the weights adds to the sums of a step, with the other sign: what a weight of zero would give.
 template <class Format>
 static inline void start_step(const int8_t* q, int32_t* start) {
-  for (int lane = 0; lane < LANES; ++lane) {
-    int32_t total = 0;
-    for (int part = 0; part < Format::COLUMNS; part += 4 * LANES)
-      for (int i = 0; i < 4; ++i) total += q[part + 4 * lane + i];
-    start[lane] = -Format::OFFSET * total;
-  }
+  alignas(64) char zero[Format::BYTES];
+  alignas(64) const int32_t none[LANES] = {};
+  std::memset(zero, Format::ZERO, sizeof zero);
+  const LaneSums sums = __builtin_convertvector(-Format::dot(Format::unpack(zero), q, none), LaneSums);
+  std::memcpy(start, &sums, sizeof sums);
 }
 
 template <class Format>
@@ -131,14 +126,15 @@ static inline void spread_scales(const f16* from, int64_t n, int64_t repeat, flo
   for (int i = 0; g + i < n; ++i) std::fill_n(out + (g + i) * repeat, repeat, v[i]);
 }
 
-// Spread scales times what the zero points lie above 8.
+// Spread scales times what the zero points (0..15) lie above 8; `out` has room for 2 * VW more.
 static inline void spread_zeros(const uint8_t* zero, int64_t n, int64_t repeat, const float* scale, float* out) {
-  if (repeat == 1) {
-    for (int64_t g = 0; g < n; ++g) out[g] = scale[g] * float(int(zero[g]) - 8);
-  } else {
-    for (int64_t g = 0; g < n; ++g)
-      for (int64_t i = g * repeat; i < (g + 1) * repeat; ++i) out[i] = scale[i] * float(int(zero[g]) - 8);
-  }
+  const int8_t* from = reinterpret_cast<const int8_t*>(zero);
+  int64_t g = 0;
+  for (; g + VW <= n; g += VW) store_repeated(out + g * repeat, load(from + g) - 8.0f, repeat);
+  for (; g < n; ++g) std::fill_n(out + g * repeat, repeat, float(from[g]) - 8.0f);
+  int64_t i = 0;
+  for (; i + VW <= n * repeat; i += VW) store(out + i, load(out + i) * load(scale + i));
+  for (; i < n * repeat; ++i) out[i] *= scale[i];
 }
 
 // Rows side by side get `width` floats each, zeros between them.

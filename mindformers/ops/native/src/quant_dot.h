@@ -26,6 +26,7 @@ constexpr int64_t MOST_INT8 = 8, MOST_INT4 = 8;
 #endif
 constexpr int LANES = 4 * BLOCKS;
 typedef float Lanes __attribute__((vector_size(LANES * 4)));
+typedef int32_t LaneSums __attribute__((vector_size(LANES * 4)));
 typedef float lanes_any __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
 static inline Lanes load_lanes(const float* p) { return *reinterpret_cast<const lanes_any*>(p); }
@@ -49,6 +50,7 @@ static inline float sum_lanes(Lanes v) {
 // What a kernel needs to know of a format:
 //   COLUMNS, BYTES   of a step; SCALES: blocks of 32 columns it touches.
 //   OFFSET           what the integers that are multiplied lie above the weights.
+//   ZERO             the byte of a weight, or of two, that is 0.
 //   Wide unpack(p)   the weights of a step.
 //   Lanes dot(w, x, start)  their partial sums with a step of activations in the order of `place`; start: the
 //                    LANES whole numbers to begin with, which take the offset off again (null where it is 0).
@@ -58,7 +60,7 @@ static inline float sum_lanes(Lanes v) {
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
 
 struct Int8 {
-  static constexpr int COLUMNS = 64, BYTES = 64, SCALES = 2, OFFSET = 128;
+  static constexpr int COLUMNS = 64, BYTES = 64, SCALES = 2, OFFSET = 128, ZERO = 0;
   typedef __m512i Wide;
   static Wide unpack(const void* p) { return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(-128)); }
   static Lanes dot(Wide w, const int8_t* x, const int32_t* start) {
@@ -74,7 +76,7 @@ struct Int8 {
 };
 
 struct Int4 {
-  static constexpr int COLUMNS = 128, BYTES = 64, SCALES = 4, OFFSET = 8;
+  static constexpr int COLUMNS = 128, BYTES = 64, SCALES = 4, OFFSET = 8, ZERO = 0x88;
   struct Wide {
     __m512i low, high;
   };
@@ -96,7 +98,7 @@ struct Int4 {
 #elif defined(__AVX2__)
 
 struct Int8 {
-  static constexpr int COLUMNS = 32, BYTES = 32, SCALES = 1, OFFSET = 0;
+  static constexpr int COLUMNS = 32, BYTES = 32, SCALES = 1, OFFSET = 0, ZERO = 0;
   typedef __m256i Wide;
   static Wide unpack(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   // |w| times x with the sign of w: two products are at most 2 * 128 * 127, which int16 holds.
@@ -110,7 +112,7 @@ struct Int8 {
 };
 
 struct Int4 {
-  static constexpr int COLUMNS = 64, BYTES = 32, SCALES = 2, OFFSET = 8;
+  static constexpr int COLUMNS = 64, BYTES = 32, SCALES = 2, OFFSET = 8, ZERO = 0x88;
   struct Wide {
     __m256i low, high;
   };
@@ -146,7 +148,7 @@ static inline int32x4_t dot_16(int32x4_t total, int8x16_t a, int8x16_t b) {
 }
 
 struct Int8 {
-  static constexpr int COLUMNS = 32, BYTES = 32, SCALES = 1, OFFSET = 0;
+  static constexpr int COLUMNS = 32, BYTES = 32, SCALES = 1, OFFSET = 0, ZERO = 0;
   struct Wide {
     int8x16_t low, high;
   };
@@ -176,7 +178,7 @@ struct Int4 : Int8 {
 #else
 
 struct Int8 {
-  static constexpr int COLUMNS = 32, BYTES = 32, SCALES = 1, OFFSET = 0;
+  static constexpr int COLUMNS = 32, BYTES = 32, SCALES = 1, OFFSET = 0, ZERO = 0;
   struct Wide {
     int8_t q[32];
   };

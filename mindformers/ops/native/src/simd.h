@@ -41,6 +41,7 @@ typedef int32_t vi __attribute__((vector_size(VW * 4)));
 typedef uint32_t vu __attribute__((vector_size(VW * 4)));
 typedef uint16_t vh_any __attribute__((vector_size(VW * 2), aligned(2), may_alias));
 typedef uint16_t vh __attribute__((vector_size(VW * 2)));
+typedef int8_t vb __attribute__((vector_size(VW)));
 typedef int8_t vb_any __attribute__((vector_size(VW), aligned(1), may_alias));
 
 static inline vf load(const float* p) { return *reinterpret_cast<const vf_any*>(p); }
@@ -56,8 +57,30 @@ static inline vf splat_word(const float* p) {
   return out;
 }
 
+// To and from vectors of shorter elements, by instruction: the compiler's own conversions go by halves or by element.
+#if defined(__AVX512F__)
+static inline vu widen(vh h) { return (vu)_mm512_cvtepu16_epi32((__m256i)h); }
+static inline vi widen(vb b) { return (vi)_mm512_cvtepi8_epi32((__m128i)b); }
+static inline vh narrow_to_16(vu v) { return (vh)_mm512_cvtepi32_epi16((__m512i)v); }
+static inline vb narrow_to_8(vi v) { return (vb)_mm512_cvtepi32_epi8((__m512i)v); }
+#elif defined(__AVX2__)
+static inline vu widen(vh h) { return (vu)_mm256_cvtepu16_epi32((__m128i)h); }
+static inline vi widen(vb b) {
+  int64_t bits;
+  std::memcpy(&bits, &b, sizeof bits);
+  return (vi)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bits));
+}
+static inline vh narrow_to_16(vu v) { return __builtin_convertvector(v, vh); }
+static inline vb narrow_to_8(vi v) { return __builtin_convertvector(v, vb); }
+#else
+static inline vu widen(vh h) { return __builtin_convertvector(h, vu); }
+static inline vi widen(vb b) { return __builtin_convertvector(b, vi); }
+static inline vh narrow_to_16(vu v) { return __builtin_convertvector(v, vh); }
+static inline vb narrow_to_8(vi v) { return __builtin_convertvector(v, vb); }
+#endif
+
 static inline vf from_bf16(vh h) {
-  vu wide = __builtin_convertvector(h, vu) << 16;
+  vu wide = widen(h) << 16;
   vf out;
   std::memcpy(&out, &wide, sizeof out);
   return out;
@@ -76,7 +99,7 @@ static inline vf load(const f16* p) {
 #endif
 }
 static inline vf load(const int8_t* p) {
-  return __builtin_convertvector(*reinterpret_cast<const vb_any*>(p), vf);
+  return __builtin_convertvector(widen(*reinterpret_cast<const vb_any*>(p)), vf);
 }
 
 // Rounds to nearest, ties to even; NaN stays NaN.
@@ -87,7 +110,7 @@ static inline void store(bf16* p, vf v) {
   vu quiet = (bits >> 16) | 0x40;
   vi is_nan = (v != v);
   vu picked = ((vu)is_nan & quiet) | (~(vu)is_nan & rounded);
-  *reinterpret_cast<vh_any*>(p) = __builtin_convertvector(picked, vh);
+  *reinterpret_cast<vh_any*>(p) = narrow_to_16(picked);
 }
 
 typedef float v4 __attribute__((vector_size(16)));
@@ -118,32 +141,51 @@ static inline float sum(vf v) {
   return (four[0] + four[1]) + (four[2] + four[3]);
 }
 
+#if defined(__AVX512F__)
+static inline vf max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+static inline vf min(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+#else
 static inline vf max(vf a, vf b) { return a > b ? a : b; }
 static inline vf min(vf a, vf b) { return a < b ? a : b; }
+#endif
 
 static inline float max_of(vf v) {
-  float top = v[0];
-  for (int i = 1; i < VW; ++i) top = v[i] > top ? v[i] : top;
-  return top;
+  v4 part[VW / 4];
+  std::memcpy(part, &v, sizeof v);
+  v4 top = part[0];
+  for (int i = 1; i < VW / 4; ++i) top = part[i] > top ? part[i] : top;
+  const float a = top[0] > top[1] ? top[0] : top[1], b = top[2] > top[3] ? top[2] : top[3];
+  return a > b ? a : b;
 }
 
-// e^x with a relative error below 2e-7; 0 below -87.3, +inf above 88.7.
-static inline vf exp(vf x) {
-  const vf low = splat(-87.33654f), high = splat(88.72283f);
-  vi is_under = x < low, is_over = x > high;
-  vf bounded = min(max(x, low), high);
-  vf whole = bounded * 1.44269504f;
-  vi n = __builtin_convertvector(whole + (whole < 0.0f ? splat(-0.5f) : splat(0.5f)), vi);
-  vf nf = __builtin_convertvector(n, vf);
-  vf r = bounded - nf * 0.693145752f;
-  r = r - nf * 1.42860677e-6f;
+// e^r for r up to half of log 2, by a polynomial.
+static inline vf exp_near_zero(vf r) {
   vf p = splat(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
+  return p * r * r + r + 1.0f;
+}
+
+// e^x with a relative error below 2e-7; 0 below -87.3, +inf above 88.7.
+static inline vf exp(vf x) {
+  const vf low = splat(-87.33654f), high = splat(88.72283f);
+#if defined(__AVX512F__)
+  const __mmask16 is_over = _mm512_cmp_ps_mask((__m512)x, (__m512)high, _CMP_GT_OQ);
+  const __mmask16 is_there = _mm512_cmp_ps_mask((__m512)x, (__m512)low, _CMP_NLT_UQ);  // NaN stays NaN
+  const vf n = (vf)_mm512_roundscale_ps((__m512)(x * 1.44269504f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const vf r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+  const __m512 whole = _mm512_maskz_scalef_ps(is_there, (__m512)exp_near_zero(r), (__m512)n);
+  return (vf)_mm512_mask_mov_ps(whole, is_over, (__m512)splat(__builtin_inff()));
+#else
+  vi is_under = x < low, is_over = x > high;
+  vf bounded = min(max(x, low), high);
+  vf whole = bounded * 1.44269504f;
+  vi n = __builtin_convertvector(whole + (whole < 0.0f ? splat(-0.5f) : splat(0.5f)), vi);
+  vf nf = __builtin_convertvector(n, vf);
+  vf p = exp_near_zero((bounded - nf * 0.693145752f) - nf * 1.42860677e-6f);
   // 2^n in two factors, so that n = 128 and the smallest normal numbers come out right.
   vi half = n >> 1;
   vi first = (half + 127) << 23, second = (n - half + 127) << 23;
@@ -151,10 +193,10 @@ static inline vf exp(vf x) {
   std::memcpy(&scale_first, &first, sizeof first);
   std::memcpy(&scale_second, &second, sizeof second);
   vf out = p * scale_first * scale_second;
-  vf infinite = splat(__builtin_inff());
   out = is_under ? vf{} : out;
-  out = is_over ? infinite : out;
+  out = is_over ? splat(__builtin_inff()) : out;
   return x != x ? x : out;
+#endif
 }
 
 }  // namespace ISA

@@ -14,7 +14,7 @@ from mindformers.ops.native.build import build, find_compiler
 from mindformers.ops.native.sets import chosen_sets, known_sets
 
 # What users' CPUs have beside the best set of this one.
-COMPARED = ("avx2", "generic")
+COMPARED = ("avx512bf16", "avx2", "generic")
 
 
 @cache

@@ -86,10 +86,16 @@ def test_a_variable_that_is_no_number_is_refused(
     )
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, machine: str) -> None:
+def pretend(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    flags: str,
+    machine: str,
+    vendor: str = "GenuineIntel",
+) -> None:
     monkeypatch.delenv(sets.SETS_VARIABLE, raising=False)
     path = tmp_path / "cpuinfo"
-    path.write_text(f"processor : 0\nflags\t\t: {flags}\n", encoding="ascii")
+    path.write_text(f"processor : 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n", encoding="ascii")
     monkeypatch.setattr(sets, "_CPU_INFO", str(path))
     monkeypatch.setattr(sets.platform, "machine", lambda: machine)
 
@@ -111,6 +117,17 @@ def test_a_library_holds_the_best_set_of_the_cpu(
     flags: str, machine: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, tmp_path, flags, machine)
+    assert [each.name for each in sets.chosen_sets()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "name"), [("AuthenticAMD", "avx512bf16"), ("GenuineIntel", "avx512vnni")]
+)
+def test_products_of_bfloat16_are_chosen_where_they_are_the_faster_ones(
+    vendor: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = "avx2 fma f16c avx512f avx512bw avx512vl avx512dq avx512_vnni avx512_bf16"
+    pretend(monkeypatch, tmp_path, flags, "x86_64", vendor)
     assert [each.name for each in sets.chosen_sets()] == [name]
 
 

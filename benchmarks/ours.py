@@ -23,15 +23,15 @@ _BLOCK = 16  # tokens of a cache block, the configuration's default
 _PYNATIVE_MODE = 1  # keeps half the activations that graph mode keeps
 
 
-def load(arguments: argparse.Namespace, **overrides: Any) -> Any:
-    """Return the network on the shared weights, quantized where the number form says so."""
-    from mindformers import AutoModel
+def opened(arguments: argparse.Namespace, **overrides: Any) -> Any:
+    """Return the model on the shared weights as ``pipeline``, the predict task and the chat open it on a CPU."""
+    from mindformers.models.auto import open_in_files
 
     if arguments.dtype in ("int8", "int4"):
         # The head like every other matrix, as in the rival's files.
         overrides |= {"quantization": arguments.dtype, "quantization_head": arguments.dtype}
     folder = directory(arguments.models, arguments.config, arguments.dtype)
-    return AutoModel.from_pretrained(folder, **overrides)
+    return open_in_files(folder, **overrides)
 
 
 def generate(network: Any, prompts: list[list[int]], new: int) -> Any:
@@ -43,7 +43,7 @@ def generate(network: Any, prompts: list[list[int]], new: int) -> Any:
 
 def decode(arguments: argparse.Namespace) -> None:
     """Time greedy tokens after the prompt, from the first one on."""
-    network = load(arguments)
+    network = opened(arguments)
     prompts = prompt_ids(SIZES[arguments.config].vocab, arguments.batch, PROMPT)
     first: list[float] = []
 
@@ -60,7 +60,7 @@ def decode(arguments: argparse.Namespace) -> None:
 
 def prefill(arguments: argparse.Namespace) -> None:
     """Time reading a prompt into the cache, logits for the last token only."""
-    network = load(arguments)
+    network = opened(arguments)
     prompts = prompt_ids(SIZES[arguments.config].vocab, arguments.batch, PREFILL)
     samples = repeat(lambda: generate(network, prompts, 1).prefill_seconds, arguments)
     report(WHO, arguments, samples, arguments.batch * PREFILL)
@@ -70,7 +70,7 @@ def growth(arguments: argparse.Namespace) -> None:
     """Time prompts of growing length, and tokens after them; one pair of lines each."""
     contexts = growing(arguments.longest)
     blocks = math.ceil((contexts[-1] + GROWTH_NEW) / _BLOCK) + 1
-    network = load(arguments, num_blocks=blocks)
+    network = opened(arguments, num_blocks=blocks)
     vocab = SIZES[arguments.config].vocab
     generate(network, prompt_ids(vocab, 1, PROMPT), 4)
     for context in contexts:
@@ -91,7 +91,7 @@ def train(arguments: argparse.Namespace) -> None:
     """Time forward, backward, clipping and AdamW; with ``lora`` on the adapters alone."""
     import numpy as np
 
-    from mindformers import AdamW, MFTrainOneStepCell
+    from mindformers import AdamW, AutoModel, MFTrainOneStepCell
     from mindformers.parallel.runtime import start_runtime
     from mindformers.training.param_groups import get_optimizer_grouped_parameters
 
@@ -105,7 +105,8 @@ def train(arguments: argparse.Namespace) -> None:
             "target_modules": ".*query_key_value",
         }
     start_runtime(mode=_PYNATIVE_MODE, seed=1)
-    network = load(arguments, seq_length=TRAIN_LENGTH, **overrides)
+    folder = directory(arguments.models, arguments.config, arguments.dtype)
+    network = AutoModel.from_pretrained(folder, seq_length=TRAIN_LENGTH, **overrides)
     network.set_train(True)
     groups = get_optimizer_grouped_parameters(network, 0.01)
     step = MFTrainOneStepCell(network, AdamW(groups), use_clip_grad=True)
@@ -118,14 +119,8 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def first_token(arguments: argparse.Namespace) -> None:
-    """Load and produce one token; run.py times from the start of the process to this line.
-
-    As ``mindformers chat`` and the predict task do on a CPU: from the files, without loading MindSpore.
-    """
-    from mindformers.models.auto import open_in_files
-
-    network = open_in_files(directory(arguments.models, arguments.config, arguments.dtype))
-    generate(network, prompt_ids(SIZES[arguments.config].vocab, 1, PROMPT), 1)
+    """Load and produce one token; run.py times from the start of the process to this line."""
+    generate(opened(arguments), prompt_ids(SIZES[arguments.config].vocab, 1, PROMPT), 1)
     report(WHO, arguments, [])
 
 

@@ -82,7 +82,7 @@ class Runner:
         """Measure the machine."""
         command = [sys.executable, "-m", "benchmarks.limits", "--folder", str(self.arguments.bench)]
         command += ["--threads", str(self.arguments.threads), "--repeats", "3"]
-        for line, _ in self.lines_of(command):
+        for line, _ in self.lines_of(command, **blas_settings()):
             self.keep({**line, **stamp})
 
     def contest(self, group: Group, who: str, dtype: str, stamp: dict[str, Any]) -> None:
@@ -112,13 +112,14 @@ class Runner:
             self.keep({**line, **stamp})
 
     def lines_of(
-        self, command: list[str], patience: int = 1
+        self, command: list[str], patience: int = 1, **environment: str
     ) -> Iterator[tuple[dict[str, Any], float]]:
         """Yield each JSON line a command prints, with the seconds from its start to that line.
 
         Args:
             command: What to start.
             patience: It may take so many times ``--timeout``.
+            **environment: Variables it gets beside those of all.
 
         Raises:
             RuntimeError: If it fails or takes too long; the message is its last word.
@@ -127,7 +128,7 @@ class Runner:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=self.environment,
+            env={**self.environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -150,6 +151,15 @@ class Runner:
         if code:
             last = [text.strip() for text in errors if text.strip()]
             raise RuntimeError((last or [f"exit code {code}"])[-1][:300])
+
+
+def blas_settings() -> dict[str, str]:
+    """Return what NumPy's OpenBLAS must be told on a CPU newer than itself: it takes the oldest kernels there."""
+    try:
+        has_avx512 = " avx512dq " in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        has_avx512 = False
+    return {"OPENBLAS_CORETYPE": "SkylakeX"} if has_avx512 else {}
 
 
 def parse() -> argparse.Namespace:

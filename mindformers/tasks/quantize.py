@@ -7,9 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mindformers.checkpoint.export import ExportOptions
 from mindformers.checkpoint.loading import open_weights
 from mindformers.errors import ConfigError
@@ -17,13 +14,11 @@ from mindformers.logger import logger
 from mindformers.models.auto import AutoTokenizer
 from mindformers.models.glm2.convert_quantized import QuantizeOptions, convert_quantized
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
-from mindformers.models.glm2.glm2_in_files import GlmInFiles
 from mindformers.models.glm2.hf_config import network_config
-from mindformers.ops.native.network import NativeNetwork
+from mindformers.tasks.perplexity import open_to_measure, perplexity
 from mindformers.tasks.token_rows import TokenRow, token_rows
 
 CALIBRATION_ROWS = 64
-_PIECE = 128  # tokens whose logits are held at once
 Rows = Sequence[TokenRow]
 
 
@@ -62,7 +57,7 @@ def quantize(
         options: How to write.
 
     Returns:
-        Perplexities: ``before`` and ``after``; empty where nothing is measured.
+        Perplexities: ``before`` and ``after``; empty where there is no text to measure on.
 
     Raises:
         MindFormersError: If a file cannot be used, or the output may not be written.
@@ -78,48 +73,12 @@ def quantize(
     return _compare(Path(input_path), Path(output_path), measured, config) if measured else {}
 
 
-def perplexity(network: NativeNetwork, rows: Rows, block_size: int) -> float:
-    """Return e to the mean negative log likelihood of the labels that count.
-
-    Args:
-        network: Whose cache is made anew.
-        rows: What to measure on.
-        block_size: Tokens of a block of its cache.
-    """
-    blocks = -(-max(len(row.ids) for row in rows) // block_size)
-    network.allocate_cache(blocks)
-    tables = np.arange(blocks, dtype=np.int32)[None]
-    total, count = 0.0, 0
-    for row in rows:
-        for first in range(0, len(row.ids), _PIECE):
-            ids, labels = row.ids[first : first + _PIECE], row.labels[first : first + _PIECE]
-            places, picked = np.arange(first, first + len(ids)), np.flatnonzero(labels >= 0)
-            logits = network.run(
-                ids, places, places, np.array([0, len(ids)]), places[-1:] + 1, tables, picked
-            )
-            total += _negative_log_likelihood(logits, labels[picked])
-            count += len(picked)
-    return float(np.exp(total / count))
-
-
-def _negative_log_likelihood(logits: NDArray[np.float32], ids: NDArray[np.int32]) -> float:
-    if not len(ids):
-        return 0.0
-    top = logits.max(axis=1, keepdims=True)
-    sums = np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64)) + top[:, 0]
-    return float((sums - logits[np.arange(len(ids)), ids]).sum())
-
-
 def _compare(before: Path, after: Path, rows: Rows, config: str | Path | None) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, path in (("before", before), ("after", after)):
         settings = _settings(path, config)
         settings.update(quantization=None)
-        model = GlmInFiles.open(settings, path)
-        if model is None:
-            logger.warning("%s: not measured, which takes the CPU kernels and safetensors", path)
-            return {}
-        found[name] = perplexity(model.network, rows, settings.block_size)
+        found[name] = perplexity(open_to_measure(settings, path), rows)
         logger.info("perplexity of %s on %d rows: %.4f", path, len(rows), found[name])
     return found
 

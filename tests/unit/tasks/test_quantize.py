@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mindformers.cli.convert import main
 from mindformers.errors import ConfigError, DataError
-from mindformers.models.auto import AutoTokenizer, open_in_files
+from mindformers.models.auto import AutoConfig, AutoModel, AutoTokenizer
 from mindformers.models.glm2.convert_quantized import QuantizeOptions, convert_quantized
-from mindformers.ops.native.library import kernels
-from mindformers.tasks.quantize import QuantizeData, perplexity, quantize
+from mindformers.tasks.perplexity import open_to_measure, perplexity
+from mindformers.tasks.quantize import QuantizeData, quantize
 from mindformers.tasks.token_rows import TokenRow, token_rows
 from tests.support.model_dir import write_model_dir
 
 SIZES = {"hidden_size": 64, "ffn_hidden_size": 96, "kv_channels": 16}
 TEXT = "Hello world, the model and the tool: one two three. " * 20
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler")
 
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model_dir(tmp_path_factory.mktemp("model") / "float", **SIZES, num_blocks=2048)
+
+
+def opened(folder: Path) -> Any:
+    return open_to_measure(AutoConfig.from_pretrained(folder), folder)
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_perplexity_is_that_of_the_whole_rows_likelihood(model_dir: Path) -> None:
-    model = open_in_files(model_dir)
+    model = opened(model_dir)
     ids = np.random.default_rng(0).integers(0, 200, 20).astype(np.int32)
     labels = np.append(ids[1:], np.int32(-100))
     labels[3] = -100
@@ -45,7 +49,7 @@ def test_perplexity_is_that_of_the_whole_rows_likelihood(model_dir: Path) -> Non
             logits = model.build_runner(True).prefill([ids[:end].tolist()])[0].astype(np.float64)
             total += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[ids[end]]
             count += 1
-    found = perplexity(model.network, [TokenRow(ids, labels)], model.config.block_size)
+    found = perplexity(model, [TokenRow(ids, labels)])
     assert count == 18
     assert found == pytest.approx(np.exp(total / count), rel=1e-5)
 
@@ -53,7 +57,7 @@ def test_perplexity_is_that_of_the_whole_rows_likelihood(model_dir: Path) -> Non
 def test_rounding_for_calibration_rows_keeps_the_perplexity_better_than_rounding_to_nearest(
     model_dir: Path, tmp_path: Path
 ) -> None:
-    model = open_in_files(model_dir)
+    model = opened(model_dir)
     # What the model itself says, it finds likely, as a trained one finds real text.
     said = model.generate(
         [[id_] for id_ in range(40)], max_new_tokens=80, do_sample=True, temperature=0.5,
@@ -61,11 +65,11 @@ def test_rounding_for_calibration_rows_keeps_the_perplexity_better_than_rounding
     )  # fmt: skip
     rows = [TokenRow(row, np.append(row[1:], np.int32(-100))) for row in said]
     rest = tuple(row.ids for row in rows[20:])
-    found = {"exact": perplexity(model.network, rows[:20], model.config.block_size)}
+    found = {"exact": perplexity(model, rows[:20])}
     for name, calibration in (("nearest", ()), ("aware", rest)):
         wanted = QuantizeOptions("int4", rows=calibration)
-        rounded = open_in_files(convert_quantized(model_dir, tmp_path / name, wanted))
-        found[name] = perplexity(rounded.network, rows[:20], model.config.block_size)
+        rounded = opened(convert_quantized(model_dir, tmp_path / name, wanted))
+        found[name] = perplexity(rounded, rows[:20])
     assert found["exact"] < found["aware"] < found["nearest"]
 
 
@@ -114,7 +118,7 @@ def test_the_command_writes_a_directory_that_answers_and_says_both_perplexities(
     assert main(argv) == 0
     assert " before, " in capsys.readouterr().out
     assert (target / "tokenizer.model").is_file()
-    assert len(open_in_files(target).generate([[1, 2, 3]], max_new_tokens=4)[0]) <= 7
+    assert len(AutoModel.from_pretrained(target).generate([[1, 2, 3]], max_new_tokens=4)[0]) <= 7
 
 
 def test_perplexities_are_returned(model_dir: Path, tmp_path: Path, text: Path) -> None:

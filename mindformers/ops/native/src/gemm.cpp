@@ -13,7 +13,7 @@ namespace mf {
 namespace ISA {
 namespace {
 
-constexpr int64_t MC = MR * 12;     // rows of A that stay in the second-level cache
+constexpr int64_t MC = MR * 8;      // rows of A that stay in the second-level cache
 constexpr int64_t M_BLOCK = 4096;   // rows of A packed at once; bounds the buffer
 
 // Columns of C a task takes: enough to fill the packed block, few enough that all threads get their share.

@@ -15,7 +15,8 @@ echo "-- native"
 python -m pytest
 echo "-- portable"
 MINDFORMERS_BACKEND=portable python -m pytest tests/parity tests/unit/ops tests/unit/modules tests/unit/models \
-    tests/unit/generation tests/unit/training tests/faults/test_training_faults.py tests/faults/test_generation_faults.py
+    tests/unit/generation tests/unit/training tests/unit/tasks tests/faults/test_training_faults.py \
+    tests/faults/test_generation_faults.py
 echo "-- no compiler"
 empty="$(mktemp -d)"
 trap 'rm -rf "$empty"' EXIT

@@ -189,9 +189,8 @@ class GenerationConfig:
     @classmethod
     def from_model_config(cls, model_config: Any) -> GenerationConfig:
         """Take the generation fields a model's configuration object holds; ``None`` is left out."""
-        given = vars(
-            model_config
-        )  # asking it for a name it has not got costs a search for the nearest
+        # Asking it for a name that it has not got would cost a search for the nearest one.
+        given = vars(model_config)
         return cls(**{name: given[name] for name in (*FIELDS, LENGTH_ALIAS) if name in given})
 
     def merged(self, **kwargs: Any) -> GenerationConfig:

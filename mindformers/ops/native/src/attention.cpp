@@ -13,7 +13,7 @@ namespace mf {
 namespace ISA {
 namespace {
 
-constexpr int64_t ROWS = 192;    // query rows (tokens x heads of a group) of a tile, about
+constexpr int64_t ROWS = 192;   // query rows (tokens x heads of a group) of a tile, about
 constexpr int64_t SPLIT = 256;  // keys a task of single-token attention takes
 constexpr int64_t TILED_FROM = 5;  // tokens of a sequence from which tiles pay
 

@@ -126,12 +126,11 @@ static inline void spread_scales(const f16* from, int64_t n, int64_t repeat, flo
   for (int i = 0; g + i < n; ++i) std::fill_n(out + (g + i) * repeat, repeat, v[i]);
 }
 
-// Spread scales times what the zero points (0..15) lie above 8; `out` has room for 2 * VW more.
+// Spread scales times what the zero points lie above 8; `out` has room for 2 * VW more.
 static inline void spread_zeros(const uint8_t* zero, int64_t n, int64_t repeat, const float* scale, float* out) {
-  const int8_t* from = reinterpret_cast<const int8_t*>(zero);
   int64_t g = 0;
-  for (; g + VW <= n; g += VW) store_repeated(out + g * repeat, load(from + g) - 8.0f, repeat);
-  for (; g < n; ++g) std::fill_n(out + g * repeat, repeat, float(from[g]) - 8.0f);
+  for (; g + VW <= n; g += VW) store_repeated(out + g * repeat, load(zero + g) - 8.0f, repeat);
+  for (; g < n; ++g) std::fill_n(out + g * repeat, repeat, float(zero[g]) - 8.0f);
   int64_t i = 0;
   for (; i + VW <= n * repeat; i += VW) store(out + i, load(out + i) * load(scale + i));
   for (; i < n * repeat; ++i) out[i] *= scale[i];

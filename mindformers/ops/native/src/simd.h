@@ -102,6 +102,10 @@ static inline vf load(const int8_t* p) {
   return __builtin_convertvector(widen(*reinterpret_cast<const vb_any*>(p)), vf);
 }
 
+static inline vf load(const uint8_t* p) {
+  return __builtin_convertvector(widen(*reinterpret_cast<const vb_any*>(p)) & 255, vf);
+}
+
 // Rounds to nearest, ties to even; NaN stays NaN.
 static inline void store(bf16* p, vf v) {
   vu bits;

@@ -19,6 +19,9 @@ RACES = ("-O1", "-g1", "-fsanitize=thread", "-w")
 SETS = tuple(each for each in known_sets() if each.name in ("avx2", "generic", "neon"))
 
 
+PROGRAM = ("exercise.cpp", "exercise_training.cpp")
+
+
 def compiler() -> tuple[str, ...]:
     found = find_compiler()
     if found is None:
@@ -53,23 +56,41 @@ def test_no_kernel_leaves_its_buffers_or_the_language() -> None:
         assert done.returncode == 0, f"{each.name}: {done.stderr[-4000:]}"
 
 
+def linked(library: Path, program: Path, *flags: str) -> Path:
+    """Compile the exercise against a library; return the program."""
+    sources = [str(HERE / name) for name in PROGRAM]
+    command = [*compiler(), "-std=c++17", "-O1", "-pthread", *flags, f"-I{SOURCES}"]
+    subprocess.run([*command, *sources, str(library), "-o", str(program)], check=True)
+    return program
+
+
+def test_no_kernel_leaves_its_buffers_where_a_program_calls_it(tmp_path: Path) -> None:
+    runtime("libasan.so")
+    program = linked(build(CHECKED, SETS), tmp_path / "exercise", *CHECKED)
+    for each in SETS:
+        done = subprocess.run(
+            [str(program), each.name, "2", str(tmp_path / "results")],
+            capture_output=True, text=True, check=False, timeout=200,
+            env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1"},
+        )  # fmt: skip
+        assert done.returncode == 0, f"{each.name}: {done.stderr[-4000:]}"
+
+
 def test_no_two_threads_touch_the_same_memory_unordered(tmp_path: Path) -> None:
     runtime("libtsan.so")
     sets = SETS[:1]
     flags = (*RACES, f"-I{SOURCES}", "-DEXERCISE_WITHOUT_FORK")  # forks confuse the sanitizer
     commands, objects = compile_commands(compiler(), Recipe(sets, flags), tmp_path)
-    main = str(tmp_path / "exercise.o")
-    commands.append(
-        [*compiler(), "-std=c++17", *flags, "-c", str(HERE / "exercise.cpp"), "-o", main]
-    )
+    for name in PROGRAM:
+        made = str(tmp_path / f"{name}.o")
+        commands.append([*compiler(), "-std=c++17", *flags, "-c", str(HERE / name), "-o", made])
+        objects.append(made)
     running = [subprocess.Popen(each, stderr=subprocess.PIPE, text=True) for each in commands]
     for each in running:
         _, errors = each.communicate()
         assert each.returncode == 0, errors
     program = tmp_path / "exercise"
-    subprocess.run(
-        [*compiler(), *flags, "-pthread", *objects, main, "-o", str(program)], check=True
-    )
+    subprocess.run([*compiler(), *flags, "-pthread", *objects, "-o", str(program)], check=True)
     done = subprocess.run(
         [str(program), sets[0].name, "3", str(tmp_path / "results")],
         capture_output=True, text=True, check=False, timeout=200,
@@ -83,15 +104,10 @@ def test_no_two_threads_touch_the_same_memory_unordered(tmp_path: Path) -> None:
 def test_the_exercise_gives_the_same_numbers_in_every_set(tmp_path: Path) -> None:
     import numpy as np
 
-    found, results = compiler(), {}
-    library = build(sets=SETS)
+    compiler()
+    results = {}
+    program = linked(build(sets=SETS), tmp_path / "exercise")
     for each in SETS:
-        program = tmp_path / each.name
-        subprocess.run(
-            [*found, "-std=c++17", "-O1", "-pthread", f"-I{SOURCES}", str(HERE / "exercise.cpp"),
-             str(library), "-o", str(program)],
-            check=True,
-        )  # fmt: skip
         subprocess.run([str(program), each.name, "2", str(tmp_path / "results")], check=True)
         results[each.name] = np.fromfile(tmp_path / "results", np.float32)
     first, *others = results.values()

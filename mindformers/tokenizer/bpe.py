@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from binascii import b2a_base64
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -13,7 +12,7 @@ import regex
 import tiktoken
 
 from mindformers.errors import TokenizerError
-from mindformers.tokenizer.rank_file import read_rank_file
+from mindformers.tokenizer.rank_file import rank_file_of, read_rank_file
 from mindformers.tokenizer.tokenizer_json import read_tokenizer_json
 
 # Source: tokenization_chatglm.py of glm-4-9b-chat.
@@ -31,11 +30,13 @@ class BytePairEncoder:
 
     Args:
         tokens: Token bytes indexed by rank; all 256 single bytes are among them.
+        content: The same as a rank file; None: made when it is asked for.
     """
 
-    def __init__(self, tokens: Sequence[bytes]) -> None:
+    def __init__(self, tokens: Sequence[bytes], content: bytes | None = None) -> None:
         self.tokens = list(tokens)
-        self._ranks = {token: rank for rank, token in enumerate(self.tokens)}
+        self._content = content
+        self._ranks = dict(zip(self.tokens, range(len(self.tokens)), strict=True))
         self._encoding = tiktoken.Encoding(
             "glm4", pat_str=SPLIT_PATTERN, mergeable_ranks=self._ranks, special_tokens={}
         )
@@ -51,11 +52,7 @@ class BytePairEncoder:
     @cached_property
     def rank_file(self) -> bytes:
         """The vocabulary as the bytes of a rank file."""
-        lines = (
-            b"%s %d\n" % (b2a_base64(token, newline=False), i)
-            for i, token in enumerate(self.tokens)
-        )
-        return b"".join(lines)
+        return rank_file_of(self.tokens) if self._content is None else self._content
 
     @cached_property
     def sha256(self) -> str:
@@ -127,7 +124,7 @@ def load_encoder(path: str | Path) -> BytePairEncoder:
     try:
         status = path.stat()
     except OSError:
-        return BytePairEncoder(read_rank_file(path))  # raises, and says why
+        return BytePairEncoder(*read_rank_file(path))  # raises, and says why
     return _load(path.resolve(), status.st_mtime_ns, status.st_size)
 
 
@@ -135,4 +132,4 @@ def load_encoder(path: str | Path) -> BytePairEncoder:
 def _load(path: Path, modified_ns: int, size: int) -> BytePairEncoder:
     if path.suffix == ".json":
         return BytePairEncoder(read_tokenizer_json(path, SPLIT_PATTERN))
-    return BytePairEncoder(read_rank_file(path))
+    return BytePairEncoder(*read_rank_file(path))

@@ -3,23 +3,65 @@
 from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from mindformers.errors import TokenizerError
 
 MAX_FILE_BYTES = 64 * 2**20  # GLM-4's own file has 2.6 MB
 
 
-def read_rank_file(path: Path) -> list[bytes]:
-    """Read and check a rank file; return the token bytes, indexed by rank.
+_SINGLE_BYTES = [bytes([byte]) for byte in range(256)]
+_encoded = partial(b2a_base64, newline=False)
+
+
+class RankFile(NamedTuple):
+    """A vocabulary: the token bytes, indexed by rank, and the file as ``rank_file_of`` writes it."""
+
+    tokens: list[bytes]
+    content: bytes
+
+
+def rank_file_of(tokens: Sequence[bytes]) -> bytes:
+    """Return the bytes of a rank file, written as the published ones are."""
+    return _lines_of(list(map(_encoded, tokens)))
+
+
+def _lines_of(encoded: Sequence[bytes]) -> bytes:
+    return b"".join(map(b"%s %d\n".__mod__, zip(encoded, range(len(encoded)))))  # noqa: B905 -- as long
+
+
+def read_rank_file(path: Path) -> RankFile:
+    """Read and check a rank file.
 
     Raises:
         TokenizerError: If the file is missing, empty, too large, of another format, or a line of it
             is wrong.
     """
     data = _read(path)
-    lines = data.splitlines()
+    tokens = _published(data)
+    if tokens is not None:
+        return RankFile(tokens, data)
+    tokens = _read_lines(path, data.splitlines())
+    return RankFile(tokens, rank_file_of(tokens))
+
+
+def _published(data: bytes) -> list[bytes] | None:
+    """Return the tokens of a file that is to the byte what ``rank_file_of`` writes, without a look at each line."""
+    encoded = [line.partition(b" ")[0] for line in data.split(b"\n")[:-1]]
+    try:
+        tokens = list(map(a2b_base64, encoded))
+    except ValueError:
+        return None
+    known = set(tokens)
+    is_whole = len(known) == len(tokens) and b"" not in known and known.issuperset(_SINGLE_BYTES)
+    is_same = is_whole and list(map(_encoded, tokens)) == encoded and _lines_of(encoded) == data
+    return tokens if is_same else None
+
+
+def _read_lines(path: Path, lines: Sequence[bytes]) -> list[bytes]:
     known: dict[bytes, int] = {}
     for number, line in enumerate(lines, start=1):
         encoded, _, rank_text = line.partition(b" ")
@@ -117,10 +159,10 @@ def tokens_by_rank(path: Path, known: Mapping[bytes, int]) -> list[bytes]:
                 fix="restore the file from the model's repository",
             )
         tokens[rank] = token
-    missing = [byte for byte in range(256) if bytes([byte]) not in known]
+    missing = [byte for byte in _SINGLE_BYTES if byte not in known]
     if missing:
         raise TokenizerError(
-            f"{len(missing)} of the 256 single bytes have no rank, the first is 0x{missing[0]:02x}",
+            f"{len(missing)} of the 256 single bytes have no rank, the first is 0x{missing[0][0]:02x}",
             where=str(path),
             fix="restore the file from the model's repository",
         )

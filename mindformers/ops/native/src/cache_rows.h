@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "cache.h"
@@ -11,6 +12,8 @@
 
 namespace mf {
 namespace ISA {
+
+constexpr int64_t AHEAD_ROWS = 8;  // of one group, asked for before they are needed
 
 template <class T>
 struct CacheRows {
@@ -61,70 +64,88 @@ struct CacheRows {
   void keys(int64_t k0, int64_t count, float* out) const { gather(key_data, key_scale, k0, count, out); }
   void values(int64_t k0, int64_t count, float* out) const { gather(value_data, value_scale, k0, count, out); }
 
+  // Asks for the row that comes some rows after this one: other groups' rows lie between, which no stream reaches over.
+  void prefetch(const T* row) const {
+    const char* later = reinterpret_cast<const char*>(row + AHEAD_ROWS * groups * dim);
+    for (int64_t line = 0; line < dim * int64_t(sizeof(T)); line += 64) __builtin_prefetch(later + line, 0, 3);
+  }
+
   // scores[h * step + i] = query[h] . key[i] * scale, for a run of slots.
   void scores(const float* query, int64_t heads, int64_t slot, int64_t count, float scale, float* out,
               int64_t step) const {
-    constexpr int BLOCK = 4;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = (slot + i) * groups + group;
-      const T* key = key_data + row * dim;
-      const float factor = sizeof(T) == 1 ? scale * key_scale[row] : scale;
-      for (int64_t h = 0; h < heads; h += BLOCK) {
-        const int64_t part = std::min<int64_t>(BLOCK, heads - h);
-        const float* q = query + h * dim;
-        vf acc[BLOCK] = {};
-        int64_t d = 0;
-        if (part == BLOCK) {
-          for (; d + VW <= dim; d += VW) {
-            vf k = load(key + d);
-#pragma GCC unroll 4
-            for (int b = 0; b < BLOCK; ++b) acc[b] += k * load(q + b * dim + d);
-          }
-        } else {
-          for (; d + VW <= dim; d += VW) {
-            vf k = load(key + d);
-            for (int b = 0; b < part; ++b) acc[b] += k * load(q + b * dim + d);
-          }
-        }
-        for (int b = 0; b < part; ++b) {
-          float total = sum(acc[b]);
-          for (int64_t e = d; e < dim; ++e) total += to_float(key[e]) * q[b * dim + e];
-          out[(h + b) * step + i] = total * factor;
-        }
-      }
-    }
+    each_block(heads, [&](int64_t h, auto block) {
+      score_block<decltype(block)::value>(query + h * dim, slot, count, scale, out + h * step, step);
+    });
   }
 
   // mixed[h] += sum_i weights[h * step + i] * value[i], for a run of slots.
   void mix(const float* weights, int64_t step, int64_t heads, int64_t slot, int64_t count, float* mixed) const {
-    constexpr int BLOCK = 4;
-    for (int64_t h = 0; h < heads; h += BLOCK) {
-      const int64_t part = std::min<int64_t>(BLOCK, heads - h);
+    each_block(heads, [&](int64_t h, auto block) {
+      mix_block<decltype(block)::value>(weights + h * step, step, slot, count, mixed + h * dim);
+    });
+  }
+
+ private:
+  // body(first head, how many as a type) for up to four heads at a time: their sums stay in registers.
+  template <class Body>
+  static void each_block(int64_t heads, const Body& body) {
+    int64_t h = 0;
+    for (; h + 4 <= heads; h += 4) body(h, std::integral_constant<int, 4>());
+    switch (heads - h) {
+      case 3: return body(h, std::integral_constant<int, 3>());
+      case 2: return body(h, std::integral_constant<int, 2>());
+      case 1: return body(h, std::integral_constant<int, 1>());
+    }
+  }
+
+  template <int HEADS>
+  void score_block(const float* query, int64_t slot, int64_t count, float scale, float* out, int64_t step) const {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = (slot + i) * groups + group;
+      const T* key = key_data + row * dim;
+      prefetch(key);
+      const float factor = sizeof(T) == 1 ? scale * key_scale[row] : scale;
+      vf acc[HEADS] = {};
       int64_t d = 0;
       for (; d + VW <= dim; d += VW) {
-        vf acc[BLOCK];
-        for (int b = 0; b < BLOCK; ++b) acc[b] = b < part ? load(mixed + (h + b) * dim + d) : vf{};
+        const vf k = load(key + d);
+#pragma GCC unroll 4
+        for (int b = 0; b < HEADS; ++b) acc[b] += k * load(query + b * dim + d);
+      }
+#pragma GCC unroll 4
+      for (int b = 0; b < HEADS; ++b) {
+        float total = sum(acc[b]);
+        for (int64_t e = d; e < dim; ++e) total += to_float(key[e]) * query[b * dim + e];
+        out[b * step + i] = total * factor;
+      }
+    }
+  }
+
+  template <int HEADS>
+  void mix_block(const float* weights, int64_t step, int64_t slot, int64_t count, float* mixed) const {
+    int64_t d = 0;
+    for (; d + VW <= dim; d += VW) {
+      vf acc[HEADS];
+#pragma GCC unroll 4
+      for (int b = 0; b < HEADS; ++b) acc[b] = load(mixed + b * dim + d);
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t row = (slot + i) * groups + group;
+        if (d == 0) prefetch(value_data + row * dim);
+        vf v = load(value_data + row * dim + d);
+        if (sizeof(T) == 1) v *= value_scale[row];
+#pragma GCC unroll 4
+        for (int b = 0; b < HEADS; ++b) acc[b] += v * weights[b * step + i];
+      }
+#pragma GCC unroll 4
+      for (int b = 0; b < HEADS; ++b) store(mixed + b * dim + d, acc[b]);
+    }
+    for (; d < dim; ++d)
+      for (int b = 0; b < HEADS; ++b)
         for (int64_t i = 0; i < count; ++i) {
           const int64_t row = (slot + i) * groups + group;
-          vf v = load(value_data + row * dim + d);
-          if (sizeof(T) == 1) v *= value_scale[row];
-          if (part == BLOCK) {
-#pragma GCC unroll 4
-            for (int b = 0; b < BLOCK; ++b) acc[b] += v * weights[(h + b) * step + i];
-          } else {
-            for (int b = 0; b < part; ++b) acc[b] += v * weights[(h + b) * step + i];
-          }
+          const float v = to_float(value_data[row * dim + d]) * (sizeof(T) == 1 ? value_scale[row] : 1.0f);
+          mixed[b * dim + d] += v * weights[b * step + i];
         }
-        for (int b = 0; b < part; ++b) store(mixed + (h + b) * dim + d, acc[b]);
-      }
-      for (; d < dim; ++d)
-        for (int b = 0; b < part; ++b)
-          for (int64_t i = 0; i < count; ++i) {
-            const int64_t row = (slot + i) * groups + group;
-            const float v = to_float(value_data[row * dim + d]) * (sizeof(T) == 1 ? value_scale[row] : 1.0f);
-            mixed[(h + b) * dim + d] += v * weights[(h + b) * step + i];
-          }
-    }
   }
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "attention_tile.h"
 #include "kernels.h"
@@ -114,10 +115,22 @@ void attend(const AttentionCall& call) {
   if (work.empty()) return;
   const int64_t width = per_group * (dim + 2), count = int64_t(work.size());
   float* partial = static_cast<float*>(scratch(Slot::PARTIAL, 4 * width * count));
-  parallel(count, [&](int64_t i) {
-    const TokenWork& w = work[size_t(i)];
-    float* p = partial + i * width;
-    token_task<T>(call, w.sequence, w.token, w.group, w.k0, w.keys, p, p + per_group, p + 2 * per_group);
+  // A thread takes some keys for all groups, whose rows lie side by side: what it reads of one brings the others near.
+  // Where that leaves threads without work, it takes one group.
+  std::vector<int64_t> order(work.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    const TokenWork &x = work[size_t(a)], &y = work[size_t(b)];
+    return x.token != y.token ? x.token < y.token : x.k0 < y.k0;
+  });
+  const int64_t together = count / s.groups >= 2 * thread_count() ? s.groups : 1;
+  parallel(count / together, [&](int64_t index) {
+    for (int64_t place = index * together; place < (index + 1) * together; ++place) {
+      const int64_t i = order[size_t(place)];
+      const TokenWork& w = work[size_t(i)];
+      float* p = partial + i * width;
+      token_task<T>(call, w.sequence, w.token, w.group, w.k0, w.keys, p, p + per_group, p + 2 * per_group);
+    }
   });
   for (int64_t i = 0; i < count;) {
     int64_t end = i + 1;

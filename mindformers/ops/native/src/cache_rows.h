@@ -13,8 +13,6 @@
 namespace mf {
 namespace ISA {
 
-constexpr int64_t AHEAD_ROWS = 8;  // of one group, asked for before they are needed
-
 template <class T>
 struct CacheRows {
   const T *key_data, *value_data;
@@ -64,12 +62,6 @@ struct CacheRows {
   void keys(int64_t k0, int64_t count, float* out) const { gather(key_data, key_scale, k0, count, out); }
   void values(int64_t k0, int64_t count, float* out) const { gather(value_data, value_scale, k0, count, out); }
 
-  // Asks for the row that comes some rows after this one: other groups' rows lie between, which no stream reaches over.
-  void prefetch(const T* row) const {
-    const char* later = reinterpret_cast<const char*>(row + AHEAD_ROWS * groups * dim);
-    for (int64_t line = 0; line < dim * int64_t(sizeof(T)); line += 64) __builtin_prefetch(later + line, 0, 3);
-  }
-
   // scores[h * step + i] = query[h] . key[i] * scale, for a run of slots.
   void scores(const float* query, int64_t heads, int64_t slot, int64_t count, float scale, float* out,
               int64_t step) const {
@@ -103,7 +95,6 @@ struct CacheRows {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = (slot + i) * groups + group;
       const T* key = key_data + row * dim;
-      prefetch(key);
       const float factor = sizeof(T) == 1 ? scale * key_scale[row] : scale;
       vf acc[HEADS] = {};
       int64_t d = 0;
@@ -130,7 +121,6 @@ struct CacheRows {
       for (int b = 0; b < HEADS; ++b) acc[b] = load(mixed + b * dim + d);
       for (int64_t i = 0; i < count; ++i) {
         const int64_t row = (slot + i) * groups + group;
-        if (d == 0) prefetch(value_data + row * dim);
         vf v = load(value_data + row * dim + d);
         if (sizeof(T) == 1) v *= value_scale[row];
 #pragma GCC unroll 4

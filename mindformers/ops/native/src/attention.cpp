@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "attention_tile.h"
 #include "kernels.h"
@@ -99,12 +98,11 @@ void attend(const AttentionCall& call) {
     for (int64_t g = 0; g < s.groups && count >= TILED_FROM; ++g)
       for (int64_t first = 0; first < count; first += tile_tokens)
         tiles.push_back({q, g, first, std::min(tile_tokens, count - first)});
-    for (int64_t i = 0; i < count && count < TILED_FROM; ++i)
-      for (int64_t g = 0; g < s.groups; ++g) {
-        const int64_t seen = step.lengths[q] - count + i + 1;
-        for (int64_t k0 = 0; k0 < seen; k0 += SPLIT)
-          work.push_back({q, start + i, g, k0, std::min(SPLIT, seen - k0)});
-      }
+    for (int64_t i = 0; i < count && count < TILED_FROM; ++i) {
+      const int64_t seen = step.lengths[q] - count + i + 1;
+      for (int64_t k0 = 0; k0 < seen; k0 += SPLIT)
+        for (int64_t g = 0; g < s.groups; ++g) work.push_back({q, start + i, g, k0, std::min(SPLIT, seen - k0)});
+    }
   }
   // The last tiles see the most keys: they go first, so that the threads end together.
   std::sort(tiles.begin(), tiles.end(), [&](const TileWork& a, const TileWork& b) { return a.first > b.first; });
@@ -117,27 +115,22 @@ void attend(const AttentionCall& call) {
   float* partial = static_cast<float*>(scratch(Slot::PARTIAL, 4 * width * count));
   // A thread takes some keys for all groups, whose rows lie side by side: what it reads of one brings the others near.
   // Where that leaves threads without work, it takes one group.
-  std::vector<int64_t> order(work.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    const TokenWork &x = work[size_t(a)], &y = work[size_t(b)];
-    return x.token != y.token ? x.token < y.token : x.k0 < y.k0;
-  });
   const int64_t together = count / s.groups >= 2 * thread_count() ? s.groups : 1;
   parallel(count / together, [&](int64_t index) {
-    for (int64_t place = index * together; place < (index + 1) * together; ++place) {
-      const int64_t i = order[size_t(place)];
+    for (int64_t i = index * together; i < (index + 1) * together; ++i) {
       const TokenWork& w = work[size_t(i)];
       float* p = partial + i * width;
       token_task<T>(call, w.sequence, w.token, w.group, w.k0, w.keys, p, p + per_group, p + 2 * per_group);
     }
   });
+  // A group's parts of a token lie as many apart as there are groups.
   for (int64_t i = 0; i < count;) {
     int64_t end = i + 1;
-    while (end < count && work[size_t(end)].k0 > 0) ++end;
-    const TokenWork& w = work[size_t(i)];
-    float* out = call.out + (w.token * s.heads + w.group * per_group) * dim;
-    for (int64_t h = 0; h < per_group; ++h) merge(partial + i * width, end - i, width, h, per_group, dim, out + h * dim);
+    while (end < count && work[size_t(end)].token == work[size_t(i)].token) ++end;
+    const int64_t parts = (end - i) / s.groups;
+    for (int64_t h = 0; h < s.heads; ++h)
+      merge(partial + (i + h / per_group) * width, parts, s.groups * width, h % per_group, per_group, dim,
+            call.out + (work[size_t(i)].token * s.heads + h) * dim);
     i = end;
   }
 }

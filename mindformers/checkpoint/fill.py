@@ -128,12 +128,13 @@ def _fill_rows(out: np.ndarray, rows: Rows, source: WeightSource, verify: bool) 
     step = max(1, BLOCK_BYTES // max(1, stored.row_bytes))
     for first in range(0, len(out), step):
         part = out[first : first + step]
-        if stored.dtype == target:
+        if stored.dtype == target and rows.columns is None:
             block = part
             source.read_into(rows.name, rows.start + first, part)
         else:
-            block = np.empty(part.shape, stored.dtype.numpy)
+            block = np.empty((len(part), *stored.shape[1:]), stored.dtype.numpy)
             source.read_into(rows.name, rows.start + first, block)
+            block = block if rows.columns is None else block[:, slice(*rows.columns)]
         if verify and not is_finite(block):
             raise not_finite(source.where(rows.name))
         if block is not part:

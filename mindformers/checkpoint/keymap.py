@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -48,11 +48,12 @@ class Stored:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows ``start`` to ``stop`` of the stored tensor ``name``."""
+    """Rows ``start`` to ``stop`` of the stored tensor ``name``; of these the ``columns``, or all (None)."""
 
     name: str
     start: int
     stop: int
+    columns: tuple[int, int] | None = None
 
 
 ReadBlocks = Callable[[str, int, int], Iterable[NDArray[Any]]]
@@ -81,8 +82,8 @@ def plan_tensor(target: Stored, places: Mapping[str, Rows]) -> list[Rows]:
     for piece in target.pieces:
         rows = places[piece.name]
         last = plan[-1] if plan else None
-        if last is not None and last.name == rows.name and last.stop == rows.start:
-            plan[-1] = Rows(last.name, last.start, rows.stop)
+        if last is not None and last == replace(rows, start=last.start, stop=rows.start):
+            plan[-1] = replace(last, stop=rows.stop)
         else:
             plan.append(rows)
     return plan
@@ -96,7 +97,8 @@ def assemble(plan: Sequence[Rows], read_blocks: ReadBlocks) -> Iterator[NDArray[
         read_blocks: (name, start, stop) -> blocks of those rows.
     """
     for rows in plan:
-        yield from read_blocks(rows.name, rows.start, rows.stop)
+        for block in read_blocks(rows.name, rows.start, rows.stop):
+            yield block if rows.columns is None else block[:, slice(*rows.columns)]
 
 
 @dataclass(frozen=True)

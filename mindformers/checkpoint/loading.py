@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mindformers.checkpoint.ckpt_io import CkptFile
 from mindformers.checkpoint.json_file import read_json
 from mindformers.checkpoint.manifest import committed_steps, latest_step
+from mindformers.checkpoint.parts import STRATEGY_FILE, JoinedFile, read_strategy
 from mindformers.checkpoint.step_format import MANIFEST_NAME, check_files, read_manifest
 from mindformers.checkpoint.tensor_file import PICKLE_SUFFIXES, TensorFile
 from mindformers.checkpoint.tensor_io import SafeFile
@@ -23,6 +24,7 @@ INDEX_NAMES = (
     "mindspore_model.ckpt.index.json",
 )
 SINGLE_NAMES = ("model.safetensors", "mindspore_model.safetensors")
+WEIGHT_FILES = "weight_files"  # in a step's manifest: the weights of every rank of a shared run
 MAX_LINES = 12  # of a list in an error
 
 
@@ -98,10 +100,40 @@ def open_weights(path: str | Path, verify: bool = True) -> WeightSource:
 def _open_step(folder: Path, verify: bool) -> WeightSource:
     """Open a step folder: the file its manifest calls ``weights``, else as any folder."""
     manifest = read_manifest(folder)
+    shared = manifest.info.get(WEIGHT_FILES)
+    if shared:
+        strategies = [str(Path(name).parent / STRATEGY_FILE) for name in shared]
+        check_files(folder, manifest, [*shared, *strategies], verify)
+        return WeightSource(folder, [open_joined(folder, shared)])
     named = manifest.info.get("weights")
     names, index = ([named], None) if isinstance(named, str) else _choose_files(folder)
     check_files(folder, manifest, names, verify)
     return _open_all(folder, names, index)
+
+
+def open_joined(folder: Path, names: Sequence[str]) -> JoinedFile:
+    """Open files of a step, one of each rank that has one, as a file of whole tensors.
+
+    Args:
+        folder: The step.
+        names: The files, relative to it; a rank's ``strategy.json`` lies beside its own.
+
+    Raises:
+        CheckpointError: If a file is damaged or parts are missing.
+    """
+    opened: list[TensorFile] = []
+    try:
+        ranks = []
+        for name in names:
+            path = folder / name
+            opened.append(open_file(path))
+            strategy = path.parent / STRATEGY_FILE
+            ranks.append((opened[-1], read_strategy(strategy) if strategy.is_file() else {}))
+        return JoinedFile(folder, ranks)
+    except BaseException:
+        for file in opened:
+            file.close()
+        raise
 
 
 def _near_paths(path: Path) -> str:

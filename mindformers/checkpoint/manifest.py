@@ -123,18 +123,20 @@ def write_step_folder(
         )
     try:
         root.mkdir(parents=True, exist_ok=True)
-        serial = 1 + max((key[1] for key, _ in _scan(root)), default=0)
         with atomic.temp_name(root / "step") as temp:
-            _fill(temp, writers, serial, dict(info))
-            _commit(temp, target)
+            temp.mkdir()
+            commit_step(temp, target, write_files(temp, writers), dict(info))
     except OSError as error:
         raise atomic.write_error(error, target) from error
     return target
 
 
-def _fill(temp: Path, writers: Mapping[str, Writer], serial: int, info: dict[str, Any]) -> None:
-    """Write every file and the manifest into the hidden folder and push them to the disk."""
-    temp.mkdir()
+def write_files(temp: Path, writers: Mapping[str, Writer]) -> dict[str, tuple[int, str]]:
+    """Write files of a step into its hidden folder and push them to the disk.
+
+    Returns:
+        Relative name -> (bytes, sha256).
+    """
     files = {}
     folders = {temp}
     for relative, write in writers.items():
@@ -147,11 +149,21 @@ def _fill(temp: Path, writers: Mapping[str, Writer], serial: int, info: dict[str
         write(path)
         atomic.sync_file(path)
         files[relative] = (path.stat().st_size, file_sha256(path))
-    manifest = temp / MANIFEST_NAME
-    manifest.write_text(Manifest(serial, files, info).to_json(), encoding="utf-8")
-    atomic.sync_file(manifest)
     for folder in sorted(folders, reverse=True):  # inner folders first
         atomic.sync_folder(folder)
+    return files
+
+
+def commit_step(
+    temp: Path, target: Path, files: Mapping[str, tuple[int, str]], info: dict[str, Any]
+) -> None:
+    """Write the manifest of a hidden folder of files and make the step visible as ``target``."""
+    serial = 1 + max((key[1] for key, _ in _scan(target.parent)), default=0)
+    path = temp / MANIFEST_NAME
+    path.write_text(Manifest(serial, dict(files), info).to_json(), encoding="utf-8")
+    atomic.sync_file(path)
+    atomic.sync_folder(temp)
+    _commit(temp, target)
 
 
 def _commit(temp: Path, target: Path) -> None:

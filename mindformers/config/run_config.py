@@ -153,8 +153,15 @@ class RunConfig(NeutralKeys):
     def global_batch_size(self) -> int:
         """Rows of one training step, over all micro batches and processes."""
         copies = self.parallel_config.data_parallel if self.use_parallel else 1
-        runner = self.runner_config
-        return runner.batch_size * runner.gradient_accumulation_steps * copies
+        return self.runner_config.batch_size * self.micro_batches * copies
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro batches of one training step: those that accumulate, times those of the pipeline."""
+        degrees = self.parallel_config
+        has_stages = self.use_parallel and degrees.pipeline_stage > 1
+        parts = degrees.micro_batch_num if has_stages else 1
+        return self.runner_config.gradient_accumulation_steps * parts
 
     @property
     def weights_path(self) -> str:

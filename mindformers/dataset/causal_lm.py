@@ -8,6 +8,7 @@ from typing import Any
 from mindformers.config.data import DatasetSection
 from mindformers.config.report import bind_section
 from mindformers.dataset.pipeline import ReadOptions, TrainDataset
+from mindformers.parallel.layout import Layout
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
 DEFAULT_BATCH_SIZE = 8
@@ -21,6 +22,7 @@ class CausalLanguageModelDataset(TrainDataset):
         dataset_config: The section: a mapping or a checked ``DatasetSection``.
         seq_length: The model's row length (tokens); None: that of the files.
         vocab_size: Rows of the model's embedding; None: ids are not checked.
+        layout: How processes share a batch; None: this one reads all of it.
         **settings: Keys of the section (``data_loader``, ``input_columns``, ``batch_size``,
             ``drop_remainder``, ``seed``, ...); they win over ``dataset_config``.
 
@@ -35,6 +37,7 @@ class CausalLanguageModelDataset(TrainDataset):
         *,
         seq_length: int | None = None,
         vocab_size: int | None = None,
+        layout: Layout | None = None,
         **settings: Any,
     ) -> None:
         section = _bind(dataset_config, settings)
@@ -46,6 +49,7 @@ class CausalLanguageModelDataset(TrainDataset):
             drop_remainder=section.drop_remainder,
             num_samples=loader.num_samples,
             num_parallel_workers=section.num_parallel_workers,
+            layout=layout or Layout(),
         )
         super().__init__(loader.dataset_dir, options, seq_length=seq_length, vocab_size=vocab_size)
 

@@ -11,7 +11,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from mindformers.dataset.mindrecord_check import (
     find_files,
 )
 from mindformers.errors import DataError
+from mindformers.parallel.layout import Layout
 
 _NUM_PROBED_ROWS = 2048
 _Row = tuple[np.ndarray, np.ndarray]
@@ -42,6 +43,7 @@ class ReadOptions:
         drop_remainder: Leave out the last batch when it is not full.
         num_samples: Rows to use, from the first on; None: all.
         num_parallel_workers: Threads that read; never more than there are cores.
+        layout: How processes share a batch: each has some rows, and of these a part of the tokens.
     """
 
     batch_size: int = 1
@@ -50,6 +52,7 @@ class ReadOptions:
     drop_remainder: bool = True
     num_samples: int | None = None
     num_parallel_workers: int = 1
+    layout: Layout = field(default_factory=Layout)
 
 
 class TrainDataset:
@@ -107,25 +110,34 @@ class TrainDataset:
             start: Batches to leave out at the beginning; they are not read.
 
         Yields:
-            ``input_ids`` and ``labels``, each (batch_size, seq_length) int32; labels are shifted
-            and -100 where nothing is learnt.
+            ``input_ids`` and ``labels``, each (batch_size, seq_length) int32, or this process's part of
+            these rows and tokens; labels are shifted and -100 where nothing is learnt.
 
         Raises:
             DataError: If a row cannot be read, has another length or an id beyond the vocabulary.
         """
         order = self._order(epoch)[start * self.batch_size : len(self) * self.batch_size]
-        yield from self._read(order)
+        layout = self._options.layout
+        if layout.is_single:
+            yield from self._read(order, self.batch_size)
+            return
+        rows = self.batch_size // layout.data
+        own = order.reshape(-1, layout.data, rows)[:, layout.data_rank].reshape(-1)
+        tokens = self.seq_length // layout.context
+        part = slice(layout.context_rank * tokens, (layout.context_rank + 1) * tokens)
+        for batch in self._read(own, rows):
+            yield {name: np.ascontiguousarray(values[:, part]) for name, values in batch.items()}
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self._options.shuffle:
             return np.arange(self.num_rows)
         return np.random.default_rng([self._options.seed, epoch]).permutation(self.num_rows)
 
-    def _read(self, order: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-        """Yield checked batches of the rows whose numbers ``order`` holds."""
+    def _read(self, order: np.ndarray, count: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yield checked batches of ``count`` of the rows whose numbers ``order`` holds."""
         with closing(self._read_raw(order)) as rows:
-            for begin in range(0, len(order), self.batch_size):
-                indexes = order[begin : begin + self.batch_size]
+            for begin in range(0, len(order), count):
+                indexes = order[begin : begin + count]
                 columns = zip(*islice(rows, len(indexes)), strict=True)
                 yield {
                     name: self._stack(name, column, indexes)
@@ -204,7 +216,7 @@ class TrainDataset:
         unknown = np.concatenate([np.empty(0, dtype=np.int64), *own])
         if len(unknown):
             step = -(-len(unknown) // _NUM_PROBED_ROWS)
-            for _ in self._read(unknown[::step]):
+            for _ in self._read(unknown[::step], self.batch_size):
                 pass
 
 

@@ -8,10 +8,12 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindformers.config.options import refuse_options
+from mindformers.modules.shared_loss import SharedHeadLoss
 from mindformers.ops.backend import cell_backend
 from mindformers.ops.cast import build_cast
 from mindformers.ops.linear import PortableLinear
 from mindformers.ops.native.cells import NativeHeadLoss
+from mindformers.parallel.mesh import mesh
 
 _COUNT_GUARD = 1e-8  # upstream's: a batch without any label has loss 0, not NaN
 
@@ -83,6 +85,8 @@ class PortableHeadLoss(nn.Cell):
 
 def build_head_loss(param_dtype: ms.dtype.Type, compute_dtype: ms.dtype.Type) -> nn.Cell:
     """Return output layer and loss of the active backend, as ``PortableHeadLoss`` is called."""
+    if not mesh().tensor.is_alone:
+        return SharedHeadLoss(param_dtype, compute_dtype, _COUNT_GUARD)
     if cell_backend() == "native" and compute_dtype == ms.float32:
         return NativeHeadLoss(_COUNT_GUARD)
     return PortableHeadLoss(param_dtype, compute_dtype)

@@ -7,9 +7,12 @@ import math
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindformers.errors import ConfigError
 from mindformers.ops.backend import cell_backend
 from mindformers.ops.native.cells import NativeAttention
+from mindformers.ops.regions import GatherSequence
 from mindformers.ops.rotary import RotateHeads
+from mindformers.parallel.mesh import mesh
 
 HIDDEN_SCORE = -1e9  # exp() of it is exactly 0 in float32; a row with nothing visible stays finite
 
@@ -135,12 +138,36 @@ class RotatedAttention(nn.Cell):
         return self.attention(query, key, value, mask)
 
 
+class ContextAttention(nn.Cell):
+    """Attention of this rank's tokens over a sequence that several ranks share.
+
+    Keys and values of all ranks are gathered; the scores are those of the own queries.
+
+    Args:
+        rotate: Splits and rotates what the projection gives.
+        attention: As ``build_attention`` gives.
+    """
+
+    def __init__(self, rotate: RotateHeads, attention: nn.Cell):
+        super().__init__()
+        self.rotate, self.attention = rotate, attention
+        self.gather = GatherSequence()
+
+    def construct(self, qkv: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        """Attend; arguments and result as in ``RotatedAttention``, the mask (1, 1, S, c * S)."""
+        query, key, value = self.rotate(qkv, cos, sin)
+        return self.attention(query, self.gather(key), self.gather(value), mask)
+
+
 def build_rotated_attention(
     rotate: RotateHeads, rotary_dim: int, head_dim: int, use_flash: bool
 ) -> nn.Cell:
     """Return rotation and attention of the active backend, as ``RotatedAttention`` is called."""
     heads, groups = rotate.num_heads, rotate.num_groups
-    general = RotatedAttention(rotate, build_attention(heads, groups, head_dim, use_flash))
+    attention = build_attention(heads, groups, head_dim, use_flash)
+    if not mesh().context.is_alone:
+        return ContextAttention(rotate, attention)
+    general = RotatedAttention(rotate, attention)
     if cell_backend() == "native":
         return NativeAttention(heads, groups, rotary_dim, general)
     return general
@@ -181,6 +208,26 @@ class NativeMask(nn.Cell):
         return (attention_mask != 0).astype(ms.uint8)  # (B, S)
 
 
+class ContextMask(nn.Cell):
+    """The causal mask of this rank's tokens over the sequence that ``count`` ranks share."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count = count
+
+    def construct(self, steps: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Return (1, 1, S, count * S) float32; ``steps`` (1, S) are positions in the whole sequence."""
+        if attention_mask is not None:
+            raise ConfigError("masks are not shared along the sequence", where="attention_mask",
+                              allowed="none with context_parallel above 1")  # fmt: skip
+        every = (
+            ops.arange(self.count * steps.shape[1]).astype(ms.int32).expand_dims(0)
+        )  # (1, c * S)
+        return causal_mask(steps, every)
+
+
 def build_mask() -> nn.Cell:
     """Return the cell that makes the mask ``build_rotated_attention`` takes."""
+    if not mesh().context.is_alone:
+        return ContextMask(mesh().context.size)
     return NativeMask() if cell_backend() == "native" else PortableMask()

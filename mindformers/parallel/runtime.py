@@ -6,16 +6,22 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mindformers.errors import DeviceError
 from mindformers.logger import logger, warn_once
+from mindformers.parallel.heartbeat import beat
+from mindformers.parallel.layout import Layout
+from mindformers.parallel.mesh import activate
 
 GRAPH_MODE, PYNATIVE_MODE = 0, 1
 TESTED_MINDSPORE = "2.10.0"
+_WORLD_SIZE = "MS_WORKER_NUM"  # set by msrun and by our launcher
 TESTED_PYTHON = ((3, 10), (3, 12))
 
 
@@ -77,21 +83,45 @@ def check_machine(device_target: str, use_parallel: bool = False) -> None:
         use_parallel: As in ``start_runtime``.
 
     Raises:
-        DeviceError: If the installation does not do, the device is not there, or several processes are
-            asked for.
+        DeviceError: If the installation does not do, the device is not there, or this process was not
+            started as ``use_parallel`` says.
     """
-    if use_parallel:
-        raise DeviceError(
-            "use_parallel is True, but this release runs one process",
-            allowed="use_parallel False",
-            fix="add --use_parallel False",
-        )
+    _check_processes(use_parallel)
     check_versions()
     if device_target == "Ascend" and not _has_npu():
         raise DeviceError(
             "no NPU found on this machine (device_target Ascend)",
             allowed="CPU here",
             fix="add --device_target CPU",
+        )
+
+
+def launched_processes() -> int:
+    """Return how many processes a launcher has started for this run; 1 without a launcher."""
+    return int(os.environ.get(_WORLD_SIZE, "1") or 1)
+
+
+def launched_rank() -> int:
+    """Return this process's rank as the launcher has it; 0 without a launcher."""
+    if launched_processes() == 1:
+        return 0
+    return int(os.environ.get("RANK_ID") or os.environ.get("MS_NODE_ID") or 0)
+
+
+def _check_processes(use_parallel: bool) -> None:
+    count = launched_processes()
+    if use_parallel and _WORLD_SIZE not in os.environ:
+        raise DeviceError(
+            "use_parallel is True, but this is a process on its own",
+            allowed="processes started by a launcher",
+            fix='start with: bash scripts/msrun_launcher.sh "run_mindformer.py ..." NUMBER, '
+            "or add --use_parallel False",
+        )
+    if not use_parallel and count > 1:
+        raise DeviceError(
+            f"{count} processes were started, but use_parallel is False: each would do the whole run",
+            allowed="use_parallel True",
+            fix="add --use_parallel True, or start one process",
         )
 
 
@@ -113,26 +143,27 @@ def start_runtime(
     mode: int = GRAPH_MODE,
     device_id: int = 0,
     seed: int | None = None,
-    use_parallel: bool = False,
+    layout: Layout | None = None,
     has_native_cells: bool = False,
     **options: Any,
 ) -> None:
-    """Set MindSpore up for one process.
+    """Set MindSpore up for this process and, with others, the groups they exchange tensors in.
 
     Args:
         device_target: ``CPU`` or ``Ascend``.
         mode: 0 graph, 1 PyNative.
         device_id: Which NPU.
         seed: Seed of MindSpore's and NumPy's global generators; None leaves them alone.
-        use_parallel: True asks for several processes, which this release does not start.
+        layout: How the processes share the run, seen from this one; None: it runs alone.
         has_native_cells: Networks will be made of our own kernels for a CPU, which a graph cannot hold:
             they run in PyNative mode, whatever ``mode`` says.
         **options: ``max_call_depth``, ``save_graphs``, ``save_graphs_path``, ``max_device_memory``.
 
     Raises:
-        DeviceError: If the device is not there or more than one process is asked for.
+        DeviceError: If the device is not there, or the other processes are not.
     """
-    check_machine(device_target, use_parallel)
+    is_shared = layout is not None and not layout.is_single
+    check_machine(device_target, use_parallel=layout is not None)
     ms = _load_mindspore()
     try:
         ms.set_device(device_target, device_id if device_target == "Ascend" else None)
@@ -144,6 +175,9 @@ def start_runtime(
         ) from error
     if has_native_cells and device_target == "CPU" and mode == GRAPH_MODE:
         logger.info("native kernels: networks run in PyNative mode, no graph is compiled")
+        mode = PYNATIVE_MODE
+    elif is_shared and mode == GRAPH_MODE:
+        logger.info("several processes: networks run in PyNative mode, no graph is compiled")
         mode = PYNATIVE_MODE
     ms.set_context(mode=mode)
     if options.get("max_call_depth"):
@@ -157,6 +191,8 @@ def start_runtime(
     if mode == PYNATIVE_MODE and device_target == "CPU":
         # Without it the launch threads starve one another on a small machine: 10 to 40 times slower.
         ms.runtime.launch_blocking()
+    if layout is not None and is_shared:
+        _join(ms, layout, device_target)
     if seed is not None:
         ms.set_seed(seed)
     logger.info(
@@ -165,3 +201,24 @@ def start_runtime(
         device_target,
         "graph" if mode == 0 else "PyNative",
     )
+
+
+def _join(ms: Any, layout: Layout, device_target: str) -> None:
+    """Meet the other processes and make the groups of the layout."""
+    began = time.monotonic()
+    beat("waiting for the other processes")
+    try:
+        ms.communication.init("mccl" if device_target == "CPU" else "hccl")
+        rank = ms.communication.get_rank()
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(
+            f"the processes did not meet: {(str(error) or type(error).__name__).splitlines()[0]}",
+            fix="look at the logs of the other processes and of the scheduler",
+        ) from error
+    if rank != layout.rank:
+        raise DeviceError(f"MindSpore made rank {rank} of this process", allowed=f"{layout.rank}")
+    activate(layout, device_target)
+    logger.info(
+        "rank %d of %d (%s), met after %.1f s",
+        rank, layout.size, layout, time.monotonic() - began,
+    )  # fmt: skip

@@ -13,9 +13,11 @@ from mindformers.errors import ConfigError, DataError
 from mindformers.logger import logger, setup_file_logging, warn_once
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.ops.native.library import choose_backend, is_native, set_threads
-from mindformers.parallel.runtime import start_runtime
+from mindformers.parallel.mesh import mesh
+from mindformers.parallel.runtime import launched_rank, start_runtime
 from mindformers.pet.adapter_source import base_of, existing_base, holds_adapters
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
+from mindformers.tasks.layout import launched_layout
 
 
 def start(config: RunConfig) -> Path:
@@ -42,7 +44,7 @@ def open_output(config: RunConfig) -> Path:
     """
     output_dir = Path(config.output_dir)
     try:
-        setup_file_logging(output_dir)
+        setup_file_logging(output_dir, launched_rank())
     except OSError as error:
         raise ConfigError(
             f"{output_dir} cannot be written: {error.strerror or error}",
@@ -67,7 +69,8 @@ def choose_kernels(config: RunConfig) -> None:
 
 
 def start_device(config: RunConfig) -> None:
-    """Set the kernels and MindSpore up: device, mode, seed. Nothing is written."""
+    """Set the kernels and MindSpore up: device, mode, seed, other processes. Nothing is written."""
+    layout = launched_layout(config)
     choose_kernels(config)
     context = config.context
     start_runtime(
@@ -75,7 +78,7 @@ def start_device(config: RunConfig) -> None:
         mode=context.mode,
         device_id=context.device_id,
         seed=config.seed,
-        use_parallel=config.use_parallel,
+        layout=layout,
         has_native_cells=context.device_target == "CPU" and is_native(),
         max_call_depth=context.max_call_depth,
         save_graphs=context.save_graphs,
@@ -124,8 +127,11 @@ def build_network(config: RunConfig, weights: str | Path = "") -> Any:
         family.check_weights(settings, Path(weights))
     from mindformers.modules.start import not_drawn  # brings MindSpore
 
-    with not_drawn() if weights else nullcontext():
+    is_shared = not mesh().layout.is_single
+    with not_drawn() if weights or is_shared else nullcontext():
         network = family(settings)
+    if is_shared and not weights:
+        network.draw_start(config.seed)
     count = sum(parameter.size for parameter in network.get_parameters())
     logger.info("network: %s parameters, %d layers", f"{count:,}", settings.num_layers)
     return network
@@ -225,8 +231,12 @@ def build_train_dataset(config: RunConfig, network: Any) -> Any:
         **section.model_dump(exclude_none=True),
         "seed": config.seed if section.seed is None else section.seed,
     }
+    layout = mesh().layout
     settings.setdefault("batch_size", config.runner_config.batch_size)
-    dataset = CausalLanguageModelDataset(settings, vocab_size=network.config.vocab_size)
+    settings["batch_size"] *= layout.data
+    dataset = CausalLanguageModelDataset(
+        settings, vocab_size=network.config.vocab_size, layout=layout
+    )
     check_dataset(dataset, network.config)
     return dataset
 

@@ -9,15 +9,18 @@ from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
 from mindformers.logger import logger
 from mindformers.models.base_model import PreTrainedModel
+from mindformers.parallel.mesh import mesh
 from mindformers.tasks import build
 from mindformers.training.callbacks import Callback, build_callbacks
 from mindformers.training.loop import train
 from mindformers.training.lr_schedule import build_schedule
 from mindformers.training.optimizer import AdamW
-from mindformers.training.output_lock import OutputLock
+from mindformers.training.output_lock import hold_output
+from mindformers.training.parallel_step import ParallelTrainStep
 from mindformers.training.param_groups import get_optimizer_grouped_parameters
 from mindformers.training.resume import find_resume_folder
 from mindformers.training.run import TrainResult, TrainSettings
+from mindformers.training.sharded_optimizer import ShardedAdamW
 from mindformers.training.train_step import MFTrainOneStepCell
 
 
@@ -42,7 +45,7 @@ def finetune(
         Where the run ended.
     """
     output_dir = build.start(config)
-    with OutputLock(output_dir):
+    with hold_output(output_dir):
         pass  # another run's folder is refused now, not after minutes; ``train`` takes the lock again
     resume_from = find_resume_folder(config.resume_training, config.load_checkpoint, output_dir)
     if network is None:
@@ -77,7 +80,7 @@ def finetune(
         dataset,
         settings,
         schedule=schedule,
-        callbacks=[*build_callbacks(named), *callbacks],
+        callbacks=[*build_callbacks(named, is_first=mesh().layout.rank == 0), *callbacks],
         resume_from=resume_from,
     )
 
@@ -96,11 +99,11 @@ def set_recompute(network: Any, config: RunConfig) -> None:
             allowed="False",
             fix="recompute: True computes whole layers again",
         )
-    layers = network.config.num_layers
+    layers, layout = network.config.num_layers, mesh().layout
     if section.recompute is True:
         network.recompute_layers(layers)
-    elif isinstance(section.recompute, list) and len(section.recompute) == 1:
-        network.recompute_layers(min(section.recompute[0], layers))
+    elif isinstance(section.recompute, list) and len(section.recompute) == layout.pipeline:
+        network.recompute_layers(min(section.recompute[layout.stage], layers))
     elif section.recompute:
         logger.warning(
             "recompute_config.recompute %s counts layers of pipeline stages: no effect in one process",
@@ -112,14 +115,16 @@ def build_optimizer(network: Any, config: RunConfig) -> AdamW:
     """Return the optimizer over the trainable parameters; norms and biases do not decay."""
     arguments = config.optimizer.model_dump(exclude={"type"})
     groups = get_optimizer_grouped_parameters(network, arguments["weight_decay"])
-    return AdamW(groups, **arguments)
+    return (ShardedAdamW if mesh().layout.shards_optimizer else AdamW)(groups, **arguments)
 
 
 def build_step(network: Any, optimizer: Any, config: RunConfig) -> MFTrainOneStepCell:
     """Return the training step."""
-    return MFTrainOneStepCell(
-        network, optimizer, **config.runner_wrapper.model_dump(exclude={"type"})
-    )
+    options = config.runner_wrapper.model_dump(exclude={"type"})
+    if mesh().layout.is_single:
+        return MFTrainOneStepCell(network, optimizer, **options)
+    buckets = config.parallel_config.gradient_aggregation_group
+    return ParallelTrainStep(network, optimizer, num_buckets=buckets, **options)
 
 
 def train_settings(config: RunConfig) -> TrainSettings:
@@ -127,7 +132,7 @@ def train_settings(config: RunConfig) -> TrainSettings:
     runner = config.runner_config
     return TrainSettings(
         epochs=runner.epochs,
-        accumulation=runner.gradient_accumulation_steps,
+        accumulation=config.micro_batches,
         seed=config.seed,
         output_dir=config.output_dir,
         max_steps=runner.stop_step or None,

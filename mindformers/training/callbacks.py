@@ -25,11 +25,14 @@ __all__ = [
 ]
 
 
-def build_callbacks(sections: Sequence[Mapping[str, Any]] | None) -> list[Callback]:
+def build_callbacks(
+    sections: Sequence[Mapping[str, Any]] | None, *, is_first: bool = True
+) -> list[Callback]:
     """Build the callbacks of a run in the order they are called.
 
     Args:
         sections: The YAML's ``callbacks``: each names its ``type``; null values are left out.
+        is_first: This is the run's first process, which shows and records; the others only save.
 
     Returns:
         Progress bar, metrics and loss plot (unless the YAML names them itself), then the others;
@@ -45,6 +48,8 @@ def build_callbacks(sections: Sequence[Mapping[str, Any]] | None) -> list[Callba
         cls() for cls in (ProgressBar, MetricsWriter, LossPlot) if cls not in types
     ]
     last = [callback for callback in built if isinstance(callback, CheckpointMonitor)]
+    if not is_first:
+        return list(last)
     return every + [callback for callback in built if callback not in last] + last
 
 

@@ -11,6 +11,7 @@ from mindformers.checkpoint.manifest import clean_leftovers, committed_steps, ke
 from mindformers.config.options import refuse_options
 from mindformers.errors import CheckpointError, ConfigError, TrainingError
 from mindformers.logger import logger
+from mindformers.parallel.mesh import mesh
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.callback import Callback
 from mindformers.training.run import StepReport, TrainRun
@@ -108,7 +109,8 @@ class CheckpointMonitor(Callback):
     def on_train_begin(self, run: TrainRun) -> None:
         """Remove what killed saves left and tell whether a step will fit."""
         root = self.root(run)
-        clean_leftovers(root)
+        if mesh().layout.rank == 0:
+            clean_leftovers(root)
         self._saved_step, self._saved_at = run.state.global_step, time.monotonic()
         older = committed_steps(root)
         if older and run.state.global_step == 0:
@@ -155,10 +157,13 @@ class CheckpointMonitor(Callback):
         )
         self._saved_step, self._saved_at = run.state.global_step, time.monotonic()
         logger.info("saved %s in %.1f s", folder, self._saved_at - began)
-        keep_latest(root, self.keep)
+        rank = mesh().layout.rank
+        if rank == 0:
+            keep_latest(root, self.keep)
         if self.save_network_params:
-            alone = run.output_dir / "checkpoint_network" / f"rank_{self.form.rank}"
-            write_weights(step.network, alone / self.form.weight_file(run.state), self.form.weights)
+            alone = run.output_dir / "checkpoint_network" / f"rank_{rank}"
+            file = self.form.weight_file(run.state, rank)
+            write_weights(step.network, alone / file, self.form.weights)
         return folder
 
 

@@ -15,10 +15,12 @@ import mindspore as ms
 from mindformers.checkpoint.atomic import write_text
 from mindformers.errors import ConfigError, DataError
 from mindformers.logger import logger
+from mindformers.parallel.heartbeat import beat
+from mindformers.parallel.mesh import mesh
 from mindformers.training.callback import Callback, CallbackList
 from mindformers.training.diagnose import non_finite_error
 from mindformers.training.lr_schedule import build_schedule
-from mindformers.training.output_lock import OutputLock
+from mindformers.training.output_lock import hold_output
 from mindformers.training.run import StepReport, TrainResult, TrainRun, TrainSettings
 from mindformers.training.state import (
     TrainState,
@@ -66,10 +68,11 @@ def train(
     run = _prepare(step, dataset, settings, schedule)
     every = CallbackList(callbacks)
     loss = None
-    with OutputLock(settings.output_dir), StopSignals() as signals:
+    is_first = mesh().layout.rank == 0
+    with hold_output(settings.output_dir), StopSignals() as signals:
         try:
             _set_position(run, resume_from)
-            if settings.config_text:
+            if settings.config_text and is_first:
                 write_text(Path(settings.output_dir) / CONFIG_FILE, settings.config_text)
             every.on_train_begin(run)
             for report in _steps(run, signals):
@@ -140,8 +143,9 @@ def _steps(run: TrainRun, signals: StopSignals) -> Iterator[StepReport]:
     recent: deque[float] = deque(maxlen=_RECENT_STEPS)
     batches: Iterator[Any] = iter(())
     epoch = -1
-    while run.state.global_step < run.total_steps and signals.received is None:
+    while run.state.global_step < run.total_steps and not _is_stopped(signals):
         began = time.monotonic()
+        beat(f"step {run.state.global_step + 1}")
         done, accumulation = run.state.global_step, run.settings.accumulation
         now, step_in_epoch = divmod(done, run.state.steps_per_epoch)
         if now != epoch:
@@ -155,6 +159,15 @@ def _steps(run: TrainRun, signals: StopSignals) -> Iterator[StepReport]:
         recent.append(time.monotonic() - began)
         _advance(run, result, recent[-1])
         yield _report(run, result, lr, recent)
+
+
+def _is_stopped(signals: StopSignals) -> bool:
+    """Tell whether a process of the run was asked to stop; all of them agree."""
+    world = mesh().world
+    if not world.is_alone:
+        highest = world.all_reduce(ms.Tensor([float(signals.received or 0)], ms.float32), "max")
+        signals.received = int(highest.asnumpy()[0]) or None
+    return signals.received is not None
 
 
 def _check(run: TrainRun, result: StepResult, micro_batches: list[Any]) -> None:

@@ -10,9 +10,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 
+from mindformers.checkpoint.parts import Parted
 from mindformers.config.options import refuse_options
 from mindformers.errors import CheckpointError, ConfigError, did_you_mean
 from mindformers.ops.native.optimizer import AdamRates
+from mindformers.parallel.mesh import mesh
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.adam_update import AdamState, build_update
 
@@ -101,6 +103,14 @@ class AdamW:
         """Return the moments and master copies, in the order they are saved."""
         return [*self.first, *self.second, *self.masters.values()]
 
+    def saved_state(self) -> list[Parameter]:
+        """Return what this process writes of the state: nothing where another one holds the same."""
+        return self.state_parameters() if mesh().replicas.index == 0 else []
+
+    def state_parts(self, weights: Mapping[str, Parted]) -> dict[str, Parted]:
+        """Return what each state tensor is of the whole one, for what its weight is of the whole weight."""
+        return {p.name: weights[p.name.partition(".")[2]] for p in self.state_parameters()}
+
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return the state by name: ``adam_m.*``, ``adam_v.*``, ``master.*``; not ``step``."""
         return {p.name: p.asnumpy() for p in self.state_parameters()}
@@ -115,16 +125,8 @@ class AdamW:
         Raises:
             CheckpointError: If a name is missing, left over, or has another shape.
         """
+        self.check_names(arrays)
         state = {p.name: p for p in self.state_parameters()}
-        for name in [*state, *arrays]:
-            if name not in arrays or name not in state:
-                kind = "is missing from" if name in state else "is unknown; it is in"
-                raise CheckpointError(
-                    f"{kind} the optimizer state",
-                    where=name,
-                    fix=did_you_mean(name, arrays if name in state else state)
-                    or "resume with the model and optimizer that saved it",
-                )
         for name, parameter in state.items():
             if tuple(arrays[name].shape) != tuple(parameter.shape):
                 raise CheckpointError(
@@ -134,6 +136,23 @@ class AdamW:
                 )
             parameter.set_data(Tensor(np.ascontiguousarray(arrays[name], dtype=np.float32)))
         self.step = step
+
+    def check_names(self, stored: Iterable[str]) -> None:
+        """Refuse names of a stored state that are not those of this one.
+
+        Raises:
+            CheckpointError: If one is missing or left over.
+        """
+        state, found = [p.name for p in self.state_parameters()], list(stored)
+        for name in [*state, *found]:
+            if name not in found or name not in state:
+                kind = "is missing from" if name in state else "is unknown; it is in"
+                raise CheckpointError(
+                    f"{kind} the optimizer state",
+                    where=name,
+                    fix=did_you_mean(name, found if name in state else state)
+                    or "resume with the model and optimizer that saved it",
+                )
 
 
 def _is_rate(value: object) -> bool:

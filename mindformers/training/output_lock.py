@@ -6,13 +6,16 @@ import json
 import os
 import socket
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from mindformers.checkpoint.atomic import write_text
 from mindformers.errors import TrainingError
 from mindformers.logger import logger
+from mindformers.parallel.mesh import mesh
 
 LOCK_NAME, OWNER_NAME = ".train.lock", ".train.lock.json"
 
@@ -65,3 +68,8 @@ class OutputLock:
             return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
         except (OSError, ValueError, KeyError, TypeError):
             return ""
+
+
+def hold_output(output_dir: str | Path) -> AbstractContextManager[Any]:
+    """Return the lock of a run's folder, which the first of its processes takes for all."""
+    return OutputLock(output_dir) if mesh().layout.rank == 0 else nullcontext()

@@ -2,24 +2,29 @@
 
 ``<root>/step_00000010/`` holds ``manifest.json``, ``config.yaml`` and, in ``rank_0/``, the weights
 (``<prefix>_rank_0-<epoch>_<step>``, ``.safetensors`` or ``.ckpt``), ``optimizer.safetensors`` and
-``state.json``.
+``state.json``. Of several processes each has a folder with its share and ``strategy.json``, which says what
+of the whole tensors that is; what several hold alike is written by the first of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from mindformers.checkpoint import manifest
-from mindformers.checkpoint.ckpt_io import CkptFile, write_ckpt
+from mindformers.checkpoint.ckpt_io import write_ckpt
 from mindformers.checkpoint.dtypes import BY_CKPT, plain_array
-from mindformers.checkpoint.tensor_file import TensorFile
-from mindformers.checkpoint.tensor_io import SafeFile, TensorToWrite, write_safetensors
+from mindformers.checkpoint.loading import WEIGHT_FILES, open_joined
+from mindformers.checkpoint.parts import STRATEGY_FILE, JoinedFile, Parted, write_strategy
+from mindformers.checkpoint.shared_step import write_shared_step
+from mindformers.checkpoint.tensor_io import TensorToWrite, write_safetensors
 from mindformers.errors import CheckpointError, did_you_mean
+from mindformers.parallel.mesh import mesh
 from mindformers.training.optimizer import AdamW
 from mindformers.training.state import TrainState, read_state
 
@@ -35,18 +40,16 @@ class StepFormat:
         prefix: Start of the weight file's name.
         weights: ``safetensors`` or ``ckpt``.
         has_optimizer: Save moments and master copies; without them a run cannot be resumed.
-        rank: Number of this process.
     """
 
     prefix: str = "CKP"
     weights: str = "safetensors"
     has_optimizer: bool = True
-    rank: int = 0
 
-    def weight_file(self, state: TrainState) -> str:
-        """Return upstream's name of the weight file."""
+    def weight_file(self, state: TrainState, rank: int = 0) -> str:
+        """Return upstream's name of a process's weight file."""
         position = f"{state.epoch}_{state.step_in_epoch}"
-        return f"{self.prefix}_rank_{self.rank}-{position}.{self.weights}"
+        return f"{self.prefix}_rank_{rank}-{position}.{self.weights}"
 
 
 def folder_name(global_step: int) -> str:
@@ -93,35 +96,53 @@ def save_step(
     Raises:
         CheckpointError: If the system refuses a write; earlier steps stay as they were.
     """
-    rank = f"rank_{form.rank}"
-    weight_file = f"{rank}/{form.weight_file(state)}"
-    writers: dict[str, Callable[[Path], None]] = {
-        weight_file: lambda path: write_weights(network, path, form.weights),
-        f"{rank}/{STATE_FILE}": _text_writer(state.to_json()),
-    }
-    if form.has_optimizer:
-        slots = optimizer.state_parameters()
+    active = mesh()
+    layout = active.layout
+    rank, is_first = f"rank_{layout.rank}", layout.rank == 0
+    writers: dict[str, Callable[[Path], None]] = {}
+    if active.replicas.index == 0:
+        weight_file = f"{rank}/{form.weight_file(state, layout.rank)}"
+        writers[weight_file] = lambda path: write_weights(network, path, form.weights)
+    slots = optimizer.saved_state() if form.has_optimizer else []
+    if slots:
         writers[f"{rank}/{OPTIMIZER_FILE}"] = lambda path: _write_tensors(
             slots, path, "safetensors"
         )
-    if config_text:
-        writers[CONFIG_FILE] = _text_writer(config_text)
-    notes: dict[str, str] = getattr(network, "step_notes", dict)()
-    info = {"step": state.global_step, "epoch": state.epoch, "weights": weight_file, **notes}
-    return manifest.write_step_folder(root, folder_name(state.global_step), writers, info)
+    if not layout.is_single:
+        parted = tensor_parts(network, optimizer)
+        writers[f"{rank}/{STRATEGY_FILE}"] = lambda path: write_strategy(path, parted)
+    if is_first:
+        writers[f"{rank}/{STATE_FILE}"] = _text_writer(state.to_json())
+        if config_text:
+            writers[CONFIG_FILE] = _text_writer(config_text)
+    notes: dict[str, Any] = getattr(network, "step_notes", dict)()
+    names = [
+        f"rank_{each.rank}/{form.weight_file(state, each.rank)}"
+        for each in layout.every_rank()
+        if each.data_rank == each.context_rank == 0
+    ]
+    info = {"step": state.global_step, "epoch": state.epoch, "weights": names[0], **notes}
+    name = folder_name(state.global_step)
+    if layout.is_single:
+        return manifest.write_step_folder(root, name, writers, info)
+    info |= {WEIGHT_FILES: names, "layout": layout.to_dict()}
+    return write_shared_step(root, name, writers, info, active.world)
 
 
-def load_step(folder: Path, network: nn.Cell, optimizer: AdamW, rank: int = 0) -> TrainState:
-    """Load a step's weights and optimizer; return its state.
+def load_step(folder: Path, network: nn.Cell, optimizer: AdamW) -> TrainState:
+    """Load this process's share of a step's weights and optimizer, whatever layout wrote it.
+
+    Returns:
+        The step's state.
 
     Raises:
         CheckpointError: If a file is missing or changed, has no optimizer state, or does not fit
             the network.
     """
     info = manifest.read_step_folder(folder)
-    state = read_state(folder / f"rank_{rank}" / STATE_FILE)
-    optimizer_file = folder / f"rank_{rank}" / OPTIMIZER_FILE
-    if not optimizer_file.is_file():
+    state = read_state(folder / "rank_0" / STATE_FILE)
+    files = sorted(folder.glob(f"rank_*/{OPTIMIZER_FILE}"))
+    if not files:
         raise CheckpointError(
             "holds no optimizer state", where=str(folder),
             fix="resume from a step saved with save_optimizer True, or load the weights only",
@@ -129,10 +150,44 @@ def load_step(folder: Path, network: nn.Cell, optimizer: AdamW, rank: int = 0) -
     check = getattr(network, "check_step", None)
     if check:
         check(info, str(folder))
-    _load_weights(folder / f"rank_{rank}" / Path(str(info.get("weights"))).name, network)
-    with SafeFile(optimizer_file) as file:
-        optimizer.load_state({name: file.read(name) for name in file.tensors}, state.optimizer_step)
+    parted = tensor_parts(network, optimizer)
+    names = info.get(WEIGHT_FILES) or [info.get("weights")]
+    with open_joined(folder, [str(name) for name in names]) as weights:
+        _load_weights(weights, network, parted)
+    own = [slot.name for slot in optimizer.state_parameters()]
+    with open_joined(folder, [str(file.relative_to(folder)) for file in files]) as stored:
+        optimizer.check_names(_own_names(stored.tensors, own, parted))
+        arrays = {name: _own_rows(stored, name, parted.get(name)) for name in own}
+        optimizer.load_state(arrays, state.optimizer_step)
     return state
+
+
+def tensor_parts(network: nn.Cell, optimizer: AdamW) -> dict[str, Parted]:
+    """Return what this process's weights and optimizer state are of the whole ones; empty when alone."""
+    if mesh().layout.is_single:
+        return {}
+    weights = network.weight_parts()
+    return weights | optimizer.state_parts(weights)
+
+
+def _own_names(
+    stored: Iterable[str], own: Sequence[str], parted: Mapping[str, Parted]
+) -> Iterable[str]:
+    """Return the stored names this process has to know: of a shared run those of its stage only."""
+    names = set(own)
+    return [name for name in stored if name in names] if parted else stored
+
+
+def _own_rows(file: JoinedFile, name: str, wanted: Parted | None) -> np.ndarray:
+    """Return this process's rows of a whole tensor."""
+    wanted = wanted or Parted.whole(file.tensors[name].shape)
+    rows = sum(part.rows for part in wanted.parts)
+    columns = wanted.parts[0].columns
+    shape = (rows, columns[1] - columns[0]) if columns else (rows, *wanted.shape[1:])
+    out = np.empty(shape, file.tensors[name].dtype.numpy)
+    for start, block in file.read_parts(name, wanted):
+        out[start : start + len(block)] = block
+    return out if wanted.shape else out.reshape(())
 
 
 def _text_writer(text: str) -> Callable[[Path], None]:
@@ -149,21 +204,20 @@ def _to_write(parameter: Parameter) -> TensorToWrite:
     )
 
 
-def _load_weights(path: Path, network: nn.Cell) -> None:
+def _load_weights(file: JoinedFile, network: nn.Cell, parted: Mapping[str, Parted]) -> None:
     """Copy stored weights into the network's parameters; every name, shape and type must match."""
     parameters = {parameter.name: parameter for parameter in step_parameters(network)}
-    kind = CkptFile if path.suffix == ".ckpt" else SafeFile
-    with kind(path) as file:
-        _check_names(path, parameters, file)
-        for name, parameter in parameters.items():
-            stored = file.tensors[name]
-            wanted = (BY_CKPT[str(parameter.dtype)].name, tuple(parameter.shape))
-            if (stored.dtype.name, stored.shape) != wanted:
-                raise CheckpointError(
-                    f"is {stored.dtype.name} {stored.shape}", where=f"{path}: {name}",
-                    allowed=f"{wanted[0]} {wanted[1]}", fix="resume with the same model settings",
-                )  # fmt: skip
-            parameter.set_data(_as_tensor(file.read(name), parameter))
+    _check_names(file.path, parameters, _own_names(file.tensors, list(parameters), parted))
+    for name, parameter in parameters.items():
+        stored = file.tensors[name]
+        shape = parted[name].shape if name in parted else tuple(parameter.shape)
+        wanted = (BY_CKPT[str(parameter.dtype)].name, shape)
+        if (stored.dtype.name, stored.shape) != wanted:
+            raise CheckpointError(
+                f"is {stored.dtype.name} {stored.shape}", where=f"{file.path}: {name}",
+                allowed=f"{wanted[0]} {wanted[1]}", fix="resume with the same model settings",
+            )  # fmt: skip
+        parameter.set_data(_as_tensor(_own_rows(file, name, parted.get(name)), parameter))
 
 
 def _as_tensor(array: np.ndarray, like: Parameter) -> Tensor:
@@ -174,15 +228,15 @@ def _as_tensor(array: np.ndarray, like: Parameter) -> Tensor:
     return Tensor(array.astype(np.float32)).astype(like.dtype)
 
 
-def _check_names(path: Path, parameters: Iterable[str], file: TensorFile) -> None:
-    names = set(parameters)
-    missing, extra = sorted(names - set(file.tensors)), sorted(set(file.tensors) - names)
+def _check_names(path: Path, parameters: Iterable[str], stored: Iterable[str]) -> None:
+    names, found = set(parameters), set(stored)
+    missing, extra = sorted(names - found), sorted(found - names)
     if missing or extra:
         first = (missing or extra)[0]
         raise CheckpointError(
             f"{len(missing)} weights of the network are missing, {len(extra)} are unknown "
             f"(first: {first})",
             where=str(path),
-            fix=did_you_mean(first, file.tensors if missing else names)
+            fix=did_you_mean(first, found if missing else names)
             or "resume with the same model settings",
         )

@@ -194,11 +194,7 @@ class MFTrainOneStepCell:
         """
         counts = [int(np.count_nonzero(b["labels"] != IGNORED_LABEL)) for b in micro_batches]
         trained = sum(counts)
-        if trained == 0:
-            raise DataError(
-                f"none of the {len(micro_batches)} micro batches of a step has a label",
-                fix="check the data set: every label is -100",
-            )
+        self._require_labels(trained, len(micro_batches))
         weights = [count / trained for count in counts]
         losses, grads = self._accumulate(micro_batches, weights)
         loss = math.fsum(losses)
@@ -241,6 +237,13 @@ class MFTrainOneStepCell:
                 total[index] = total[index] + grads[index]
                 grads[index] = None
         return losses, total
+
+    def _require_labels(self, trained: int, count: int) -> None:
+        if trained == 0:
+            raise DataError(
+                f"none of the {count} micro batches of a step has a label",
+                fix="check the data set: every label is -100",
+            )
 
     def _update(self, grads: Sequence[Tensor], lr: float, norm: float) -> None:
         clip = min(1.0, self.max_grad_norm / (norm + _NORM_GUARD))

@@ -12,9 +12,9 @@ from mindformers.config.data import IGNORED_LABEL
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_modules import build_linear, residual_dtype
 from mindformers.models.glm2.glm2_native import JOINED_LAYERS, native_network
-from mindformers.models.glm2.glm2_pretrained import GLM2PreTrainedModel
+from mindformers.models.glm2.glm2_shared import SharedGLM2Model
 from mindformers.models.glm2.glm2_transformer import ChatGLM2Transformer
-from mindformers.modules.embedding import VocabEmbedding
+from mindformers.modules.embedding import build_embedding_table
 from mindformers.modules.loss import build_head_loss
 from mindformers.ops.attention import build_mask, causal_mask
 from mindformers.ops.backend import active_backend, compute_dtype, storage_dtype
@@ -22,7 +22,9 @@ from mindformers.ops.cast import build_cast
 from mindformers.ops.native.arrays import Buffer
 from mindformers.ops.native.network import NativeNetwork, Vectors
 from mindformers.ops.native.tensors import of_parameter
+from mindformers.ops.regions import build_enter, build_join_channels
 from mindformers.ops.rotary import RotaryAngles
+from mindformers.parallel.mesh import mesh
 from mindformers.pet.lora import get_pet_model
 from mindformers.pet.merged import MergedWeights
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
@@ -35,44 +37,57 @@ class ChatGLM2Model(nn.Cell):
         super().__init__()
         compute, stream = compute_dtype(config.compute_dtype), residual_dtype(config)
         self.block_size = config.block_size
-        self.embedding = VocabEmbedding(
-            config.vocab_size,
-            config.hidden_size,
-            param_dtype=storage_dtype(config.param_init_type),
-            out_dtype=compute,
-        )
+        layout = mesh().layout
+        self.part = layout.context_rank
+        if layout.is_first_stage:
+            self.embedding, self.to_rows = build_embedding_table(
+                config.vocab_size,
+                config.hidden_size,
+                param_dtype=storage_dtype(config.param_init_type),
+                out_dtype=compute,
+            )
         self.rotary_angles = RotaryAngles(
             config.seq_length, config.rotary_dim, config.kv_channels, config.rope_base, compute
         )
         self.mask = build_mask()
         self.encoder = ChatGLM2Transformer(config)
-        self.output_layer = build_linear(config, config.hidden_size, config.vocab_size)
+        self.enter_head = build_enter()
+        if layout.is_last_stage:
+            rows = config.vocab_size // layout.tensor
+            self.output_layer = build_linear(config, config.hidden_size, rows)
+        self.join_logits = build_join_channels()
         self.to_stream = build_cast(compute, stream)
         self.to_compute = build_cast(stream, compute)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Return the first residual stream, (B * S, H), for ``input_ids`` (B, S)."""
         hidden = self.to_stream(self.embedding(input_ids))  # (B, S, H)
-        return hidden.reshape((-1, hidden.shape[-1]))
+        return self.to_rows(hidden.reshape((-1, hidden.shape[-1])))
 
     def construct(
         self,
         input_ids: Tensor,
         position_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        stream: Tensor | None = None,
     ) -> Tensor:
         """Return the hidden states after the final norm, (B * S, H), without a cache.
+
+        On a pipeline stage: what the next one takes, or after the final norm on the last.
 
         Args:
             input_ids: (B, S) int32.
             position_ids: (B or 1, S) int32; None: 0..S-1.
             attention_mask: None (causal), or (B, S) with 1 for a real token and 0 for a pad, or
                 (B, S, S) with 1 where a key is hidden (upstream's convention).
+            stream: (T, H), what the pipeline stage before gave; None on the first.
         """
-        steps = ops.arange(input_ids.shape[1]).astype(ms.int32).expand_dims(0)  # (1, S)
+        tokens = input_ids.shape[1]
+        first = self.part * tokens  # where this rank's part of the sequence begins
+        steps = ops.arange(first, first + tokens).astype(ms.int32).expand_dims(0)  # (1, S)
         cos, sin = self.rotary_angles(steps if position_ids is None else position_ids)
         mask = self.mask(steps, attention_mask)
-        return self.encoder(self.embed(input_ids), cos, sin, mask)
+        return self.encoder(self.embed(input_ids) if stream is None else stream, cos, sin, mask)
 
     def with_cache(
         self,
@@ -102,11 +117,11 @@ class ChatGLM2Model(nn.Cell):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return logits (T, V) in the compute type for ``hidden`` (T, H)."""
-        return self.output_layer(self.to_compute(hidden))
+        return self.join_logits(self.output_layer(self.enter_head(self.to_compute(hidden))))
 
 
 @MindFormerRegister.register(MindFormerModuleType.MODELS)
-class ChatGLM2ForConditionalGeneration(GLM2PreTrainedModel):
+class ChatGLM2ForConditionalGeneration(SharedGLM2Model):
     """A GLM that gives a loss for labels, logits without, and text through ``generate``.
 
     Args:
@@ -184,9 +199,7 @@ class ChatGLM2ForConditionalGeneration(GLM2PreTrainedModel):
             input_mask = labels != IGNORED_LABEL
         input_mask = self.cast(input_mask, ms.float32)
         if self.training:
-            hidden = self.transformer.to_compute(hidden)
-            weight = self.transformer.output_layer.weight
-            return self.head_loss(hidden, weight, labels.reshape((-1,)), input_mask.reshape((-1,)))
+            return self.labelled_loss(hidden, labels, input_mask)
         logits = self.cast(self.transformer.head(hidden), ms.float32).reshape(shape)
         start = ops.zeros_like(labels[:, :1])  # (B, 1)
         return (
@@ -194,14 +207,6 @@ class ChatGLM2ForConditionalGeneration(GLM2PreTrainedModel):
             ops.cat((start, labels), 1),
             ops.cat((self.cast(start, ms.float32), input_mask), 1),
         )
-
-    def recompute_layers(self, count: int) -> None:
-        """Keep no activations of the first ``count`` layers in training; they are computed again.
-
-        Must be called before the network first runs. Gradients do not change.
-        """
-        for layer in list(self.transformer.encoder.layers)[:count]:
-            layer.recompute()
 
     def allocate_cache(self, num_blocks: int) -> None:
         """Give every layer an empty key/value cache of ``num_blocks`` blocks of ``config.block_size`` tokens."""

@@ -12,6 +12,8 @@ from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.modules.linear import Linear
 from mindformers.ops.activation import build_split_swiglu, build_swiglu
 from mindformers.ops.backend import compute_dtype, storage_dtype
+from mindformers.ops.regions import build_enter, build_leave
+from mindformers.parallel.mesh import mesh
 
 
 def build_linear(
@@ -37,14 +39,16 @@ class ChatGLM2MLP(nn.Cell):
 
     def __init__(self, config: ChatGLM2Config):
         super().__init__()
-        self.dense_h_to_4h = build_linear(config, config.hidden_size, 2 * config.ffn_hidden_size)
-        self.activation = build_swiglu(config.ffn_hidden_size)
-        self.dense_4h_to_h = build_linear(config, config.ffn_hidden_size, config.hidden_size)
+        channels = config.ffn_hidden_size // mesh().layout.tensor
+        self.enter, self.leave = build_enter(), build_leave()
+        self.dense_h_to_4h = build_linear(config, config.hidden_size, 2 * channels)
+        self.activation = build_swiglu(channels)
+        self.dense_4h_to_h = build_linear(config, channels, config.hidden_size)
 
     def construct(self, x: Tensor) -> Tensor:
         """Return (T, H) for ``x`` (T, H)."""
-        gate_up = self.dense_h_to_4h(x)  # (T, 2F)
-        return self.dense_4h_to_h(self.activation(gate_up))
+        gate_up = self.dense_h_to_4h(self.enter(x))  # (T, 2F)
+        return self.leave(self.dense_4h_to_h(self.activation(gate_up)))
 
 
 class ChatGLM2SplitMLP(nn.Cell):
@@ -52,14 +56,19 @@ class ChatGLM2SplitMLP(nn.Cell):
 
     def __init__(self, config: ChatGLM2Config):
         super().__init__()
-        self.dense_left = build_linear(config, config.hidden_size, config.ffn_hidden_size)
-        self.dense_right = build_linear(config, config.hidden_size, config.ffn_hidden_size)
+        channels = config.ffn_hidden_size // mesh().layout.tensor
+        self.enter, self.leave = build_enter(), build_leave()
+        self.dense_left = build_linear(config, config.hidden_size, channels)
+        self.dense_right = build_linear(config, config.hidden_size, channels)
         self.activation = build_split_swiglu()
-        self.dense_4h_to_h = build_linear(config, config.ffn_hidden_size, config.hidden_size)
+        self.dense_4h_to_h = build_linear(config, channels, config.hidden_size)
 
     def construct(self, x: Tensor) -> Tensor:
         """Return (T, H) for ``x`` (T, H)."""
-        return self.dense_4h_to_h(self.activation(self.dense_left(x), self.dense_right(x)))
+        x = self.enter(x)
+        return self.leave(
+            self.dense_4h_to_h(self.activation(self.dense_left(x), self.dense_right(x)))
+        )
 
 
 def build_mlp(config: ChatGLM2Config) -> nn.Cell:

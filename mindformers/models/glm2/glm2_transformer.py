@@ -15,7 +15,9 @@ from mindformers.ops.attention import build_rotated_attention
 from mindformers.ops.backend import compute_dtype, storage_dtype
 from mindformers.ops.cast import Keep, build_cast
 from mindformers.ops.paged_attention import build_paged_attention
+from mindformers.ops.regions import build_enter, build_leave
 from mindformers.ops.rotary import Rotary, RotateHeads
+from mindformers.parallel.mesh import mesh
 
 
 class ChatGLM2SelfAttention(nn.Cell):
@@ -28,7 +30,10 @@ class ChatGLM2SelfAttention(nn.Cell):
     def __init__(self, config: ChatGLM2Config):
         super().__init__()
         self.config = config
-        heads, groups, size = config.num_heads, config.n_kv_heads, config.kv_channels
+        tensor = mesh().layout.tensor
+        heads, groups = config.num_heads // tensor, max(1, config.n_kv_heads // tensor)
+        size = config.kv_channels
+        self.enter, self.leave = build_enter(), build_leave()
         self.num_heads, self.num_groups, self.head_dim = heads, groups, size
         self.build_projections(config)
         rotary = Rotary(config.rotary_dim, size, compute_dtype(config.compute_dtype))
@@ -75,7 +80,7 @@ class ChatGLM2SelfAttention(nn.Cell):
             (T, H).
         """
         tokens = cos.shape[1]
-        qkv = self.project(x).reshape(
+        qkv = self.project(self.enter(x)).reshape(
             (-1, tokens, self.num_heads + 2 * self.num_groups, self.head_dim)
         )  # (B, S, N+2G, D)
         if cache is None:
@@ -84,7 +89,7 @@ class ChatGLM2SelfAttention(nn.Cell):
             assert self.cached_attention is not None
             query, key, value = self.rotate(qkv, cos, sin)
             mixed = self.cached_attention(query, key, value, cache)
-        return self.dense(mixed.reshape((-1, self.num_heads * self.head_dim)))
+        return self.leave(self.dense(mixed.reshape((-1, self.num_heads * self.head_dim))))
 
 
 class ChatGLM2SplitSelfAttention(ChatGLM2SelfAttention):
@@ -150,17 +155,25 @@ class ChatGLM2Block(nn.Cell):
 
 
 class ChatGLM2Transformer(nn.Cell):
-    """The blocks in order and the final norm."""
+    """The blocks of this process in order and, on the last pipeline stage, the final norm."""
 
     def __init__(self, config: ChatGLM2Config):
         super().__init__()
-        self.layers = nn.CellList([ChatGLM2Block(config) for _ in range(config.num_layers)])
-        self.final_layernorm = build_norm(config)
+        layout = mesh().layout
+        self.held = tuple(layout.layers(config.num_layers))
+        # A cell for the blocks of other stages too, so that every weight's name has its block's number.
+        self.layers = nn.CellList(
+            [
+                ChatGLM2Block(config) if index in self.held else Keep()
+                for index in range(config.num_layers)
+            ]
+        )
+        self.final_layernorm = build_norm(config) if layout.is_last_stage else Keep()
 
     def construct(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: tuple | None = None
     ) -> Tensor:
         """Return (T, H) after the final norm; arguments as in ``ChatGLM2SelfAttention.construct``."""
-        for layer in self.layers:
-            x = layer(x, cos, sin, mask, cache)
+        for index in self.held:
+            x = self.layers[index](x, cos, sin, mask, cache)
         return self.final_layernorm(x)

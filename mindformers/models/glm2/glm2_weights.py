@@ -20,12 +20,14 @@ from mindformers.checkpoint.transfer import tensors_in_layout, weights_among
 from mindformers.checkpoint.weight_source import CONFIG_KEY, WeightSource
 from mindformers.errors import CheckpointError, ConfigError
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
+from mindformers.models.glm2.glm2_shares import held_places, held_tensors
 from mindformers.models.glm2.hf_config import (
     check_against_config,
     config_to_hf,
     is_tied,
     model_name,
 )
+from mindformers.parallel.mesh import mesh
 
 if TYPE_CHECKING:
     from mindspore import Parameter
@@ -218,8 +220,8 @@ def load_pretrained(
     """Fill a network's parameters from weights in any layout, streamed and cast to their types.
 
     Args:
-        parameters: Name -> parameter of the whole network; those outside the weights' layout
-            (caches, adapters) are left as they are.
+        parameters: Name -> parameter of what this process holds of the network; those outside the
+            weights' layout (caches, adapters) are left as they are.
         config: The network's settings.
         source: A Hugging Face directory, a directory we saved, a step folder, one
             ``.safetensors`` or ``.ckpt`` file.
@@ -233,7 +235,8 @@ def load_pretrained(
     """
     with open_weights(source, verify) as weights:
         mapped = map_weights(config, weights)
-        target = stored_tensors(config, layout_named("mindformers", config))
+        whole, layout = stored_tensors(config, layout_named("mindformers", config)), mesh().layout
+        target = held_tensors(whole, config, layout)
         differences = compare_shapes(
             target, {name: tuple(p.shape) for name, p in parameters.items()}
         )
@@ -242,7 +245,8 @@ def load_pretrained(
                 f"the network is not the configuration's: {differences.summary()}\n"
                 f"{differences.table()}"
             )
-        return fill_parameters(parameters, target, mapped.places, weights, mapped.dropped, verify)
+        places = held_places(whole, mapped.places, config, layout)
+        return fill_parameters(parameters, target, places, weights, mapped.dropped, verify)
 
 
 def save_weights(

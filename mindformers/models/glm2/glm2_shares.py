@@ -1,0 +1,149 @@
+"""Which part of each weight a rank of a parallel run holds. What divides how is written here and nowhere else.
+
+A piece is cut along its rows (matrices whose outputs are shared) or along its columns (matrices whose inputs
+are), or it is whole on every rank of a tensor group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from mindformers.checkpoint.keymap import Piece, Rows, Stored
+from mindformers.checkpoint.parts import Part, Parted
+from mindformers.models.glm2.glm2_config import ChatGLM2Config
+from mindformers.parallel.layout import Layout
+
+_BY_ROWS = ("q.weight", "q.bias", "gate", "up", "head")
+_KEYS = ("k.weight", "k.bias", "v.weight", "v.bias")
+_BY_COLUMNS = ("o", "down")
+
+
+@dataclass(frozen=True)
+class Share:
+    """A rank's part of a piece.
+
+    Attributes:
+        rows: First and last row, the last not included.
+        columns: The same for columns; None: all.
+        copies: Ranks of the tensor group that hold this very part.
+    """
+
+    rows: tuple[int, int]
+    columns: tuple[int, int] | None = None
+    copies: int = 1
+
+    def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the part's axes, for those of the piece."""
+        first = self.rows[1] - self.rows[0]
+        if self.columns is None:
+            return (first, *whole[1:])
+        return first, self.columns[1] - self.columns[0]
+
+
+def is_held(name: str, config: ChatGLM2Config, layout: Layout) -> bool:
+    """Tell whether a piece belongs to this rank's pipeline stage."""
+    layer, _, _ = name.partition(".")
+    if layer.isdigit():
+        return int(layer) in layout.layers(config.num_layers)
+    return layout.is_first_stage if name == "embedding" else layout.is_last_stage
+
+
+def share_of(piece: Piece, config: ChatGLM2Config, layout: Layout) -> Share:
+    """Return this rank's part of a piece of its stage."""
+    layer, _, rest = piece.name.partition(".")
+    kind, rows = rest if layer.isdigit() else piece.name, piece.shape[0]
+    if kind in _BY_ROWS or (kind == "embedding" and layout.is_vocab_parallel):
+        return Share(layout.share(rows))
+    if kind in _KEYS:
+        copies = layout.copies_of_kv_head(config.n_kv_heads)
+        return Share(layout.kv_share(config.n_kv_heads, config.kv_channels), copies=copies)
+    if kind in _BY_COLUMNS:
+        return Share((0, rows), layout.share(piece.shape[1]))
+    return Share((0, rows), copies=layout.tensor)
+
+
+def held_tensors(whole: Iterable[Stored], config: ChatGLM2Config, layout: Layout) -> list[Stored]:
+    """Return the tensors of a layout of names that this rank holds, in its sizes."""
+    return [
+        Stored(
+            stored.name,
+            tuple(
+                replace(piece, shape=share_of(piece, config, layout).shape(piece.shape))
+                for piece in stored.pieces
+            ),
+        )
+        for stored in whole
+        if is_held(stored.pieces[0].name, config, layout)
+    ]
+
+
+def held_places(
+    whole: Iterable[Stored], places: Mapping[str, Rows], config: ChatGLM2Config, layout: Layout
+) -> dict[str, Rows]:
+    """Return where the parts this rank holds lie, for where the whole pieces do."""
+    found = {}
+    for stored in whole:
+        for piece in stored.pieces:
+            if is_held(piece.name, config, layout):
+                share, rows = share_of(piece, config, layout), places[piece.name]
+                start = rows.start + share.rows[0]
+                stop = rows.start + share.rows[1]
+                found[piece.name] = Rows(rows.name, start, stop, share.columns)
+    return found
+
+
+@dataclass(frozen=True)
+class Copied:
+    """Rows of a parameter that several ranks of a tensor group hold.
+
+    Attributes:
+        rows: First and last row, the last not included.
+        copies: How many ranks.
+        is_partial: Each of them has a part of the gradient only.
+        is_norm: They are the whole tensor group; else those that share a key/value head.
+    """
+
+    rows: tuple[int, int]
+    copies: int
+    is_partial: bool
+    is_norm: bool
+
+
+def copied_rows(
+    whole: Iterable[Stored], config: ChatGLM2Config, layout: Layout
+) -> dict[str, list[Copied]]:
+    """Return, for every parameter with such rows, which of its rows other ranks hold as well."""
+    found: dict[str, list[Copied]] = {}
+    for stored in whole:
+        if not is_held(stored.pieces[0].name, config, layout):
+            continue
+        start = 0
+        for piece in stored.pieces:
+            share = share_of(piece, config, layout)
+            stop = start + share.shape(piece.shape)[0]
+            if share.copies > 1:
+                is_norm = piece.name.endswith("_norm")
+                is_partial = layout.is_sequence_parallel if is_norm else piece.name != "embedding"
+                rows = Copied((start, stop), share.copies, is_partial, is_norm)
+                found.setdefault(stored.name, []).append(rows)
+            start = stop
+    return found
+
+
+def weight_parts(
+    whole: Iterable[Stored], config: ChatGLM2Config, layout: Layout
+) -> dict[str, Parted]:
+    """Return, by name, what this rank's tensors are of the whole ones."""
+    found = {}
+    for stored in whole:
+        if not is_held(stored.pieces[0].name, config, layout):
+            continue
+        parts, own, start = [], 0, 0
+        for piece in stored.pieces:
+            share = share_of(piece, config, layout)
+            rows = share.rows[1] - share.rows[0]
+            parts.append(Part(own, start + share.rows[0], rows, share.columns))
+            own, start = own + rows, start + piece.shape[0]
+        found[stored.name] = Parted(stored.shape, tuple(parts))
+    return found

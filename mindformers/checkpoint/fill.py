@@ -16,6 +16,7 @@ from mindformers.checkpoint.keymap import Rows, Stored, plan_tensor
 from mindformers.checkpoint.tensor_file import BLOCK_BYTES
 from mindformers.checkpoint.weight_source import WeightSource
 from mindformers.logger import logger
+from mindformers.parallel.heartbeat import beat
 
 if TYPE_CHECKING:
     from mindspore import Parameter
@@ -69,6 +70,7 @@ def fill_parameters(
     """
     report = LoadReport(str(source.path), dropped=dropped)
     for stored in target:
+        beat(f"loading {stored.name}")
         parameter = parameters[stored.name]
         plan = plan_tensor(stored, places)
         fill_parameter(parameter, plan, source, verify)

@@ -14,6 +14,7 @@ from mindformers.cli.flags import CONFIG, FLAGS, OPTIONS, REGISTER_PATH, all_spe
 from mindformers.cli.start import loading_modules
 from mindformers.errors import ConfigError
 from mindformers.logger import setup_console_logging
+from mindformers.parallel import heartbeat
 from mindformers.parallel.runtime import check_machine
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "run_mindformer.py") 
         DeviceError: If this machine cannot start the run.
     """
     arguments, rest = build_parser(prog).parse_known_args(argv)
+    heartbeat.start()
     setup_console_logging()
     with loading_modules():
         config = load(arguments, rest)

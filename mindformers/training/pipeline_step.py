@@ -44,14 +44,11 @@ class PipelinePasses:
 
     def __init__(self, network: nn.Cell, parameters: Sequence[Parameter], mesh: Mesh):
         self.network, self.line, self.layout = network, mesh.line, mesh.layout
-        weights = ParameterTuple(parameters)
+        self.weights = weights = ParameterTuple(parameters)
         self.stage = _Stage(network, self.layout.is_last_stage)
         self.stage.set_train(True)
         self.before, self.after = self.layout.neighbour(-1), self.layout.neighbour(1)
         self.loss_and_slopes = ms.value_and_grad(self.stage, 0, weights)
-        self.slopes = ops.GradOperation(get_all=False, get_by_list=True, sens_param=True)(
-            self.stage, weights
-        )
         self.weight_slopes = ops.GradOperation(get_by_list=True, sens_param=True)(
             _FirstStage(self.stage), weights
         )
@@ -94,7 +91,10 @@ class PipelinePasses:
         arrived = self.line.receive(*self.network.stream_form(given[1].shape), self.after)
         if self.layout.is_first_stage:
             return 0.0, self.weight_slopes(*given[1:], arrived)
-        slope, grads = self.slopes(*given, arrived)
+        _, way_back = ops.vjp(
+            lambda stream: self.stage(stream, *given[1:]), given[0], weights=self.weights
+        )
+        (slope,), grads = way_back(arrived)
         self.line.send(slope, self.before)
         return 0.0, grads
 

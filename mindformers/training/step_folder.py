@@ -24,6 +24,7 @@ from mindformers.checkpoint.parts import STRATEGY_FILE, JoinedFile, Parted, writ
 from mindformers.checkpoint.shared_step import write_shared_step
 from mindformers.checkpoint.tensor_io import TensorToWrite, write_safetensors
 from mindformers.errors import CheckpointError, did_you_mean
+from mindformers.parallel.heartbeat import beat
 from mindformers.parallel.mesh import mesh
 from mindformers.training.optimizer import AdamW
 from mindformers.training.state import TrainState, read_state
@@ -199,9 +200,12 @@ def _text_writer(text: str) -> Callable[[Path], None]:
 
 def _to_write(parameter: Parameter) -> TensorToWrite:
     dtype = BY_CKPT[str(parameter.dtype)]
-    return TensorToWrite(
-        parameter.name, dtype, tuple(parameter.shape), lambda: plain_array(parameter.asnumpy())
-    )
+
+    def produce() -> np.ndarray:
+        beat(f"saving {parameter.name}")
+        return plain_array(parameter.asnumpy())
+
+    return TensorToWrite(parameter.name, dtype, tuple(parameter.shape), produce)
 
 
 def _load_weights(file: JoinedFile, network: nn.Cell, parted: Mapping[str, Parted]) -> None:

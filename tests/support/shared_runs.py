@@ -60,10 +60,14 @@ def write_start(folder: Path, **changes: Any) -> Path:
     from mindformers.models.glm2.glm2 import ChatGLM2ForConditionalGeneration
     from mindformers.models.glm2.glm2_config import ChatGLM2Config
 
-    network = ChatGLM2ForConditionalGeneration(ChatGLM2Config(**{**NETWORK, "layernorm_epsilon": 1.5625e-07, **changes}))
+    network = ChatGLM2ForConditionalGeneration(
+        ChatGLM2Config(**{**NETWORK, "layernorm_epsilon": 1.5625e-07, **changes})
+    )
     generator = np.random.default_rng(5)
     for parameter in network.weight_parameters().values():
-        values = generator.normal(0, 0.1, parameter.shape) + (parameter.ndim == 1 and "norm" in parameter.name)
+        values = generator.normal(0, 0.1, parameter.shape) + (
+            parameter.ndim == 1 and "norm" in parameter.name
+        )
         parameter.set_data(Tensor(values.astype(np.float32)).astype(ms.float32))
     network.save_pretrained(folder)
     return folder
@@ -97,7 +101,9 @@ def arguments(data: Path, output: Path, steps: int, **settings: Any) -> list[str
         **{key.replace("__", "."): value for key, value in settings.items()},
     }
     for key, value in values.items():
-        line += [f"--{key}", json.dumps(value)] if not isinstance(value, str) else [f"--{key}", value]
+        line += (
+            [f"--{key}", json.dumps(value)] if not isinstance(value, str) else [f"--{key}", value]
+        )
     return line
 
 
@@ -150,6 +156,7 @@ def outcome(output: Path) -> Outcome:
 
 def largest_differences(one: Outcome, other: Outcome) -> tuple[float, float, float]:
     """Return the largest relative difference of a loss and of a norm, and the largest of a weight."""
+
     def relative(first: list[float], second: list[float]) -> float:
         return max(abs(a - b) / abs(a) for a, b in zip(first, second, strict=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from mindformers.errors import ConfigError, DataError
 from mindformers.logger import logger, setup_file_logging, warn_once
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.ops.native.library import choose_backend, is_native, set_threads
+from mindformers.parallel.agreement import require_same
 from mindformers.parallel.mesh import mesh
 from mindformers.parallel.runtime import launched_rank, start_runtime
 from mindformers.pet.adapter_source import base_of, existing_base, holds_adapters
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.tasks.layout import launched_layout
+from mindformers.version import __version__
 
 
 def start(config: RunConfig) -> Path:
@@ -85,6 +88,8 @@ def start_device(config: RunConfig) -> None:
         save_graphs_path=context.save_graphs_path,
         max_device_memory=context.max_device_memory,
     )
+    settings = hashlib.sha256(config_text(config).encode()).hexdigest()
+    require_same({"the settings of the run": settings, "the release": __version__})
 
 
 def config_text(config: RunConfig) -> str:
@@ -162,7 +167,8 @@ def open_text_model(config: RunConfig, weights: str) -> Any:
     assert config.model is not None
     kind, name = MindFormerModuleType.TEXT_MODEL, config.model.arch.type
     choose_kernels(config)
-    if config.context.device_target == "CPU" and MindFormerRegister.is_exist(kind, name):
+    is_alone = config.context.device_target == "CPU" and not config.use_parallel
+    if is_alone and MindFormerRegister.is_exist(kind, name):
         found = MindFormerRegister.get_cls(kind, name).open(network_settings(config), weights)
         if found is not None:
             return found
@@ -238,6 +244,7 @@ def build_train_dataset(config: RunConfig, network: Any) -> Any:
         settings, vocab_size=network.config.vocab_size, layout=layout
     )
     check_dataset(dataset, network.config)
+    require_same({"the training data": dataset.fingerprint})
     return dataset
 
 

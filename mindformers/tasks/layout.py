@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mindformers.config.preflight import TRAINING_MODES
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
 from mindformers.parallel.layout import Layout, Sizes, check_layout
@@ -9,7 +10,11 @@ from mindformers.parallel.runtime import launched_processes, launched_rank
 
 
 def layout_of(config: RunConfig, rank: int = 0) -> Layout:
-    """Return the layout the settings ask for, seen from a rank; one process without ``use_parallel``."""
+    """Return the layout the settings ask for, seen from a rank; one process without ``use_parallel``.
+
+    Answering shares no tokens: a step has one for each prompt.
+    """
+    is_training = config.run_mode in TRAINING_MODES
     if not config.use_parallel:
         return Layout()
     degrees, network = config.parallel_config, config.model.network if config.model else None
@@ -20,7 +25,9 @@ def layout_of(config: RunConfig, rank: int = 0) -> Layout:
         pipeline=degrees.pipeline_stage,
         context=degrees.context_parallel,
         rank=rank,
-        is_sequence_parallel=degrees.use_seq_parallel and degrees.model_parallel > 1,
+        is_sequence_parallel=degrees.use_seq_parallel
+        and degrees.model_parallel > 1
+        and is_training,
         is_vocab_parallel=(not degrees.vocab_emb_dp or degrees.pipeline_stage > 1)
         and degrees.model_parallel > 1,
         shards_optimizer=config.parallel.enable_parallel_optimizer
@@ -63,11 +70,18 @@ def launched_layout(config: RunConfig) -> Layout | None:
 def _refuse_unknown(config: RunConfig, layout: Layout) -> None:
     """Refuse what a shared run cannot do, and say what has no effect."""
     degrees = config.parallel_config
-    adapters = config.model is not None and config.model.network.pet_config is not None
-    if adapters and layout.tensor > 1:
+    if config.run_mode not in TRAINING_MODES and layout.size > layout.tensor:
         raise ConfigError(
-            "adapters are not shared among processes", where="parallel_config.model_parallel",
-            allowed="1 with pet_config", fix="use data_parallel or pipeline_stage",
+            f"answering is shared by {layout}", where="parallel_config",
+            allowed="model_parallel alone; the other degrees 1",
+            fix=f"--parallel_config.model_parallel {layout.size}, and 1 for the others",
+        )  # fmt: skip
+    adapters = config.model is not None and config.model.network.pet_config is not None
+    if adapters and layout.tensor * layout.pipeline > 1:
+        raise ConfigError(
+            "adapters are not shared among processes",
+            where="parallel_config: model_parallel, pipeline_stage",
+            allowed="1 with pet_config", fix="use data_parallel",
         )  # fmt: skip
     if degrees.expert_parallel > 1 or degrees.seq_split_num > 1 or degrees.ulysses_degree_in_cp > 1:
         raise ConfigError(

@@ -12,6 +12,7 @@ from mindformers.checkpoint.atomic import require_writable, write_text
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import DataError
 from mindformers.logger import logger
+from mindformers.parallel.runtime import launched_rank
 from mindformers.tasks import build
 from mindformers.tasks.pipeline import TextGenerationPipeline
 
@@ -34,7 +35,11 @@ def predict(
         One ``{"text_generation_text": [answer]}`` per prompt; also written to ``save_file``.
     """
     prompts, target = read_prompts(config.input_data), Path(config.save_file or RESULT_FILE)
-    require_writable(target)
+    is_first = (
+        launched_rank() == 0
+    )  # of processes that share the network: all have the same answers
+    if is_first:
+        require_writable(target)
     weights = build.named_weights(config) if network is None else ""
     build.open_output(config)
     tokenizer = build.build_tokenizer(config) if tokenizer is None else tokenizer
@@ -47,6 +52,8 @@ def predict(
         apply_chat_template=True,
         **{"seed": config.seed, **settings},
     )
+    if not is_first:
+        return answers
     for prompt, answer in zip(prompts, answers, strict=True):
         logger.info("%s -> %s", prompt, answer["text_generation_text"][0])
     logger.info("output result is: %s", answers)

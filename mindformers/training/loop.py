@@ -118,7 +118,7 @@ def _prepare(
         accumulation=settings.accumulation,
         steps_per_epoch=steps_per_epoch,
         data_fingerprint=str(dataset.fingerprint),
-        optimizer=type(step.optimizer).__name__,
+        optimizer=getattr(step.optimizer, "kind", type(step.optimizer).__name__),
         schedule=repr(schedule),
     )
     last = total if settings.max_steps is None else min(total, settings.max_steps)

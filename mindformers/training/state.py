@@ -117,7 +117,11 @@ def merge_state(saved: TrainState, fresh: TrainState, *, allow_data_change: bool
             where="optimizer.type",
             fix="use the same optimizer, or load the weights without resume_training",
         )
-    watched = ("data_fingerprint", "seed", "batch_size", "accumulation", "steps_per_epoch")
+    watched: tuple[str, ...] = ("data_fingerprint", "seed", "batch_size", "accumulation",
+                                "steps_per_epoch")  # fmt: skip
+    if saved.batch_size * saved.accumulation == fresh.batch_size * fresh.accumulation:
+        # The same rows in every step, however they are cut into micro batches.
+        watched = ("data_fingerprint", "seed", "steps_per_epoch")
     changes = _differences(saved, fresh, watched)
     if changes and not allow_data_change:
         raise DataError(

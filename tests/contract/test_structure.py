@@ -172,6 +172,7 @@ def test_scripts_parse(script: Path) -> None:
         "scripts/quickstart.sh",
         "scripts/test.sh",
         "scripts/chat.sh",
+        "scripts/msrun_launcher.sh",
         "scripts/examples/glm4/run_glm4_predict.sh",
     ],
 )
@@ -188,8 +189,8 @@ def test_scripts_explain_themselves(script: str) -> None:
     [
         (["single", "a", "b"], "3 arguments found; 5 are needed"),
         (
-            ["parallel", "a", "b", "c", "2"],
-            "PARALLEL is 'parallel' and DEVICE_NUM is '2'; allowed: single and 1",
+            ["single", "a", "b", "c", "2"],
+            "PARALLEL is 'single' and DEVICE_NUM is '2'; allowed: single and 1, or parallel and a",
         ),
     ],
 )

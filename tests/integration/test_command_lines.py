@@ -403,7 +403,7 @@ def test_the_published_prompts_print_in_the_published_form(made: Run, tmp_path: 
                 "--train_dataset",
                 ROWS_PATH := ".",
             ],
-            "use_parallel is True, but this release runs one process",
+            "use_parallel is True, but this is a process on its own",
         ),
         (
             [

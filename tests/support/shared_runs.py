@@ -44,7 +44,7 @@ def write_rows(path: Path, count: int = 64) -> Path:
     generator = np.random.default_rng(3)
     ids = generator.integers(2, VOCAB, (count, SEQ)).astype(np.int32)
     labels = np.roll(ids, -1, 1)
-    labels[np.arange(SEQ) < generator.integers(1, SEQ - 2, (count, 1))] = -100
+    labels[np.arange(SEQ) < generator.integers(1, SEQ - 5, (count, 1))] = -100
     padded = np.arange(SEQ) >= generator.integers(SEQ - 4, SEQ + 1, (count, 1))
     ids[padded], labels[padded] = 0, -100
     with mindrecord_writer(path, num_partitions=1) as writer:
@@ -118,7 +118,8 @@ def launch(line: list[str], processes: int, logs: Path, expect: int | None = 0) 
     """Run a command line as so many processes; return what they said."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3"}
     if processes == 1:
-        command = [sys.executable, *line, "--use_parallel", "False"]
+        extra = [] if line[0].startswith("convert") else ["--use_parallel", "False"]
+        command = [sys.executable, *line, *extra]
     else:
         folder = Path(sys.executable).parent
         environment["PATH"] = f"{folder}:{environment['PATH']}"

@@ -244,7 +244,7 @@ class ChatGLM2ForConditionalGeneration(SharedGLM2Model):
 
         Of a weight with an adapter it reads a copy with both in one, made anew when either changed.
         """
-        if active_backend() != "native":
+        if active_backend() != "native" or not mesh().tensor.is_alone:
             return None
         buffers = {name: of_parameter(each) for name, each in self.weight_parameters().items()}
         buffers |= self._merged.buffers(self, JOINED_LAYERS)

@@ -293,11 +293,7 @@ def save_weights(
 
 
 def file_metadata(layout: Layout, config: ChatGLM2Config) -> dict[str, str]:
-    """Return the text for the headers of weight files.
-
-    Ours say what network they are of, so that a lone file is checked too; Hugging Face loaders ask
-    for ``format: pt``.
-    """
+    """Return the headers' text: what network a lone file is of; ``format: pt`` for Hugging Face loaders."""
     if layout.style != "mindformers":
         return {"format": "pt"}
     return {"format": "ms", CONFIG_KEY: json.dumps(config_to_hf(config, "chatglm"))}

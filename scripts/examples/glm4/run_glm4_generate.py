@@ -30,18 +30,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--vocab_file", default="", help="tokenizer.model; default: the YAML's")
     parser.add_argument("--device_target", choices=("CPU", "Ascend"), help="default: the YAML's")
     parser.add_argument(
-        "--use_parallel", action="store_true", help="several processes; not in this release"
+        "--use_parallel",
+        action="store_true",
+        help="started as several processes that share the network",
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args(argv)
 
     from mindformers.config.mindformer_config import MindFormerConfig
     from mindformers.logger import setup_console_logging
+    from mindformers.parallel import heartbeat
+    from mindformers.parallel.runtime import launched_processes, launched_rank
     from mindformers.tasks import build
 
     setup_console_logging()
+    heartbeat.start()
     config = MindFormerConfig(arguments.config_path)
     config.set_value("use_parallel", arguments.use_parallel)
+    config.set_value("run_mode", "predict")
+    degrees = ("data_parallel", "pipeline_stage", "context_parallel")
+    for name in degrees if arguments.use_parallel else ():
+        config.set_value(f"parallel_config.{name}", 1)
+    if arguments.use_parallel:
+        config.set_value("parallel_config.model_parallel", launched_processes())
     if arguments.load_checkpoint:
         config.set_value("load_checkpoint", arguments.load_checkpoint)
     if arguments.vocab_file:
@@ -59,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             [{"role": "user", "content": prompt}], add_generation_prompt=True
         )
         output = network.generate([ids], max_length=network.config.max_decode_length, seed=run.seed)
-        print(tokenizer.decode(output))
+        if launched_rank() == 0:
+            print(tokenizer.decode(output), flush=True)
     return 0
 
 

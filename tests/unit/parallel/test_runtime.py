@@ -8,6 +8,7 @@ import pytest
 
 from mindformers.errors import DeviceError
 from mindformers.parallel import runtime
+from mindformers.parallel.layout import Layout
 
 
 @pytest.fixture
@@ -145,15 +146,29 @@ def test_mindspore_that_cannot_be_loaded_is_one_line(monkeypatch, releases):
     assert str(caught.value).endswith("pip install --force-reinstall mindspore==2.10.0")
 
 
-def test_more_than_one_process_is_refused_before_anything_else(mindspore, releases):
+def test_a_share_without_a_launcher_is_refused_before_anything_else(mindspore, releases):
     releases.clear()
     with pytest.raises(DeviceError) as caught:
-        runtime.start_runtime(use_parallel=True)
+        runtime.start_runtime(layout=Layout(data=2))
     assert str(caught.value) == (
-        "use_parallel is True, but this release runs one process; allowed: use_parallel False; "
-        "add --use_parallel False"
+        "use_parallel is True, but this is a process on its own; allowed: processes started by a "
+        'launcher; start with: bash scripts/msrun_launcher.sh "run_mindformer.py ..." NUMBER, '
+        "or add --use_parallel False"
     )
     assert mindspore.calls == []
+
+
+def test_a_whole_run_in_each_of_several_processes_is_refused(monkeypatch, releases):
+    monkeypatch.setenv("MS_WORKER_NUM", "4")
+    with pytest.raises(DeviceError, match="4 processes were started, but use_parallel is False"):
+        runtime.check_machine("CPU")
+
+
+def test_the_rank_is_the_launchers(monkeypatch):
+    assert (runtime.launched_processes(), runtime.launched_rank()) == (1, 0)
+    monkeypatch.setenv("MS_WORKER_NUM", "4")
+    monkeypatch.setenv("RANK_ID", "3")
+    assert (runtime.launched_processes(), runtime.launched_rank()) == (4, 3)
 
 
 def test_ascend_without_an_npu_is_refused(monkeypatch, tmp_path, mindspore):

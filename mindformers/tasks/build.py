@@ -175,6 +175,7 @@ def open_text_model(config: RunConfig, weights: str) -> Any:
     start_device(config)
     network = build_network(config, weights)
     network.load_checkpoint(weights)
+    network.pretrained_dir = Path(weights) if Path(weights).is_dir() else None
     return network
 
 

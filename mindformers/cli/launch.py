@@ -2,200 +2,166 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-import shlex
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
-from mindformers.cli.launch_watch import watch
+from mindformers.cli.launch_logs import ALL_LOG, Collection, Terminal
+from mindformers.cli.launch_port import meeting_point
+from mindformers.cli.launch_request import USAGE, Request, WrongFormError, find_script, parse
+from mindformers.cli.launch_watch import Limits, Wish, say, watch
 from mindformers.cli.launch_workers import Plan, Team
-from mindformers.errors import ConfigError, DeviceError
-from mindformers.guard import run_guarded
+from mindformers.errors import ConfigError
+from mindformers.guard import DEBUG_FLAG, run_guarded
 
-USAGE = """usage: bash scripts/msrun_launcher.sh "SCRIPT ARGUMENTS" [NUMBER]
-       bash scripts/msrun_launcher.sh "SCRIPT ARGUMENTS" NUMBER PORT LOG_DIR JOIN TIMEOUT
-       bash scripts/msrun_launcher.sh "SCRIPT ARGUMENTS" NUMBER LOCAL_NUMBER ADDRESS PORT NODE LOG_DIR JOIN TIMEOUT
-
-Start a Python script as NUMBER processes, 8 by default; with 1 it simply runs.
-
-  NUMBER         processes of the whole run
-  LOCAL_NUMBER   of these, processes on this machine
-  ADDRESS        where the first machine (NODE 0) can be reached; PORT 8118 by default
-  NODE           number of this machine, from 0
-  LOG_DIR        worker_<rank>.log of every process, all.log of all together (output/msrun_log)
-  JOIN           True waits for the end and shows the first process (the default of the first form);
-                 False leaves the run in the background
-  TIMEOUT        seconds the processes wait for one another at the start (7200)
-
-Environment: MF_HANG_SECONDS (600) without a sign of life end a run with every process's stack, 0 never;
-MF_STOPPED_SECONDS (30) the same for a process that was stopped; MF_STOP_SECONDS (60) is what processes have
-to save after Ctrl-C; MF_LOG_SUFFIX is added to the default LOG_DIR.
-"""
-_DEFAULT_PORT, _DEFAULT_TIMEOUT, _PORTS_TRIED = 8118, 7200, 100
-_DETACHED = "MF_LAUNCH_DETACHED"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks for; fields as in ``USAGE``."""
-
-    command: tuple[str, ...]
-    number: int = 8
-    local: int = 8
-    address: str = "127.0.0.1"
-    port: int = _DEFAULT_PORT
-    node: int = 0
-    log_dir: Path = Path("output/msrun_log")
-    is_joined: bool = True
-    timeout: int = _DEFAULT_TIMEOUT
-
-
-def parse(arguments: Sequence[str]) -> Request:
-    """Read the positional arguments.
-
-    Raises:
-        ConfigError: If there are too few or too many, or one of them is wrong.
-    """
-    suffix = os.environ.get("MF_LOG_SUFFIX")
-    default = Path("output/msrun_log" + (f"_{suffix}" if suffix else ""))
-    if len(arguments) not in (1, 2, 6, 9):
-        raise ConfigError(
-            f"{len(arguments)} arguments", where="msrun_launcher.sh", allowed="1, 2, 6 or 9",
-            fix="--help shows the forms",
-        )  # fmt: skip
-    command = tuple(shlex.split(arguments[0]))
-    if not command:
-        raise ConfigError(
-            "no script is named", where="msrun_launcher.sh", fix="--help shows the forms"
-        )
-    number = _number("NUMBER", arguments[1], 1) if len(arguments) > 1 else 8
-    if len(arguments) <= 2:
-        return Request(command, number, number, log_dir=default)
-    local, address, node, rest = number, "127.0.0.1", 0, list(arguments[2:])
-    if len(arguments) == 9:
-        local, address = _number("LOCAL_NUMBER", rest[0], 1), rest[1]
-        node = _number("NODE", rest[3], 0)
-        rest = [rest[2], *rest[4:]]
-    port, log_dir, join, timeout = rest
-    if join.lower() not in ("true", "false"):
-        raise ConfigError(f"is {join!r}", where="JOIN", allowed="True or False")
-    if local > number or (node + 1) * local > number:
-        raise ConfigError(
-            f"{local} processes on node {node} of {number}", where="LOCAL_NUMBER",
-            allowed="as many on each node, NUMBER in all",
-        )  # fmt: skip
-    return Request(
-        command, number, local, address, _number("PORT", port, 1, 65535), node, Path(log_dir),
-        join.lower() == "true", _number("TIMEOUT", timeout, 1),
-    )  # fmt: skip
-
-
-def _number(name: str, text: str, lowest: int, highest: int | None = None) -> int:
-    if not text.isdigit() or int(text) < lowest or (highest and int(text) > highest):
-        bounds = f"{lowest} to {highest}" if highest else f"{lowest} or more"
-        raise ConfigError(f"is {text!r}", where=name, allowed=f"a whole number, {bounds}")
-    return int(text)
-
-
-def find_script(name: str, repository: Path) -> str:
-    """Return a script's path: as given, or in the repository.
-
-    Raises:
-        ConfigError: If it is in neither.
-    """
-    for path in (Path(name), repository / name):
-        if path.is_file():
-            return str(path)
-    raise ConfigError("no such file", where=name, fix="give the path of a Python script")
-
-
-def choose_port(request: Request) -> int:
-    """Return the port the processes meet at: the one asked for, or the next free one on a single machine.
-
-    Raises:
-        DeviceError: If it is in use and several machines rely on it, or none is free.
-    """
-    for port in range(request.port, min(request.port + _PORTS_TRIED, 65536)):
-        with socket.socket() as probe:
-            try:
-                probe.bind((request.address, port))
-            except OSError as error:
-                if request.local < request.number:
-                    raise DeviceError(
-                        f"{request.address}:{port} cannot be used: {error.strerror}", where="PORT",
-                        fix="choose another port, the same on all machines",
-                    ) from error  # fmt: skip
-                continue
-        if port != request.port:
-            print(f"port {request.port} is in use; {port} is taken", flush=True)
-        return port
-    raise DeviceError(f"no port from {request.port} on is free", where="PORT")
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_STARTED = "started"  # what a launcher in the background says when it has done so
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the launcher; returns the exit code of the run."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [each for each in (sys.argv[1:] if argv is None else argv) if each != DEBUG_FLAG]
     if arguments[:1] in (["-h"], ["--help"]):
         print(USAGE, end="")
         return 0
-    request = parse(arguments)
-    repository = Path(__file__).resolve().parents[2]
-    command = [
-        sys.executable,
-        "-u",
-        find_script(request.command[0], repository),
-        *request.command[1:],
-    ]
-    if request.number == 1:
-        return _code(subprocess.run(command, check=False).returncode)
-    if not request.is_joined and not os.environ.get(_DETACHED):
-        return _detach(arguments, request)
-    port = choose_port(request) if request.node == 0 else request.port
-    plan = Plan(
-        command, request.number, request.local, request.node, request.address, port,
-        request.log_dir, request.timeout,
-    )  # fmt: skip
-    first = request.node * request.local
-    print(
-        f"starting {request.local} of {request.number} processes (ranks {first} to "
-        f"{first + request.local - 1}) at {request.address}:{port}; follow all of them with: "
-        f"tail -f {request.log_dir}/all.log",
-        flush=True,
-    )
-    began = time.monotonic()
-    with Team(plan) as team:
-        code = watch(team)
-    print(f"ended after {time.monotonic() - began:.1f} s with exit code {code}", flush=True)
-    return code
-
-
-def _detach(arguments: Sequence[str], request: Request) -> int:
-    """Start this launcher once more in the background."""
-    request.log_dir.mkdir(parents=True, exist_ok=True)
-    log = request.log_dir / "launcher.log"
-    with log.open("wb") as target:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mindformers.cli.launch", *arguments],
-            env={**os.environ, _DETACHED: "1"}, stdin=subprocess.DEVNULL, stdout=target,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
     try:
-        code = process.wait(timeout=2)
-    except subprocess.TimeoutExpired:
-        print(f"running in the background as process {process.pid}; follow it with: "
-              f"tail -f {request.log_dir}/all.log; stop it with: kill {process.pid}")  # fmt: skip
-        return 0
-    print(log.read_text(errors="replace"), end="", file=sys.stderr)
-    return _code(code)
+        request = parse(arguments)
+    except WrongFormError:
+        print(USAGE, file=sys.stderr)
+        raise
+    limits = Limits()
+    command = [sys.executable, *find_script(request.command, _REPOSITORY)]
+    _add_to_path()
+    if request.number == 1 and request.is_joined:
+        _become(command)
+    return _run(request, command, limits)
 
 
-def _code(returncode: int) -> int:
-    return returncode if returncode >= 0 else 128 - returncode
+def _add_to_path() -> None:
+    """Let the processes import the package from where the launcher has it."""
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if str(_REPOSITORY) not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), *paths])
+
+
+def _become(command: list[str]) -> None:
+    """Turn into the script: nothing stands between a single process and its terminal."""
+    # A run that asks for several processes (use_parallel) accepts one that a launcher started.
+    os.environ |= {"MS_WORKER_NUM": "1", "RANK_SIZE": "1", "RANK_ID": "0"}
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
+def _run(request: Request, command: list[str], limits: Limits) -> int:
+    """Start the processes of this machine and see them through."""
+    with contextlib.ExitStack() as stack:
+        owner = stack.enter_context(_own_log_dir(request))
+        if not request.is_joined:
+            code = _leave_terminal(request)
+            if code is not None:
+                return code
+        owner.truncate(0)
+        print(os.getpid(), file=owner, flush=True)
+        wish = Wish()
+        address, port = stack.enter_context(meeting_point(request))
+        plan = Plan(
+            command, request.number, request.local, request.node, address, port,
+            request.log_dir, request.timeout,
+        )  # fmt: skip
+        everything = request.log_dir / _of_node(ALL_LOG, request)
+        collection = stack.enter_context(contextlib.closing(Collection(everything)))
+        if port != request.port and request.number > 1:
+            say(f"port {request.port} is in use; the processes meet at {port}")
+        first, last = plan.ranks[0], plan.ranks[-1]
+        ranks = f"ranks {first} to {last}" if last > first else f"rank {first}"
+        here = (
+            "" if request.is_alone else f" of {request.number}, {ranks}, on machine {request.node}"
+        )
+        say(
+            f"{request.local} processes{here}, meeting at {address}:{port}: {' '.join(command[1:])}"
+        )
+        say(f"shown is rank {first}; all of them: tail -f {everything}")
+        with Team(plan, Terminal(), collection) as team:
+            team.start_scheduler()
+            while not team.is_open() and wish.number is None:
+                time.sleep(0.05)
+            team.start_workers()
+            say(f"{_STARTED}; process ids {', '.join(str(w.process.pid) for w in team.workers)}")
+            return watch(team, limits, wish)
+
+
+def _of_node(name: str, request: Request) -> str:
+    """Return a file name that machines with a common LOG_DIR do not share."""
+    path = Path(name)
+    return name if request.node == 0 else f"{path.stem}_node{request.node}{path.suffix}"
+
+
+@contextlib.contextmanager
+def _own_log_dir(request: Request) -> Iterator[TextIO]:
+    """Make LOG_DIR and keep it from other launchers; logs of an earlier run leave it.
+
+    Raises:
+        ConfigError: If it cannot be written to, or another run writes to it.
+    """
+    folder = request.log_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        owner = (folder / _of_node("launcher.pid", request)).open("a+")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be written to: {error.strerror}",
+            where=str(folder),
+            fix="choose another LOG_DIR",
+        ) from error
+    with owner:
+        try:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner.seek(0)
+            raise ConfigError(
+                f"another run writes its logs here (launcher: process {owner.read().strip()})",
+                where=str(folder),
+                fix="wait for it, or choose another LOG_DIR (MF_LOG_SUFFIX adds to the default one)",
+            ) from error
+        if request.is_alone:
+            for old in [*folder.glob("worker_*.log"), *folder.glob(".beat_*"),
+                        *folder.glob("scheduler.log")]:  # fmt: skip
+                old.unlink(missing_ok=True)
+        yield owner
+
+
+def _leave_terminal(request: Request) -> int | None:
+    """Go on in the background; returns None there, and in the process that was called the exit code.
+
+    That process waits until the others are started, or could not be.
+    """
+    log = request.log_dir / _of_node("launcher.log", request)
+    log.write_bytes(b"")
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        target = os.open(log, os.O_WRONLY | os.O_APPEND)
+        for descriptor in (1, 2):
+            os.dup2(target, descriptor)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        return None
+    status = 0
+    while f"launch: {_STARTED}" not in log.read_text("utf-8", "replace"):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            break
+        time.sleep(0.05)
+    print(log.read_text("utf-8", "replace"), end="", file=sys.stderr)
+    if status == 0:
+        say(f"runs in the background as process {child}; how it ends is told in {log}")
+        say(f"to stop it, saving: kill {child}")
+    return os.waitstatus_to_exitcode(status)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Watching a launched run: the end, a failure, a wish to stop, a standstill."""
+"""Seeing a launched run through: its end, a failure, a wish to stop, a standstill."""
 
 from __future__ import annotations
 
@@ -6,15 +6,37 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
 from types import FrameType
 
-from mindformers.cli.launch_workers import Team, Worker, meaningful_lines
+from mindformers.cli.launch_hang import Vigil, report
+from mindformers.cli.launch_logs import last_lines
+from mindformers.cli.launch_workers import Team, Worker
 from mindformers.errors import ConfigError
 
 EXIT_HANG = 124  # as timeout(1)
+_TICK = 0.05
+_LOOK = 0.5  # seconds between two looks for a standstill
 _STOP_GRACE = 5.0  # seconds the others have when one has failed
-_TICK = 0.1
+_SCHEDULER_GRACE = 5.0  # seconds the scheduler has to end after the last worker
+_SAVED = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
+_NOT_MET = "some processes in the cluster are not successfully spawned"  # cluster/init.cc
+
+
+def say(text: str) -> None:
+    """Print a line of the launcher's own; a reader that has gone does not end the run."""
+    try:
+        print(f"launch: {text}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        return
+
+
+class Limits:
+    """Seconds that a run may take for something, as the environment has them."""
+
+    def __init__(self) -> None:
+        self.hang = _seconds("MF_HANG_SECONDS", 600)
+        self.stopped = _seconds("MF_STOPPED_SECONDS", 30)
+        self.stop = _seconds("MF_STOP_SECONDS", 60)
 
 
 def _seconds(name: str, default: float) -> float:
@@ -23,133 +45,181 @@ def _seconds(name: str, default: float) -> float:
         value = float(text) if text else default
     except ValueError:
         value = -1.0
-    if value < 0:
+    if not 0 <= value < float("inf"):
         raise ConfigError(f"is {text!r}", where=name, allowed="seconds, 0 or more")
     return value
 
 
-class _Wish:
-    """The first signal that asked the launcher to stop."""
+class Wish:
+    """The signals that ask the launcher to stop; made before the processes are."""
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self.since = 0.0
+        self.is_urgent = False
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            with suppress(ValueError):  # not the main thread
+            # nohup ignores SIGHUP; a shell ignores SIGINT for what it runs in the background, and we do not
+            if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:
                 signal.signal(each, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.number is None:
-            self.number, self.since = number, time.monotonic()
+            self.number = number
+        else:
+            self.is_urgent = True
 
 
-def watch(team: Team) -> int:
+def watch(team: Team, limits: Limits, wish: Wish) -> int:
     """See a run through and return its exit code.
 
     0 when every process ended well; else that of the first process that failed (128 + the signal that killed
     it), 124 after a standstill, 128 + the signal that stopped the launcher.
     """
-    hang, stopped = _seconds("MF_HANG_SECONDS", 600), _seconds("MF_STOPPED_SECONDS", 30)
-    patience, wish = _seconds("MF_STOP_SECONDS", 60), _Wish()
-    has_forwarded = False
-    stopped_since: dict[str, float] = {}
+    vigil, looked = Vigil(team, limits.hang, limits.stopped), time.monotonic()
     while True:
         time.sleep(_TICK)
-        codes = {worker: worker.process.poll() for worker in team.workers}
-        if wish.number is not None and not has_forwarded:
-            has_forwarded = True
-            _say(
-                f"{signal.Signals(wish.number).name}: the processes may save and stop ({patience:g} s)"
-            )
-            for worker in team.workers:
-                worker.signal(signal.SIGTERM)
+        codes = {worker: worker.poll() for worker in team.everyone()}
+        team.show()
+        if wish.number is not None:
+            return _stop(team, limits.stop, wish)
         failed = [worker for worker, code in codes.items() if code not in (None, 0)]
-        if failed and not has_forwarded:
+        if failed:
             return _fail(team)
-        if all(code is not None for code in codes.values()):
-            return _end(team, wish.number)
-        if has_forwarded and time.monotonic() - wish.since > patience:
-            _say(f"the processes did not stop within {patience:g} s and are ended")
-            team.stop(grace=0)
-            return 128 + int(wish.number or 0)
-        culprit = _standstill(team, hang, stopped, stopped_since)
-        if culprit:
-            return _report_standstill(team, culprit)
+        if all(codes[worker] is not None for worker in team.workers):
+            return _end(team, limits, wish)
+        if time.monotonic() - looked >= _LOOK:
+            looked = time.monotonic()
+            culprit = vigil.culprit()
+            if culprit is not None:
+                return _stand_still(team, vigil, culprit)
 
 
-def _end(team: Team, wish: int | None) -> int:
-    """Return the code of a run whose processes have all ended."""
-    codes = [worker.process.returncode for worker in team.workers]
-    if wish is not None:
-        return 128 + wish
-    bad = [code for code in codes if code]
-    return _as_exit_code(bad[0]) if bad else 0
+def _end(team: Team, limits: Limits, wish: Wish) -> int:
+    """All went well here; the scheduler stays for the workers of other machines."""
+    patience = _SCHEDULER_GRACE
+    if team.plan.local < team.plan.number:
+        patience = max(limits.stop, patience)
+    elif not team.met():
+        patience = 0.0  # the script never looked for the others: the scheduler waits in vain
+    end = time.monotonic() + patience
+    while time.monotonic() < end and wish.number is None:
+        if team.scheduler is None or not team.scheduler.is_running:
+            break
+        time.sleep(_TICK)
+    team.kill()
+    team.show(is_final=True)
+    say(f"all {len(team.workers)} processes{_here(team)} finished after {_duration(team)}")
+    return 0
 
 
-def _as_exit_code(code: int) -> int:
-    return code if code >= 0 else 128 - code
+def _stop(team: Team, patience: float, wish: Wish) -> int:
+    """Hand a wish to stop on, wait for the processes to save, and end what has not ended then."""
+    number = int(wish.number or signal.SIGTERM)
+    say(f"{signal.Signals(number).name}: the processes may finish their step and save, {patience:g} s; "
+        "once more ends them at once")  # fmt: skip
+    for worker in team.workers:
+        # To the process alone: what it has started is still needed for the step under way.
+        worker.signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM, is_alone=True)
+    end = time.monotonic() + patience
+    while not team.wait(0.1) and time.monotonic() < end and not wish.is_urgent:
+        pass
+    late = team.running()
+    bad = [worker for worker in team.workers if worker.poll() not in (None, *_SAVED)]
+    team.kill()
+    team.show(is_final=True)
+    if late:
+        names = ", ".join(worker.name for worker in late)
+        say(f"{names} did not end in time and had to be killed")
+    for worker in bad[:1]:
+        say(f"{worker.name} failed while it stopped ({_reason(worker)}); the end of {worker.log}:")
+        _print_end(worker)
+    say(f"stopped by {signal.Signals(number).name} after {_duration(team)}")
+    return 128 + number
 
 
 def _fail(team: Team) -> int:
     """Stop everybody, and print last what the first process that failed said."""
-    time.sleep(2 * _TICK)  # those that failed together with it are known now, with their times
-    failed = [worker for worker in team.workers if worker.process.poll() not in (None, 0)]
+    time.sleep(4 * _TICK)  # those that failed together with it are known now
+    failed = [worker for worker in team.everyone() if worker.poll() not in (None, 0)]
     first = min(failed, key=lambda worker: worker.ended_at)
-    code = first.process.returncode
+    missing = _missing(team, first)
+    others = [worker for worker in team.running() if worker is not first]
+    if others:
+        say(f"{first.name} has failed; stopping the {len(others)} other processes{_here(team)}")
     team.stop(_STOP_GRACE)
-    reason = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
-    others = len(team.workers) - len(failed)
-    _say(f"rank {first.rank} failed ({reason}); the {others} other processes here were stopped. "
-         f"The end of {first.log}:")  # fmt: skip
-    for line in meaningful_lines(first.log):
-        print(f"[rank {first.rank}] {line}", file=sys.stderr)
-    sys.stderr.flush()
-    return _as_exit_code(code)
+    team.show(is_final=True)
+    say(f"{first.name} failed after {_duration(team)}: {_reason(first)}; log: {first.log}")
+    if missing:
+        say(missing)
+    else:
+        _print_end(first)
+    code = int(first.process.returncode)
+    return code if code > 0 else 128 - code
 
 
-def _standstill(
-    team: Team, hang: float, stopped: float, stopped_since: dict[str, float]
-) -> Worker | None:
-    """Return the process that a run most likely waits for, or None while it goes on."""
-    now = time.monotonic()
-    signs: list[tuple[float, Worker]] = []
-    for worker in team.workers:
-        if worker.process.poll() is not None:
-            continue
-        if not worker.is_stopped():
-            stopped_since.pop(worker.name, None)
-        elif now - stopped_since.setdefault(worker.name, now) > stopped > 0:
-            return worker
-        sign = worker.last_sign()
-        if sign is not None:
-            signs.append((sign[0], worker))
-    if not signs or hang == 0 or min(age for age, _ in signs) <= hang:
-        return None
-    return max(signs, key=lambda each: each[0])[1]
+def _missing(team: Team, first: Worker) -> str:
+    """Return who did not come, when that is why a process failed."""
+    text = "\n".join(last_lines(first.log))
+    if _NOT_MET not in text:
+        return ""
+    plan = team.plan
+    if not plan.has_scheduler:
+        return (
+            f"not all {plan.number} processes met at {plan.address}:{plan.port} within {plan.timeout} s; "
+            "are all machines started, with the same NUMBER, ADDRESS and PORT, and is the port open?"
+        )
+    met = team.met()
+    absent = [rank for rank in range(plan.number) if rank not in met]
+    names = ", ".join(map(str, absent[:20])) + (" ..." if len(absent) > 20 else "")
+    return (
+        f"{len(met)} of {plan.number} processes met at {plan.address}:{plan.port} within "
+        f"{plan.timeout} s; missing: rank {names}. Their logs, or the launchers of the other machines, "
+        "say why; a longer TIMEOUT lets them take longer"
+    )
 
 
-def _report_standstill(team: Team, culprit: Worker) -> int:
-    """Print every process's stack and end them all."""
-    before = {worker.name: worker.log.stat().st_size for worker in team.workers}
-    for worker in team.workers:
-        worker.signal(signal.SIGUSR1)
-    time.sleep(2)
-    state = "was stopped (SIGSTOP)" if culprit.is_stopped() else "gives no sign of life any more"
-    _say(f"the run stands still; rank {culprit.rank} {state}")
-    for worker in team.workers:
-        age, phase = worker.last_sign() or (0.0, "it has not begun")
-        print(f"[rank {worker.rank}] last sign {age:.0f} s ago: {phase}", file=sys.stderr)
-        with worker.log.open("rb") as log:
-            log.seek(before[worker.name])
-            stack = log.read().decode("utf-8", "replace").splitlines()
-        for line in [each for each in stack if each.lstrip().startswith("File")][:20]:
-            print(f"[rank {worker.rank}] {line}", file=sys.stderr)
-    sys.stderr.flush()
-    for worker in team.everyone():
-        worker.signal(signal.SIGCONT)
-    team.stop(grace=0)
+def _reason(worker: Worker) -> str:
+    code = worker.process.returncode
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = ""
+    if code == -signal.SIGKILL:
+        hint = "; when nobody did it, memory ran out (dmesg says so): use fewer processes or less memory"
+    return f"killed by {name}{hint}"
+
+
+def _print_end(worker: Worker) -> None:
+    try:
+        for line in last_lines(worker.log):
+            print(f"[{worker.name}] {line}", file=sys.stderr)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return
+
+
+def _stand_still(team: Team, vigil: Vigil, culprit: Worker) -> int:
+    """Print what every process does, and end them all."""
+    lines = report(team, vigil, culprit)
+    team.kill()
+    team.show(is_final=True)
+    for line in lines:
+        say(line)
+    say(f"the run was ended after {_duration(team)}; MF_HANG_SECONDS and MF_STOPPED_SECONDS say how long "
+        "a standstill may last (0: for ever)")  # fmt: skip
     return EXIT_HANG
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _here(team: Team) -> str:
+    return "" if team.plan.local == team.plan.number else " here"
+
+
+def _duration(team: Team) -> str:
+    seconds = time.monotonic() - team.began
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min {seconds} s" if hours else f"{minutes} min {seconds} s"

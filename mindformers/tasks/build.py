@@ -88,8 +88,15 @@ def start_device(config: RunConfig) -> None:
         save_graphs_path=context.save_graphs_path,
         max_device_memory=context.max_device_memory,
     )
-    settings = hashlib.sha256(config_text(config).encode()).hexdigest()
-    require_same({"the settings of the run": settings, "the release": __version__})
+    require_same({"the settings of the run": _digest(config), "the release": __version__})
+
+
+def _digest(config: RunConfig) -> str:
+    """Return a hash of the settings; the data is compared by content, its path may differ."""
+    settings = config.to_dict()
+    settings.pop("train_dataset", None)
+    settings.pop("train_dataset_task", None)
+    return hashlib.sha256(yaml.safe_dump(settings).encode()).hexdigest()
 
 
 def config_text(config: RunConfig) -> str:

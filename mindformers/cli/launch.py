@@ -75,17 +75,7 @@ def _run(request: Request, command: list[str], limits: Limits) -> int:
         )  # fmt: skip
         everything = request.log_dir / _of_node(ALL_LOG, request)
         collection = stack.enter_context(contextlib.closing(Collection(everything)))
-        if port != request.port and request.number > 1:
-            say(f"port {request.port} is in use; the processes meet at {port}")
-        first, last = plan.ranks[0], plan.ranks[-1]
-        ranks = f"ranks {first} to {last}" if last > first else f"rank {first}"
-        here = (
-            "" if request.is_alone else f" of {request.number}, {ranks}, on machine {request.node}"
-        )
-        say(
-            f"{request.local} processes{here}, meeting at {address}:{port}: {' '.join(command[1:])}"
-        )
-        say(f"shown is rank {first}; all of them: tail -f {everything}")
+        _announce(plan, request, everything)
         with Team(plan, Terminal(), collection) as team:
             team.start_scheduler()
             while not team.is_open() and wish.number is None:
@@ -93,6 +83,21 @@ def _run(request: Request, command: list[str], limits: Limits) -> int:
             team.start_workers()
             say(f"{_STARTED}; process ids {', '.join(str(w.process.pid) for w in team.workers)}")
             return watch(team, limits, wish)
+
+
+def _announce(plan: Plan, request: Request, everything: Path) -> None:
+    """Say what is started and where it can be followed."""
+    if plan.number > 1 and plan.port != request.port:
+        say(f"port {request.port} is in use; the processes meet at {plan.port}")
+    count, first, last = len(plan.ranks), plan.ranks[0], plan.ranks[-1]
+    text = f"{count} process{'es' if count > 1 else ''}"
+    if not request.is_alone:
+        ranks = f"ranks {first} to {last}" if last > first else f"rank {first}"
+        text += f" of {plan.number} ({ranks}, machine {plan.node})"
+    if plan.number > 1:
+        text += f", meeting at {plan.address}:{plan.port}"
+    say(f"{text}: {' '.join(plan.command[1:])}")
+    say(f"shown is rank {first}; all of them: tail -f {everything}")
 
 
 def _of_node(name: str, request: Request) -> str:

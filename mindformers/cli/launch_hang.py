@@ -25,7 +25,7 @@ _FOREIGN = re.compile(r"/lib/python3\.\d+/(?!site-packages/)|/site-packages/mind
 class _Sign:
     """The last sign of life of a process as the launcher's own clock saw it."""
 
-    count: int
+    number: int
     phase: str
     seen: float
 
@@ -33,7 +33,7 @@ class _Sign:
 class Vigil:
     """Notices a run that stands still.
 
-    The signs are counted and timed here, so a clock that is set and a machine that slept change nothing.
+    The signs are timed here, so a clock that is set and a machine that slept change nothing.
 
     Args:
         team: The processes.
@@ -60,20 +60,23 @@ class Vigil:
             self._read(worker, now)
             if not worker.is_stopped():
                 self._stopped_since.pop(worker, None)
-        for worker in running:
-            if worker.is_stopped():
-                since = self._stopped_since.setdefault(worker, now)
-                if 0 < self._stopped < now - since:
-                    return worker
+        for worker in filter(Worker.is_stopped, running):
+            since = self._stopped_since.setdefault(worker, now)
+            if 0 < self._stopped < now - since:
+                return worker
         signs = [(sign.seen, worker) for worker in running if (sign := self._signs.get(worker))]
         if not signs or self._hang == 0 or now - max(seen for seen, _ in signs) <= self._hang:
             return None
         return min(signs, key=lambda each: each[0])[1]
 
+    def stopped(self) -> Worker | None:
+        """Return a process that is stopped, for however long."""
+        return next((worker for worker in self._stopped_since if worker.is_stopped()), None)
+
     def _read(self, worker: Worker, now: float) -> None:
         beat = read_beat(worker.beat)
         known = self._signs.get(worker)
-        if beat is not None and (known is None or known.count != beat[0]):
+        if beat is not None and (known is None or known.number != beat[0]):
             self._signs[worker] = _Sign(beat[0], beat[1], now)
 
     def last_words(self, worker: Worker) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ _LOOK = 0.5  # seconds between two looks for a standstill
 _STOP_GRACE = 5.0  # seconds the others have when one has failed
 _SCHEDULER_GRACE = 5.0  # seconds the scheduler has to end after the last worker
 _SAVED = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
+_LOST = re.compile(r"Timed out node list is: \[const vector\]\{([\d, ]+)\}")  # meta_server_node.cc
 _NOT_MET = "some processes in the cluster are not successfully spawned"  # cluster/init.cc
 
 
@@ -83,7 +85,9 @@ def watch(team: Team, limits: Limits, wish: Wish) -> int:
             return _stop(team, limits.stop, wish)
         failed = [worker for worker, code in codes.items() if code not in (None, 0)]
         if failed:
-            return _fail(team)
+            # The scheduler misses a process that is stopped after half a minute, and ends with an error.
+            stopped = vigil.stopped() if failed == [team.scheduler] else None
+            return _stand_still(team, vigil, stopped) if stopped else _fail(team)
         if all(codes[worker] is not None for worker in team.workers):
             return _end(team, limits, wish)
         if time.monotonic() - looked >= _LOOK:
@@ -107,7 +111,7 @@ def _end(team: Team, limits: Limits, wish: Wish) -> int:
         time.sleep(_TICK)
     team.kill()
     team.show(is_final=True)
-    say(f"all {len(team.workers)} processes{_here(team)} finished after {_duration(team)}")
+    say(f"finished{_here(team)} after {_duration(team)}")
     return 0
 
 
@@ -141,7 +145,7 @@ def _fail(team: Team) -> int:
     time.sleep(4 * _TICK)  # those that failed together with it are known now
     failed = [worker for worker in team.everyone() if worker.poll() not in (None, 0)]
     first = min(failed, key=lambda worker: worker.ended_at)
-    missing = _missing(team, first)
+    missing = _missing(team, first) or _lost(team, first)
     others = [worker for worker in team.running() if worker is not first]
     if others:
         say(f"{first.name} has failed; stopping the {len(others)} other processes{_here(team)}")
@@ -175,6 +179,18 @@ def _missing(team: Team, first: Worker) -> str:
         f"{plan.timeout} s; missing: rank {names}. Their logs, or the launchers of the other machines, "
         "say why; a longer TIMEOUT lets them take longer"
     )
+
+
+def _lost(team: Team, first: Worker) -> str:
+    """Return who went away, when the first to fail here only noticed that somebody was gone."""
+    found = _LOST.search("\n".join(last_lines(first.log))) if first is team.scheduler else None
+    if found is not None:
+        return (
+            f"rank {found[1]} does not answer any more; see its log, or the launcher on its machine"
+        )
+    if first.process.returncode == -signal.SIGTERM and team.plan.local < team.plan.number:
+        return "MindSpore does this when another machine's process is gone; see the launchers there"
+    return ""
 
 
 def _reason(worker: Worker) -> str:

@@ -19,7 +19,7 @@ class _Pulse:
     """The file this process writes to; without one nothing is written."""
 
     def __init__(self) -> None:
-        self.count, self.phase, self.written = 0, "", float("-inf")
+        self.phase, self.written = "", float("-inf")
         self.file = -1
         path = os.environ.get(FILE_VARIABLE)
         if path:
@@ -27,9 +27,9 @@ class _Pulse:
                 self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def write(self, phase: str, now: float) -> None:
-        """Count one sign more."""
-        self.count, self.phase, self.written = self.count + 1, phase, now
-        text = f"{self.count} {phase}".encode("utf-8", "replace")[:_SIZE].ljust(_SIZE)
+        """Replace the last sign."""
+        self.phase, self.written = phase, now
+        text = f"{time.monotonic_ns()} {phase}".encode("utf-8", "replace")[:_SIZE].ljust(_SIZE)
         with contextlib.suppress(OSError):  # a full disk must not end a run that is well otherwise
             os.pwrite(self.file, text, 0)
 
@@ -69,10 +69,10 @@ def beat(phase: str = "") -> None:
 def read_beat(path: Path) -> tuple[int, str] | None:
     """Return (number of the last sign, what it said), or None before the first.
 
-    The number tells a reader that there was another one; a clock that is set says nothing about it.
+    Another number is another sign. That of a file's time would not do: clocks are set, also backwards.
     """
     try:
-        count, _, phase = path.read_bytes().decode("utf-8", "replace").partition(" ")
-        return int(count), phase.strip()
+        number, _, phase = path.read_bytes().decode("utf-8", "replace").partition(" ")
+        return int(number), phase.strip()
     except (OSError, ValueError):
         return None

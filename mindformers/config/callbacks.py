@@ -70,8 +70,14 @@ class CheckpointMonitorSection(Section):
     exception_save: bool = Field(
         default=False, description="Save after an error that is not about numbers or files."
     )
-    integrated_save: bool = Field(default=True, description="No effect in one process.")
-    remove_redundancy: bool = Field(default=False, description="No effect in one process.")
+    integrated_save: bool = Field(
+        default=True,
+        description="Read for compatibility: each process saves its share; convert_weight.py --reversed joins them.",
+    )
+    remove_redundancy: bool = Field(
+        default=False,
+        description="Read for compatibility: what several processes hold is always written once.",
+    )
     save_trainable_params: Annotated[bool, only(False, feature="saving only trained weights")] = (
         Field(default=False, description="Only trained weights; not implemented.")
     )

@@ -25,12 +25,12 @@ class NeutralKeys(Section):
     transform_process_num: Count = Field(
         default=1, description="Read for compatibility; no effect."
     )
-    src_strategy_path_or_dir: Annotated[
-        OptionalText, only("", feature="reading the layout of a distributed checkpoint")
-    ] = Field(default="", description="Layout of a distributed checkpoint; not implemented.")
-    strategy_load_checkpoint: Annotated[
-        OptionalText, only("", feature="reading the layout of a distributed checkpoint")
-    ] = Field(default="", description="Layout of a distributed checkpoint; not implemented.")
+    src_strategy_path_or_dir: OptionalText = Field(
+        default="", description="Read for compatibility: a step says itself what its layout is."
+    )
+    strategy_load_checkpoint: OptionalText = Field(
+        default="", description="Read for compatibility; no effect."
+    )
     only_save_strategy: Annotated[bool, only(False, feature="writing layout files")] = Field(
         default=False, description="Write the layout and stop; not implemented."
     )

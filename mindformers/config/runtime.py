@@ -9,7 +9,7 @@ from pydantic import Field
 from mindformers.config.fields import NO_BOOL, Count, OptionalText, Rate
 from mindformers.config.section import Section, only
 
-_ONE_PROCESS = "No effect in one process"
+_NO_EFFECT = "Read for compatibility; no effect"
 
 
 class JitConfigSection(Section):
@@ -101,20 +101,25 @@ class ParallelSection(Section):
     parallel_mode: Annotated[Literal[0, 1, 2, 3, "STAND_ALONE", "MANUAL_PARALLEL"], NO_BOOL] = (
         Field(
             default=1,
-            description=f"{_ONE_PROCESS}: 0 data, 1 semi-automatic, 2 automatic, 3 hybrid.",
+            description="Read for compatibility: whatever it says, parallel_config decides who computes what.",
         )
     )
-    gradients_mean: bool = Field(default=False, description=f"{_ONE_PROCESS}: mean instead of sum.")
-    loss_repeated_mean: bool = Field(default=False, description=f"{_ONE_PROCESS}.")
-    enable_alltoall: bool = Field(default=False, description=f"{_ONE_PROCESS}.")
+    gradients_mean: bool = Field(
+        default=False,
+        description="Read for compatibility: the loss is always the mean over the batch's trained tokens.",
+    )
+    loss_repeated_mean: bool = Field(default=False, description=f"{_NO_EFFECT}.")
+    enable_alltoall: bool = Field(default=False, description=f"{_NO_EFFECT}.")
     full_batch: bool = Field(
-        default=True, description=f"{_ONE_PROCESS}: each one reads the whole batch."
+        default=True,
+        description="Read for compatibility: a process reads its own rows only, the same ones in either case.",
     )
     search_mode: Literal["sharding_propagation", "recursive_programming", "dynamic_programming"] = (
-        Field(default="sharding_propagation", description=f"{_ONE_PROCESS}.")
+        Field(default="sharding_propagation", description=f"{_NO_EFFECT}.")
     )
     enable_parallel_optimizer: bool = Field(
-        default=False, description=f"{_ONE_PROCESS}: shard the optimizer's state."
+        default=False,
+        description="Share the optimizer's state among the processes that hold the same weights (ZeRO-1).",
     )
     strategy_ckpt_save_file: str = Field(
         default="./ckpt_strategy.ckpt", description="Read for compatibility; no effect."
@@ -138,25 +143,33 @@ class ParallelConfigSection(Section):
     pipeline_stage: Count = Field(
         default=1, description="Groups of layers that run one after another."
     )
-    micro_batch_num: Count = Field(default=1, description="Parts of a batch in the pipeline.")
-    seq_split_num: Count = Field(default=1, description="Parts of a sequence in the pipeline.")
+    micro_batch_num: Count = Field(
+        default=1, description="Micro batches of a step, with pipeline_stage above 1 (1F1B)."
+    )
+    seq_split_num: Count = Field(
+        default=1, description="Parts of a sequence in the pipeline; not implemented beyond 1."
+    )
     use_seq_parallel: bool = Field(
-        default=False, description="Share norms and residuals along the tokens."
+        default=False,
+        description="Share norms and residuals along the tokens among the processes of model_parallel.",
     )
     optimizer_shard: bool | None = Field(
         default=None, description="Read for compatibility; no effect."
     )
     gradient_aggregation_group: Count = Field(
-        default=4, description="Gradients sent in one message."
+        default=4,
+        description="Messages all gradients are summed in, at least; none is above 8 MiB.",
     )
     vocab_emb_dp: bool = Field(
-        default=True, description="True: each process holds the whole embedding."
+        default=True,
+        description="True: each process of model_parallel holds the whole embedding; always shared with stages.",
     )
     context_parallel_algo: Literal["colossalai_cp", "ulysses_cp", "hybrid_cp"] = Field(
-        default="colossalai_cp", description="How processes share a sequence."
+        default="colossalai_cp",
+        description="How processes share a sequence; only colossalai_cp, which gathers keys and values.",
     )
     ulysses_degree_in_cp: Count = Field(
-        default=1, description="Part of context_parallel done by heads."
+        default=1, description="Part of context_parallel done by heads; not implemented beyond 1."
     )
     mem_coeff: Rate = Field(default=0.1, description="Read for compatibility; no effect.")
 
@@ -178,10 +191,10 @@ class RecomputeSection(Section):
     select_recompute: bool | list[int] = Field(
         default=False, description="Compute only the cheap operators of a layer again."
     )
-    parallel_optimizer_comm_recompute: bool = Field(default=False, description=f"{_ONE_PROCESS}.")
-    select_comm_recompute: bool | list[int] = Field(default=False, description=f"{_ONE_PROCESS}.")
-    mp_comm_recompute: bool = Field(default=True, description=f"{_ONE_PROCESS}.")
-    recompute_slice_activation: bool = Field(default=False, description=f"{_ONE_PROCESS}.")
+    parallel_optimizer_comm_recompute: bool = Field(default=False, description=f"{_NO_EFFECT}.")
+    select_comm_recompute: bool | list[int] = Field(default=False, description=f"{_NO_EFFECT}.")
+    mp_comm_recompute: bool = Field(default=True, description=f"{_NO_EFFECT}.")
+    recompute_slice_activation: bool = Field(default=False, description=f"{_NO_EFFECT}.")
     select_recompute_exclude: Annotated[
         bool, only(False, feature="leaving operators out of recomputation")
     ] = Field(default=False, description="Operators left out; not implemented.")

@@ -46,6 +46,16 @@ class Mesh:
         first = self.layout.tensor_rank // count * count
         return self._group("kv_copies", self.layout.group("tensor")[first : first + count])
 
+    def traffic_per_step(self, steps: int) -> str:
+        """Return what this rank has sent per step, by group and kind, as text (MB, by the textbook's ring)."""
+        parts = [
+            f"{name} {kind} {count / max(1, steps) / 1e6:.3f}"
+            for name, kinds in self.traffic().items()
+            for kind, count in kinds.items()
+            if count
+        ]
+        return ", ".join(parts) or "nothing"
+
     def traffic(self) -> dict[str, Counter[str]]:
         """Return the bytes this rank has sent so far, by group and kind of exchange."""
         found = {name: group.sent for name, group in self._names.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ def finetune(
         total_steps,
         settings.epochs,
     )
-    return train(
+    result = train(
         step,
         dataset,
         settings,
@@ -83,6 +84,18 @@ def finetune(
         callbacks=[*build_callbacks(named, is_first=mesh().layout.rank == 0), *callbacks],
         resume_from=resume_from,
     )
+    if not mesh().layout.is_single:
+        report_share(result.steps)
+    return result
+
+
+def report_share(steps: int) -> None:
+    """Say what this process took and sent."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    logger.info(
+        "rank %d: peak memory %.0f MB; sent per step (MB): %s",
+        mesh().layout.rank, peak, mesh().traffic_per_step(steps),
+    )  # fmt: skip
 
 
 def set_recompute(network: Any, config: RunConfig) -> None:

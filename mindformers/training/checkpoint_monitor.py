@@ -26,7 +26,7 @@ from mindformers.training.step_folder import (
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "config": (None,),
     "keep_checkpoint_per_n_minutes": (0,),
-    "integrated_save": (),  # one process holds whole weights
+    "integrated_save": (),  # each process saves its share, whatever it says
     "save_trainable_params": (False,),
     "async_save": (False,),
     "saved_network": (None,),
@@ -34,7 +34,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "enc_key": (None,),
     "enc_mode": (),  # has no effect without enc_key
     "global_batch_size": (),
-    "remove_redundancy": (),  # one process writes nothing twice
+    "remove_redundancy": (),  # nothing is ever written twice
     "embedding_size": (),
     "embedding_local_norm_threshold": (),
     "use_checkpoint_health_monitor": (False,),

@@ -67,7 +67,7 @@ def train(
     started = time.monotonic()
     run = _prepare(step, dataset, settings, schedule)
     every = CallbackList(callbacks)
-    loss = None
+    loss, steps = None, 0
     is_first = mesh().layout.rank == 0
     with hold_output(settings.output_dir), StopSignals() as signals:
         try:
@@ -76,7 +76,7 @@ def train(
                 write_text(Path(settings.output_dir) / CONFIG_FILE, settings.config_text)
             every.on_train_begin(run)
             for report in _steps(run, signals):
-                loss = report.loss
+                loss, steps = report.loss, steps + 1
                 every.on_step_end(run, report)
                 if report.step_in_epoch == report.steps_per_epoch:
                     every.on_epoch_end(run)
@@ -86,7 +86,7 @@ def train(
             every.on_exception(run, error)
             raise
     seconds = time.monotonic() - started
-    return TrainResult(run.state.global_step, loss, seconds, run.stop_signal)
+    return TrainResult(run.state.global_step, loss, seconds, run.stop_signal, steps)
 
 
 def _prepare(

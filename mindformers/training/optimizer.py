@@ -43,8 +43,6 @@ class AdamW:
         ConfigError: If an argument is out of range or not implemented.
     """
 
-    kind = "AdamW"  # what a checkpoint calls it, however its state is kept
-
     def __init__(
         self,
         params: Iterable[Parameter] | Iterable[Mapping[str, Any]],

@@ -126,12 +126,14 @@ class TrainResult:
         loss: Loss of the last step of this run; None if it did none.
         seconds: Time this run took.
         stop_signal: Number of the signal that ended it early, or None.
+        steps: Steps this run did.
     """
 
     global_step: int
     loss: float | None
     seconds: float
     stop_signal: int | None = None
+    steps: int = 0
 
     @property
     def exit_code(self) -> int:

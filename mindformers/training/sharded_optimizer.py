@@ -26,6 +26,8 @@ class ShardedAdamW(AdamW):
         **options: As of ``AdamW``.
     """
 
+    kind = "AdamW"  # what a checkpoint calls it: the state is the same, and any layout reads it
+
     def __init__(self, params: Sequence[Mapping[str, Any]], **options: Any):
         self._group = mesh().replicas
         self._own: dict[int, tuple[int, int]] = {}

@@ -44,7 +44,8 @@ def one_process(material):
         if key not in made:
             made[key] = finetune(
                 material / "rows.mindrecord", material / f"one_{batch}_{micro}_{layers}_{is_fused}",
-                load_checkpoint=str(material / f"start{layers}"), network={"num_layers": layers},
+                load_checkpoint=str(material / f"start{layers}"),
+                network={"num_layers": layers, "qkv_concat": is_fused, "mlp_concat": is_fused},
                 runner_config__batch_size=batch, runner_config__gradient_accumulation_steps=micro,
                 runner_config__epochs=3, **WHOLE,
             )  # fmt: skip

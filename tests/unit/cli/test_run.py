@@ -89,8 +89,6 @@ def test_weights_may_be_a_folder(path, tmp_path):
     [
         ("modal_type", "image", "input other than text is not implemented"),
         ("adapter_id", "a", "the choice of an adapter is not implemented"),
-        ("src_strategy_path_or_dir", "x", "reading the layout of a distributed checkpoint is not"),
-        ("strategy_load_checkpoint", "x", "reading the layout of a distributed checkpoint is not"),
         ("trust_remote_code", "True", "running code of a model folder is not implemented"),
         ("remote_save_url", "obs://x", "copying results to an address is not implemented"),
         ("do_eval", "True", "evaluation while training is not implemented"),

@@ -58,11 +58,12 @@ class Vigil:
         running = self._team.running()
         for worker in running:
             self._read(worker, now)
-            if not worker.is_stopped():
+            if worker.is_stopped():
+                self._stopped_since.setdefault(worker, now)
+            else:
                 self._stopped_since.pop(worker, None)
-        for worker in filter(Worker.is_stopped, running):
-            since = self._stopped_since.setdefault(worker, now)
-            if 0 < self._stopped < now - since:
+        for worker in running:
+            if 0 < self._stopped < now - self._stopped_since.get(worker, now):
                 return worker
         signs = [(sign.seen, worker) for worker in running if (sign := self._signs.get(worker))]
         if not signs or self._hang == 0 or now - max(seen for seen, _ in signs) <= self._hang:

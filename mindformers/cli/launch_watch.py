@@ -99,10 +99,9 @@ def watch(team: Team, limits: Limits, wish: Wish) -> int:
 
 def _end(team: Team, limits: Limits, wish: Wish) -> int:
     """All went well here; the scheduler stays for the workers of other machines."""
-    patience = _SCHEDULER_GRACE
-    if team.plan.local < team.plan.number:
-        patience = max(limits.stop, patience)
-    elif not team.met():
+    is_alone = team.plan.local == team.plan.number
+    patience = _SCHEDULER_GRACE if is_alone else max(limits.stop, _SCHEDULER_GRACE)
+    if not team.met():
         patience = 0.0  # the script never looked for the others: the scheduler waits in vain
     end = time.monotonic() + patience
     while time.monotonic() < end and wish.number is None:

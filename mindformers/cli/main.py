@@ -1,4 +1,4 @@
-"""``mindformers COMMAND``: run, convert and chat under one name."""
+"""``mindformers COMMAND``: run, convert, chat and launch under one name."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ COMMANDS = {
     "run": "finetune or predict from a YAML file (the same as run_mindformer.py)",
     "convert": "weights between Hugging Face and this library (the same as convert_weight.py)",
     "chat": "talk to a model in the terminal",
+    "launch": "start a script as several processes (the same as scripts/msrun_launcher.sh)",
 }
 
 
@@ -87,6 +88,10 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
         from mindformers.cli.convert import main as convert_main
 
         return convert_main(rest, prog="mindformers convert")
+    if command == "launch":
+        from mindformers.cli.launch import main as launch_main
+
+        return launch_main(rest)
     raise ConfigError(
         f"no command is called {command!r}",
         allowed=", ".join(COMMANDS),

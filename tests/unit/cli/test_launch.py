@@ -172,7 +172,8 @@ wait $second; echo $?
 
 def two_machines(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["unshare", "-Urnmpf", "--kill-child", "--mount-proc", "bash", "-c", MACHINES, "machines", *command], cwd=folder,
+        ["unshare", "-Urnmpf", "--kill-child", "--mount-proc", "bash", "-c", MACHINES, "machines", *command],
+        cwd=folder,
         env=environ(), capture_output=True, text=True, timeout=LIMIT,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from mindformers.guard import DEBUG_FLAG, FlagParser, truth
 
 _LOADER = "data_loader.dataset_dir"
+MOST_DEVICES = 65536  # of a plan
 
 
 def truth_or_text(text: str) -> bool | str:
@@ -27,6 +29,30 @@ def whole_number(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number") from None
+
+
+def gigabytes(text: str) -> float:
+    """Return the bytes a text as ``64GB`` stands for; a GB has 2^30, as in max_device_memory.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|GiB)", text.strip(), re.IGNORECASE)
+    if found is None or float(found.group(1)) == 0:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a number of GB, as 64GB")
+    return float(found.group(1)) * 2**30
+
+
+def device_count(text: str) -> int:
+    """Return the number of devices a text stands for.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is none.
+    """
+    count = whole_number(text)
+    if not 1 <= count <= MOST_DEVICES:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: 1 to {MOST_DEVICES}")
+    return count
 
 
 @dataclass(frozen=True)
@@ -58,7 +84,7 @@ FLAGS = (
     _flag("mode", whole_number, "0 graph, 1 PyNative", "context.mode"),
     _flag("device_id", whole_number, "number of the NPU", "context.device_id"),
     _flag("device_target", str, "CPU or Ascend", "context.device_target"),
-    _flag("run_mode", str, "train, finetune or predict"),
+    _flag("run_mode", str, "train, finetune, predict or plan"),
     _flag("do_eval", truth, "evaluate while training (not implemented)"),
     _flag("train_dataset_dir", str, "MindRecord file or folder to train on",
           f"train_dataset.{_LOADER}", aliases=("train_dataset",)),
@@ -97,6 +123,13 @@ FLAGS = (
           "processor.tokenizer.trust_remote_code"),
 )  # fmt: skip
 
+# Read by ``--run_mode plan`` alone; they set no key.
+PLAN_FLAGS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
+    ("devices", device_count, "plan: find the best layouts for so many devices"),
+    ("device_memory", gigabytes, "plan: memory of a device, as 64GB"),
+    ("device", str, "plan: atlas_800t_a2, atlas_900_a2 or cpu"),
+)
+
 CONFIG, OPTIONS, REGISTER_PATH = "config", "options", "register_path"
 
 
@@ -104,7 +137,7 @@ def build_parser(prog: str = "run_mindformer.py") -> FlagParser:
     """Return the parser; every flag is None unless it is given. Its help shows ``prog``."""
     parser = FlagParser(
         prog=prog,
-        description="Finetune GLM-4 or predict with it, from a YAML file.",
+        description="Finetune GLM-4, predict with it, or plan either, from a YAML file.",
         epilog="Any other --a.b.c VALUE sets that key of the file; list items have numbers: "
         "--callbacks.1.save_checkpoint_steps 50.",
         allow_abbrev=False,
@@ -120,6 +153,8 @@ def build_parser(prog: str = "run_mindformer.py") -> FlagParser:
             metavar="VALUE",
             help=flag.help,
         )
+    for name, read, text in PLAN_FLAGS:
+        parser.add_argument(f"--{name}", type=read, metavar="VALUE", help=text)
     parser.add_argument(
         f"--{OPTIONS}", nargs="+", default=[], metavar="KEY=VALUE", help="set keys: a.b=1 c=True"
     )

@@ -6,11 +6,20 @@ Nothing here loads MindSpore, so ``--help`` and every mistake in a file are answ
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mindformers.cli.flags import CONFIG, FLAGS, OPTIONS, REGISTER_PATH, all_spellings, build_parser
+from mindformers.cli.flags import (
+    CONFIG,
+    FLAGS,
+    OPTIONS,
+    PLAN_FLAGS,
+    REGISTER_PATH,
+    all_spellings,
+    build_parser,
+)
 from mindformers.cli.start import loading_modules
 from mindformers.errors import ConfigError
 from mindformers.logger import setup_console_logging
@@ -18,7 +27,8 @@ from mindformers.parallel import heartbeat
 from mindformers.parallel.runtime import check_machine
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_MODES = "train, finetune or predict"
+_MODES = "train, finetune, predict or plan"
+_PLAN = "plan"  # a command, not a key: the file's own run_mode says what is planned
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "run_mindformer.py") -> int:
@@ -37,6 +47,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "run_mindformer.py") 
     setup_console_logging()
     with loading_modules():
         config = load(arguments, rest)
+    if arguments.run_mode == _PLAN:
+        return _plan(config, arguments)
     check_machine(config.context.device_target, config.use_parallel)
     return _task(config.run_mode)(config)
 
@@ -64,9 +76,16 @@ def load(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> Any:
     from mindformers.config.preflight import check_run
     from mindformers.config.run_config import bind_run_config
 
+    is_plan = arguments.run_mode == _PLAN
+    given = [name for name, *_ in PLAN_FLAGS if getattr(arguments, name) is not None]
+    if given and not is_plan:
+        raise ConfigError("has an effect with --run_mode plan only",
+                          where=f"command line: --{given[0]}", fix="add --run_mode plan")  # fmt: skip
     path = find_config(getattr(arguments, CONFIG))
     document = apply_patches(load_yaml(path), patches(arguments, rest))
     config = bind_run_config(document)
+    if is_plan:  # paths, weights and a device may all be missing
+        return config
     _task(config.run_mode)
     check_run(config, document)
     return config
@@ -88,7 +107,7 @@ def patches(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> list[Any
             f"command line: --{flag.name}",
         )
         for flag in FLAGS
-        if getattr(arguments, flag.name) is not None
+        if getattr(arguments, flag.name) not in (None, _PLAN if flag.key == "run_mode" else None)
     ]
     found += patches_from_options(getattr(arguments, OPTIONS))
     return found + patches_from_arguments(rest, all_spellings())
@@ -127,4 +146,12 @@ def _predict(config: Any) -> int:
     with loading_modules():
         from mindformers.tasks.predict import predict
     predict(config)
+    return 0
+
+
+def _plan(config: Any, arguments: argparse.Namespace) -> int:
+    with loading_modules():
+        from mindformers.tasks.plan import plan
+        from mindformers.tasks.plan_report import show
+    show(plan(config, **{name: getattr(arguments, name) for name, *_ in PLAN_FLAGS}), sys.stdout)
     return 0

@@ -139,8 +139,8 @@ def test_a_callback_is_changed_by_its_number(tmp_path, path):
                     "did you mean '--seed'"),
         (["stray"], "command line: unexpected argument 'stray'; allowed: --key value"),
         (["--options", "seed"], "command line: --options: found 'seed'; allowed: key=value"),
-        (["--run_mode", "eval"], "run_mode: eval is not implemented; allowed: train, finetune or "
-                                 "predict"),
+        (["--run_mode", "eval"], "run_mode: eval is not implemented; allowed: train, finetune, "
+                                 "predict or plan"),
     ],
 )  # fmt: skip
 def test_a_wrong_flag_is_one_clear_line(path, arguments, message):

@@ -1,0 +1,179 @@
+"""What a process sends in a step, by group and kind, counted as the textbook's ring does; as ``mesh().traffic()``.
+
+Letters: T tokens of a micro batch in one process, H hidden, t, c, R sizes of the tensor group, the context
+group, and of data x context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mindformers.tasks.plan_job import Held, Job
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Messages of one kind in one group.
+
+    Attributes:
+        group: ``model_parallel``, ``context_parallel``, ``data_parallel`` or ``pipeline``.
+        kind: ``all_reduce``, ``all_gather``, ``reduce_scatter`` or ``send``.
+        sent: Bytes this process sends in a step.
+        messages: How many times, in a step.
+        is_per_micro_batch: Else once a step.
+    """
+
+    group: str
+    kind: str
+    sent: float
+    messages: int
+    is_per_micro_batch: bool = True
+
+
+def traffic_of(job: Job, stage: int) -> list[Exchange]:
+    """Return what a process of a stage sends in a step of training, or for the prompts when predicting.
+
+    What takes a few bytes (sums of losses, counts of labels) is left out.
+    """
+    held, found = job.held(stage), list(_tensor(job, stage))
+    if job.is_training:
+        found += [*_context(job, stage), *_pipeline(job, stage), *_gradients(job, stage, held)]
+    merged: dict[tuple[str, str, bool], list[float]] = {}
+    for each in found:
+        entry = merged.setdefault((each.group, each.kind, each.is_per_micro_batch), [0.0, 0])
+        entry[0] += each.sent
+        entry[1] += each.messages
+    return [Exchange(group, kind, sent, int(messages), is_often)
+            for (group, kind, is_often), (sent, messages) in merged.items() if sent]  # fmt: skip
+
+
+def forward_passes(job: Job, stage: int) -> tuple[int, int]:
+    """Return how often a stage computes its forward pass, and how many of its layers once more.
+
+    All stages but the last compute it again where their backward pass is due.
+    """
+    if not job.is_training:
+        return 1, 0
+    return (1 if stage == job.layout.pipeline - 1 else 2), job.recomputed(stage)
+
+
+def _tensor(job: Job, stage: int) -> Iterator[Exchange]:
+    """Yield the sums of a tensor group; with sequence parallelism each is a gathering and a scattering."""
+    size = job.layout.tensor
+    if size == 1:
+        return
+    passes, again = forward_passes(job, stage)
+    times, layers = job.micro_batches, job.layers(stage)
+    rows = job.tokens * job.network.hidden_size
+    forward = 2 * (passes * layers + again)
+    backward = 2 * layers if job.is_training else 0
+    yield from _sums(job, (forward + backward) * times, rows * job.compute_bytes)
+    layout = job.at_stage(stage)
+    part = (size - 1) / size
+    if layout.is_first_stage and layout.is_vocab_parallel:
+        yield from _leave(job, passes * times, rows * job.stream_bytes)
+    elif layout.is_first_stage and layout.is_sequence_parallel:
+        yield Exchange(
+            "model_parallel", "all_gather", part * rows * job.stream_bytes * times, times
+        )
+    if not layout.is_last_stage:
+        return
+    if not job.is_training:
+        logits = job.rows * job.network.vocab_size // size * job.compute_bytes
+        yield Exchange("model_parallel", "all_gather", (size - 1) * logits, 1)
+        return
+    yield from _enter_back(job, times, rows * job.compute_bytes)
+    yield Exchange("model_parallel", "all_reduce", 2 * part * 12 * job.tokens * times, 2 * times)
+
+
+def _sums(job: Job, times: int, num_bytes: int) -> Iterator[Exchange]:
+    """Yield all-reduces; with sequence parallelism the halves they are made of."""
+    size = job.layout.tensor
+    part = (size - 1) / size * num_bytes * times
+    if job.layout.is_sequence_parallel:
+        yield Exchange("model_parallel", "all_gather", part, times)
+        yield Exchange("model_parallel", "reduce_scatter", part, times)
+    else:
+        yield Exchange("model_parallel", "all_reduce", 2 * part, times)
+
+
+def _leave(job: Job, times: int, num_bytes: int) -> Iterator[Exchange]:
+    """Yield the sum of an embedding's parts, with its way back."""
+    size = job.layout.tensor
+    part = (size - 1) / size * num_bytes
+    if job.layout.is_sequence_parallel:
+        back = job.micro_batches
+        yield Exchange("model_parallel", "reduce_scatter", part * times, times)
+        yield Exchange("model_parallel", "all_gather", part * back, back)
+    else:
+        yield Exchange("model_parallel", "all_reduce", 2 * part * times, times)
+
+
+def _enter_back(job: Job, times: int, num_bytes: int) -> Iterator[Exchange]:
+    """Yield what stands before the output layer: a gathering forward, a sum back."""
+    size = job.layout.tensor
+    part = (size - 1) / size * num_bytes * times
+    if job.layout.is_sequence_parallel:
+        yield Exchange("model_parallel", "all_gather", part, times)
+        yield Exchange("model_parallel", "reduce_scatter", part, times)
+    else:
+        yield Exchange("model_parallel", "all_reduce", 2 * part, times)
+
+
+def _context(job: Job, stage: int) -> Iterator[Exchange]:
+    size = job.layout.context
+    if size == 1:
+        return
+    passes, again = forward_passes(job, stage)
+    layers, times = job.layers(stage), job.micro_batches
+    keys = job.tokens * job.groups * job.network.kv_channels * job.compute_bytes
+    once = 2 * (size - 1) * keys
+    forward = (passes * layers + again) * times
+    yield Exchange("context_parallel", "all_gather", once * forward, 2 * forward)
+    back = layers * times
+    yield Exchange("context_parallel", "reduce_scatter", once * back, 2 * back)
+
+
+def _pipeline(job: Job, stage: int) -> Iterator[Exchange]:
+    last = job.layout.pipeline - 1
+    stream = job.stream_tokens * job.network.hidden_size * job.stream_bytes
+    times = job.micro_batches * ((stage < last) + (stage > 0))
+    if times:
+        yield Exchange("pipeline", "send", float(stream * times), times)
+
+
+def _gradients(job: Job, stage: int, held: Sequence[Held]) -> Iterator[Exchange]:
+    """Yield the sums over the copies of the weights, and the updated rows that a shared optimizer gathers."""
+    layout = job.layout
+    yield from _copied(job, stage, held)
+    replicas = layout.data * layout.context
+    if replicas == 1:
+        return
+    trained = [each for each in held if each.is_trained]
+    part = (replicas - 1) / replicas
+    size = sum(each.size for each in trained)
+    yield Exchange("data_parallel", "all_reduce", 2 * part * 4 * size, len(trained), False)
+    if layout.shards_optimizer:
+        shared = [each for each in trained if each.shape[0] % replicas == 0]
+        weights = sum(each.size * each.type_bytes for each in shared)
+        yield Exchange("data_parallel", "all_gather", part * weights,
+                       sum(each.count for each in shared), False)  # fmt: skip
+
+
+def _copied(job: Job, stage: int, held: Sequence[Held]) -> Iterator[Exchange]:
+    """Yield the sums of gradients of what several processes of a tensor group hold."""
+    layout, network = job.layout, job.network
+    if layout.tensor == 1 or job.adapters is not None:
+        return
+    if layout.is_sequence_parallel:
+        norms = [each for each in held if each.name.endswith("norm.weight")]
+        part = (layout.tensor - 1) / layout.tensor
+        count = sum(each.count for each in norms)
+        sent = 2 * part * 4 * sum(each.size for each in norms)
+        yield Exchange("model_parallel", "all_reduce", sent, count, False)
+    copies = layout.copies_of_kv_head(network.n_kv_heads)
+    if copies > 1:
+        rows = 2 * network.kv_channels * (network.hidden_size + network.add_qkv_bias)
+        sent = 2 * (copies - 1) / copies * 4 * rows * job.layers(stage)
+        yield Exchange("kv_copies", "all_reduce", sent, 4 * job.layers(stage), False)

@@ -79,7 +79,7 @@ class Mesh:
 
     def _make(self, name: str, ranks: tuple[int, ...]) -> Any:
         if len(ranks) == 1:
-            return Alone(name)
+            return Alone(name, ranks)
         from mindspore.communication import create_group
 
         from mindformers.parallel.collectives import DEFAULT_GROUP, AscendGroup, CpuGroup
@@ -103,10 +103,10 @@ class Mesh:
 class Alone:
     """A group of one: nothing is exchanged. Needs no MindSpore."""
 
-    is_alone, size, index, ranks = True, 1, 0, (0,)
+    is_alone, size, index = True, 1, 0
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, ranks: tuple[int, ...] = (0,)):
+        self.name, self.ranks = name, ranks
         self.sent: Counter[str] = Counter()
 
     def all_reduce(self, tensor: Any, op: str = "sum") -> Any:

@@ -137,6 +137,9 @@ class CheckpointMonitor(Callback):
         """Save the last good step when the weights are known to be whole."""
         numbers = isinstance(error, TrainingError)
         other = self.exception_save and not isinstance(error, CheckpointError)
+        if not mesh().layout.is_single:
+            # The others take part in a save only if they have the same error: numbers, seen by all.
+            numbers, other = numbers and run.skipped_in_a_row > 0, False
         if isinstance(error, Exception) and (numbers or other) and not run.step.is_updating:
             folder = self.save(run)
             if folder:

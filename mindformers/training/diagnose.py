@@ -12,6 +12,7 @@ from mindspore import Tensor, nn
 
 from mindformers.errors import TrainingError
 from mindformers.logger import logger
+from mindformers.parallel.mesh import mesh
 from mindformers.training.train_step import Batch, MFTrainOneStepCell, StepResult
 
 
@@ -45,6 +46,10 @@ def _find_cause(
     for parameter in step.network.get_parameters():
         if not _is_finite(parameter):
             return f"the weight {parameter.name} is not finite"
+    layout = mesh().layout
+    if layout.size > layout.data:
+        # A pass needs every process of its group, and they would not look at the same places.
+        return "layers shared by several processes are not searched for the first bad one"
     suspects = result.bad_micro_batches or tuple(range(len(micro_batches)))
     with _pynative():
         for index in suspects:

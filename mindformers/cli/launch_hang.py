@@ -17,8 +17,10 @@ _BREAK = 5.0  # seconds between two looks after which the launcher itself must h
 _FRAMES = 12  # of one thread
 _FRAME = re.compile(r'  File "(.+)", line (\d+) in (.+)')
 _THREAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+")
-# Frames of Python and of MindSpore say how something waits, not what for.
-_FOREIGN = re.compile(r"/lib/python3\.\d+/(?!site-packages/)|/site-packages/mindspore/|^<frozen ")
+# Frames of Python and of other packages say how something waits, not what for.
+_FOREIGN = re.compile(
+    r"/lib/python3\.\d+/(?!site-packages/)|/site-packages/(?!mindformers/)|^<frozen "
+)
 
 
 @dataclass

@@ -172,11 +172,14 @@ def _missing(team: Team, first: Worker) -> str:
         )
     met = team.met()
     absent = [rank for rank in range(plan.number) if rank not in met]
+    if not absent:
+        return ""
+    is_here = absent[0] in plan.ranks
     names = ", ".join(map(str, absent[:20])) + (" ..." if len(absent) > 20 else "")
     return (
         f"{len(met)} of {plan.number} processes met at {plan.address}:{plan.port} within "
-        f"{plan.timeout} s; missing: rank {names}. Their logs, or the launchers of the other machines, "
-        "say why; a longer TIMEOUT lets them take longer"
+        f"{plan.timeout} s; missing: rank {names}; look at {plan.log_dir}/worker_{absent[0]}.log"
+        f"{'' if is_here else ' on its machine'}, or give a longer TIMEOUT"
     )
 
 

@@ -199,7 +199,7 @@ def test_a_cluster_that_is_not_complete_is_told_with_counts(tmp_path):
     assert ended.code == 1
     assert ended.seconds < TEN_SECONDS
     assert "2 of 4 processes met at 127.0.0.1:" in last_line(ended)
-    assert "within 5 s; missing: rank 1, 3" in last_line(ended)
+    assert "within 5 s; missing: rank 1, 3; look at logs/worker_1.log, or" in last_line(ended)
 
 
 def test_a_scheduler_that_misses_a_stopped_worker_is_not_to_blame(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
@@ -74,10 +74,12 @@ def plan(
     Raises:
         ConfigError: If the layout does not fit the network, or there is no such device.
     """
+    _refuse_unknown(config)
     job = job_of(config)
     check_layout(job.layout, job.sizes())
     _require_possible(job)
-    chosen = find_device(device, config.context.device_target, devices or job.layout.size)
+    chosen = find_device(device, config.context.device_target, job.layout.size)
+    job = replace(job, on_cpu=chosen.name == "cpu")
     limit, reason = _limit(config, chosen, device_memory)
     memory = memory_of(job)
     return Plan(
@@ -90,8 +92,31 @@ def plan(
         time=step_time(job, chosen) if job.is_training else answer_time(job, chosen),
         change=None if max(m.total for m in memory) <= limit else smallest_change(job, limit),
         devices=devices,
-        layouts=best_layouts(job, devices, limit, chosen) if devices else [],
+        layouts=_layouts(job, devices, config, device_memory, device) if devices else [],
     )
+
+
+def _layouts(
+    job: Job, devices: int, config: RunConfig, given: float | None, name: str | None
+) -> list[Candidate]:
+    """Return the best layouts for so many devices; processes on a CPU share its cores and memory."""
+    each = find_device(name, config.context.device_target, devices)
+    limit, _ = _limit(config, each, given)
+    return best_layouts(job, devices, limit, each)
+
+
+def _refuse_unknown(config: RunConfig) -> None:
+    """Refuse what a run refuses too, some of it only after its network is built."""
+    if config.run_mode == "predict" or config.model is None:
+        return
+    if config.recompute_config.select_recompute:
+        raise ConfigError("selective recomputation is not implemented",
+                          where="recompute_config.select_recompute", allowed="False",
+                          fix="recompute: True computes whole layers again")  # fmt: skip
+    if config.model.network.quantization:
+        raise ConfigError("rounded weights cannot be trained",
+                          where="model.model_config.quantization",
+                          fix="leave it out, and give it when predicting")  # fmt: skip
 
 
 def _require_possible(job: Job) -> None:

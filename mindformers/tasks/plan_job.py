@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from mindformers.checkpoint.keymap import Stored
@@ -19,7 +20,7 @@ from mindformers.errors import ConfigError
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_shares import share_of
 from mindformers.models.glm2.glm2_weights import layout_named, stored_tensors
-from mindformers.parallel.layout import Layout, Sizes
+from mindformers.parallel.layout import Layout, Sizes, stage_counts
 from mindformers.tasks.layout import layout_of
 
 _TYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -49,7 +50,7 @@ class Held:
     type_bytes: float
     is_trained: bool
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Elements of them all."""
         return math.prod(self.shape) * self.count
@@ -151,7 +152,8 @@ class Job:
 
     def layers(self, stage: int) -> int:
         """Return the number of layers of a stage."""
-        return len(self.at_stage(stage).layers(self.network.num_layers))
+        layout = self.layout
+        return stage_counts(self.network.num_layers, layout.pipeline, layout.offset)[stage]
 
     def recomputed(self, stage: int) -> int:
         """Return how many layers of a stage keep no activations."""
@@ -177,13 +179,13 @@ class Job:
 
     def held(self, stage: int) -> list[Held]:
         """Return every tensor a process of this stage holds, adapters included."""
-        layout = self.at_stage(stage)
-        numbers = layout.layers(self.network.num_layers)
+        layout = self.layout
         # A search asks the same of hundreds of jobs that differ in what does not matter here.
-        key = (layout.tensor, layout.is_vocab_parallel, numbers, layout.is_first_stage,
-               layout.is_last_stage)  # fmt: skip
+        key = (stage, layout.pipeline, layout.offset, layout.tensor, layout.is_vocab_parallel)
         if key not in self._held:
-            self._held[key] = list(self._find_held(layout, numbers))
+            seen = self.at_stage(stage)
+            numbers = seen.layers(self.network.num_layers)
+            self._held[key] = list(self._find_held(seen, numbers))
         return self._held[key]
 
     def _find_held(self, layout: Layout, numbers: range) -> Iterator[Held]:

@@ -195,16 +195,16 @@ def _answering(job: Job) -> int:
 
 def _vocabulary(job: Job, stage: int, held: Sequence[Held]) -> int:
     """Return what the ends of the network take: the table cast for a lookup, logits, the head's slopes."""
-    network, layout = job.network, job.at_stage(stage)
+    network = job.network
     hidden, rows = network.hidden_size, network.vocab_size // job.layout.tensor
     if not job.is_training:
         return job.rows * network.vocab_size * 4
     first = last = 0
-    if layout.is_first_stage:
+    if stage == 0:
         table = next(each for each in held if "embedding" in each.name)
         is_cast = not job.on_cpu and table.type_bytes != job.compute_bytes
         first = table.size * job.compute_bytes if is_cast else 0
-    if layout.is_last_stage:
+    if stage == job.layout.pipeline - 1:
         last = _head(job, hidden, rows)
     return max(first, last)
 

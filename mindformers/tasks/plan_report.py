@@ -11,6 +11,7 @@ from mindformers.tasks.plan_devices import GIB
 from mindformers.tasks.plan_memory import StageMemory, cache_tokens
 from mindformers.tasks.plan_search import layout_keys, peak
 from mindformers.tasks.plan_time import AnswerTime, bubble_share
+from mindformers.tasks.plan_traffic import total_sent
 
 _MEMORY = (
     "stage", "ranks", "layers", "parameters", "weights", "optimizer", "copies", "gradients",
@@ -126,9 +127,10 @@ def _memory_row(plan: Plan, each: StageMemory) -> list[str]:
 
 def _traffic(plan: Plan) -> Iterator[Table]:
     rows = [
-        [str(stage), each.group, each.kind, f"{each.sent / 1e6:,.1f}", f"{each.messages:,}"]
-        for stage, exchanges in enumerate(plan.traffic) for each in exchanges
-    ]  # fmt: skip
+        [str(stage), group, kind, f"{sent / 1e6:,.1f}", f"{messages:,}"]
+        for stage, exchanges in enumerate(plan.traffic)
+        for (group, kind), (sent, messages) in total_sent(exchanges).items()
+    ]
     if rows:
         when = "in a step" if plan.job.is_training else "for the prompts"
         header = ("stage", "group", "kind", "MB", "messages")
@@ -192,4 +194,7 @@ def _gib(num_bytes: float) -> str:
 
 
 def _seconds(seconds: float) -> str:
+    for size, unit in ((86400.0, "days"), (3600.0, "hours")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
     return f"{seconds:,.1f} s" if seconds >= 1 else f"{seconds * 1e3:,.3g} ms"

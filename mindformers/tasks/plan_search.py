@@ -282,10 +282,15 @@ def recompute_keys(job: Job) -> str:
 def layout_keys(job: Job) -> str:
     """Return the settings of a job's layout, as they stand in a file."""
     layout = job.layout
-    found = [f"{name} {value}" for name, value in
-             (("data_parallel", layout.data), ("model_parallel", layout.tensor),
-              ("pipeline_stage", layout.pipeline), ("context_parallel", layout.context))
-             if value > 1]  # fmt: skip
+    degrees = {
+        "data_parallel": layout.data,
+        "model_parallel": layout.tensor,
+        "pipeline_stage": layout.pipeline,
+        "context_parallel": layout.context,
+    }
+    found = [f"{name} {value}" for name, value in degrees.items() if value > 1]
+    if layout.is_vocab_parallel and layout.pipeline == 1:
+        found.append("vocab_emb_dp False")
     if job.is_training:
         name = "micro_batch_num" if layout.pipeline > 1 else "gradient_accumulation_steps"
         found += [f"{name} {job.micro_batches}"] if job.micro_batches > 1 else []

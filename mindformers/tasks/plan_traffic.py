@@ -6,7 +6,7 @@ group, and of data x context.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mindformers.tasks.plan_job import Held, Job
@@ -48,6 +48,15 @@ def traffic_of(job: Job, stage: int) -> list[Exchange]:
             for (group, kind, is_often), (sent, messages) in merged.items() if sent]  # fmt: skip
 
 
+def total_sent(exchanges: Iterable[Exchange]) -> dict[tuple[str, str], tuple[float, int]]:
+    """Return the bytes and messages of a step by group and kind."""
+    found: dict[tuple[str, str], tuple[float, int]] = {}
+    for each in exchanges:
+        sent, messages = found.get((each.group, each.kind), (0.0, 0))
+        found[each.group, each.kind] = (sent + each.sent, messages + each.messages)
+    return found
+
+
 def forward_passes(job: Job, stage: int) -> tuple[int, int]:
     """Return how often a stage computes its forward pass, and how many of its layers once more.
 
@@ -83,7 +92,7 @@ def _tensor(job: Job, stage: int) -> Iterator[Exchange]:
         logits = job.rows * job.network.vocab_size // size * job.compute_bytes
         yield Exchange("model_parallel", "all_gather", (size - 1) * logits, 1)
         return
-    yield from _enter_back(job, times, rows * job.compute_bytes)
+    yield from _sums(job, times, rows * job.compute_bytes)  # before the output layer
     yield Exchange("model_parallel", "all_reduce", 2 * part * 12 * job.tokens * times, 2 * times)
 
 
@@ -108,17 +117,6 @@ def _leave(job: Job, times: int, num_bytes: int) -> Iterator[Exchange]:
         yield Exchange("model_parallel", "all_gather", part * back, back)
     else:
         yield Exchange("model_parallel", "all_reduce", 2 * part * times, times)
-
-
-def _enter_back(job: Job, times: int, num_bytes: int) -> Iterator[Exchange]:
-    """Yield what stands before the output layer: a gathering forward, a sum back."""
-    size = job.layout.tensor
-    part = (size - 1) / size * num_bytes * times
-    if job.layout.is_sequence_parallel:
-        yield Exchange("model_parallel", "all_gather", part, times)
-        yield Exchange("model_parallel", "reduce_scatter", part, times)
-    else:
-        yield Exchange("model_parallel", "all_reduce", 2 * part, times)
 
 
 def _context(job: Job, stage: int) -> Iterator[Exchange]:

@@ -8,16 +8,11 @@ from dataclasses import dataclass, replace
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
 from mindformers.parallel.layout import check_layout
+from mindformers.tasks.plan_change import Change, smallest_change
 from mindformers.tasks.plan_devices import GIB, Device, find_device
 from mindformers.tasks.plan_job import Job, job_of
 from mindformers.tasks.plan_memory import StageMemory, memory_of
-from mindformers.tasks.plan_search import (
-    Candidate,
-    Change,
-    best_layouts,
-    is_possible,
-    smallest_change,
-)
+from mindformers.tasks.plan_search import Candidate, best_layouts, is_possible
 from mindformers.tasks.plan_time import AnswerTime, StepTime, answer_time, step_time
 from mindformers.tasks.plan_traffic import Exchange, traffic_of
 

@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass
 from mindformers.tasks.plan_job import Held, Job
 
 _MIB = 2**20
-# modules/shared_loss.py: logits of a chunk, and the four tensors of that size that exist at once.
-_LOGIT_CHUNK, _LOGIT_COPIES = 32 * _MIB, 4
+# modules/shared_loss.py: logits of a chunk, and the tensors of that size that exist at once.
+_LOGIT_CHUNK, _LOGIT_COPIES = 32 * _MIB, 6
 _NATIVE_LOGITS = 64 * _MIB
 _FLASH_SUMS = 2 * 8 * 4  # bytes a head and token: maximum and sum, eight float32 each
+# Measured: MindSpore in a process on a CPU, and what it takes to exchange tensors; answering needs no MindSpore.
+_PROCESS, _EXCHANGE, _ANSWERING = 600 * _MIB, 100 * _MIB, 60 * _MIB
 _PREFILL_CHUNK = 1024  # tokens of prompts that go through the network at once on a CPU
 
 
@@ -38,6 +40,7 @@ class StageMemory:
         vocabulary: What embedding and output layer take besides weights and gradients; it has gone before
             the layers' newest gradients come.
         cache: Keys and values, when predicting.
+        process: On a CPU, what the process takes besides: MindSpore, and memory that allocators keep.
     """
 
     stage: int
@@ -52,13 +55,14 @@ class StageMemory:
     activations: int
     vocabulary: int
     cache: int
+    process: int
 
     @property
     def total(self) -> int:
         """What exists at once."""
         return (
             self.weights + self.optimizer + self.copies + self.summed + self.activations + self.cache
-            + max(self.newest, self.vocabulary)
+            + self.process + max(self.newest, self.vocabulary)
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, int]:
@@ -94,6 +98,7 @@ def stage_memory(job: Job, stage: int) -> StageMemory:
         activations=_activations(job, stage, held),
         vocabulary=_vocabulary(job, stage, held),
         cache=0 if job.is_training else _cache(job),
+        process=_process(job, 4 * count) if job.on_cpu else 0,
     )
 
 
@@ -111,6 +116,18 @@ def _state_bytes(each: Held, job: Job) -> int:
 def _own_rows(each: Held, job: Job) -> int:
     shards = _shards(each, job)
     return int(each.size // shards * each.type_bytes) if shards > 1 else 0
+
+
+def _process(job: Job, gradients: int) -> int:
+    """Return what a process on a CPU takes besides its tensors.
+
+    Gradients are made in the kernels' pool, summed in MindSpore's and exchanged in a third; none gives back.
+    """
+    if not job.is_training:
+        return _ANSWERING
+    found = _PROCESS + (0 if job.layout.is_single else _EXCHANGE)
+    sets = (job.micro_batches > 1) + (job.layout.data * job.layout.context > 1)
+    return found + sets * gradients
 
 
 def _newest(trained: Sequence[Held]) -> int:

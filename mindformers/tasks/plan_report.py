@@ -15,8 +15,9 @@ from mindformers.tasks.plan_traffic import total_sent
 
 _MEMORY = (
     "stage", "ranks", "layers", "parameters", "weights", "optimizer", "copies", "gradients",
-    "activations", "logits", "cache", "total", "fits",
+    "activations", "logits", "cache", "process", "total", "fits",
 )  # fmt: skip
+_SETTINGS = "settings"  # a column of sentences: written from the left
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def show(plan: Plan, stream: TextIO) -> None:
             continue
         table = RichTable(title=part.title, title_justify="left")
         for index, name in enumerate(part.header):
-            table.add_column(name, justify="left" if index == 0 else "right")
+            is_text = index == 0 or name == _SETTINGS
+            table.add_column(name, justify="left" if is_text else "right")
         for row in part.rows:
             table.add_row(*row)
         console.print(table)
@@ -66,7 +68,10 @@ def _lines(table: Table) -> str:
     rows = [list(table.header), *map(list, table.rows)]
     widths = [max(len(row[index]) for row in rows) for index in range(len(table.header))]
     lines = [
-        "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(
+            text if name == _SETTINGS else text.rjust(width)
+            for name, text, width in zip(table.header, row, widths, strict=True)
+        )
         for row in rows
     ]
     return "\n".join(["", table.title, *lines, ""])
@@ -94,7 +99,8 @@ def _head(plan: Plan) -> Iterator[str]:
     yield f"plan: {what} on {count} device{'s' * (count > 1)} ({job.layout})"
     yield f"device: {plan.device.title}; a process may take {_gib(plan.limit)} GB ({plan.limit_reason})"
     if job.is_training:
-        yield (f"step: {job.micro_batches} micro batches of {job.rows} x {job.length} tokens in each copy, "
+        parts = f"{job.micro_batches} micro batch{'es' * (job.micro_batches > 1)}"
+        yield (f"step: {parts} of {job.rows} x {job.length} tokens in each copy, "
                f"{job.step_tokens:,} tokens")  # fmt: skip
     else:
         yield (f"answers: {job.rows} at once, prompt and answer of {job.length:,} tokens; "
@@ -118,7 +124,7 @@ def _memory_row(plan: Plan, each: StageMemory) -> list[str]:
     ranks = f"{first}-{first + width - 1}" if width > 1 else str(first)
     figures = (
         each.weights, each.optimizer, each.copies, each.summed + each.newest, each.activations,
-        each.vocabulary, each.cache, each.total,
+        each.vocabulary, each.cache, each.process, each.total,
     )  # fmt: skip
     fits = "yes" if each.total <= plan.limit else "NO"
     head = [str(each.stage), ranks, str(each.layers), f"{each.parameters:,}"]
@@ -176,8 +182,9 @@ def _layouts(plan: Plan) -> Iterator[str | Table]:
          f"{each.job.step_tokens // each.job.length:,}", layout_keys(each.job)]
         for place, each in enumerate(plan.layouts, 1)
     ]  # fmt: skip
-    header = ("", "tokens/s", "a step" if is_training else "a token", "GB", "rows", "settings")
-    yield Table(f"best layouts for {plan.devices} devices, by the estimate", header, rows)
+    header = ("", "tokens/s", "a step" if is_training else "a token", "GB", "rows", _SETTINGS)
+    title = f"best layouts for {plan.devices} devices, by the estimate"
+    yield Table(title + (" (with offset 0)" if plan.job.layout.offset else ""), header, rows)
 
 
 def _assumptions(plan: Plan) -> str:

@@ -1,3 +1,4 @@
+import io
 import re
 import subprocess
 import sys
@@ -5,8 +6,11 @@ import sys
 import pytest
 
 from mindformers.cli import run
+from mindformers.config.run_config import load_run_config
 from mindformers.errors import ConfigError
 from mindformers.guard import run_guarded
+from mindformers.tasks.plan import plan
+from mindformers.tasks.plan_report import as_text, show
 from tests.support.config_files import CONFIGS, REPOSITORY
 
 PUBLISHED = str(REPOSITORY / "configs/glm4/finetune_glm4_9b.yaml")
@@ -47,7 +51,7 @@ def test_its_own_limit_is_half_a_gigabyte_lower_and_the_change_is_said(capsys):
     text = said(capsys)
     assert "may take 58.00 GB (context.max_device_memory)" in text
     assert "fits: NO, 0.46 GB too much on the fullest process" in text
-    assert "smallest change: recompute more layers: recompute: [0, 0, 3, 3]" in text
+    assert "smallest change: recompute more layers: recompute: [6, 3, 3, 3]" in text
 
 
 @pytest.mark.parametrize("devices", [1, 8, 64, 1024])
@@ -124,3 +128,24 @@ def test_a_plan_loads_nothing_heavy():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith("[]")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_has_the_same_figures_in_drawn_tables(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    found = plan(load_run_config(PUBLISHED), devices=8)
+    drawn = Terminal()
+    show(found, drawn)
+    figures = set(re.findall(r"\d[\d,.]*\d", as_text(found)))
+    assert "┃" in drawn.getvalue()
+    assert figures <= set(re.findall(r"\d[\d,.]*\d", drawn.getvalue()))
+
+
+@pytest.mark.parametrize("page", ["plan.md", "plan_CN.md"])
+def test_the_page_shows_what_is_printed(page):
+    printed = as_text(plan(load_run_config(PUBLISHED), device_memory=64 * 2**30))
+    assert printed.rstrip() in (REPOSITORY / "docs" / page).read_text(encoding="utf-8")

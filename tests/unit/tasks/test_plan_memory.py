@@ -9,7 +9,7 @@ from mindformers.config.run_config import load_run_config
 from mindformers.models.glm2.glm2_shares import held_tensors
 from mindformers.models.glm2.glm2_weights import count_parameters, layout_named, stored_tensors
 from mindformers.parallel.layout import Layout
-from mindformers.tasks.plan_job import job_of, with_changes
+from mindformers.tasks.plan_job import first_tensors, job_of, with_changes
 from mindformers.tasks.plan_memory import layer_bytes, memory_of, rank_memory, stage_memory
 from tests.support.config_files import REPOSITORY
 
@@ -183,7 +183,7 @@ def test_logits_exist_in_chunks_where_processes_share_the_vocabulary():
     shared = stage_memory(replace(job_from(), layout=Layout(tensor=2)), 0)
     chunk = 2**25 // (4 * V // 2)
     rows = V // 2
-    assert shared.vocabulary == 16 * chunk * rows + 8 * 8192 * H + 8 * rows * H
+    assert shared.vocabulary == 24 * chunk * rows + 8 * 8192 * H + 8 * rows * H
 
 
 def test_the_cache_is_as_long_as_the_rows():
@@ -219,3 +219,26 @@ def test_a_built_network_and_its_optimizer_have_the_planned_bytes(dtype):
     assert planned.parameters == sum(each.size for each in parameters)
     assert planned.weights == sum(each.size * each.itemsize for each in parameters)
     assert planned.optimizer == sum(each.size * each.itemsize for each in state)
+
+
+# Peak memory of processes on a CPU (MB of 10^6), as the runs of a GLM of 8 layers, hidden 1024, told it.
+WIDE = {
+    "num_layers": 8, "hidden_size": 1024, "ffn_hidden_size": 2816, "num_attention_heads": 16,
+    "kv_channels": 64, "padded_vocab_size": 16384, "multi_query_group_num": 2, "seq_length": 512,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "measured"),
+    [
+        ({"recompute": True}, 2828),
+        ({}, 3397),
+        ({"layout": Layout(data=2, shards_optimizer=True), "micro_batches": 2}, 4850),
+    ],
+)
+def test_the_total_is_near_what_processes_on_a_cpu_took(fields, measured):
+    job = with_changes(job_from(TINY), WIDE)
+    tensors = first_tensors(job.network)
+    fields = {"micro_batches": 1, "recompute": (), **fields}
+    planned = stage_memory(replace(job, tensors=tensors, rows=4, _held={}, **fields), 0).total
+    assert 0.95 < planned / 1e6 / measured < 1.1

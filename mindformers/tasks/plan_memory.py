@@ -230,7 +230,8 @@ def _head(job: Job, hidden: int, rows: int) -> int:
     slopes = 4 * job.tokens * hidden
     if job.layout.tensor > 1:  # modules/shared_loss.py
         chunk = max(1, _LOGIT_CHUNK // (4 * rows))
-        logits = _LOGIT_COPIES * 4 * min(chunk, job.tokens) * rows
+        # Operators run behind Python, so that the next chunk begins before the last one's memory is free.
+        logits = _LOGIT_COPIES * 4 * min(2 * chunk, job.tokens) * rows
         return logits + 2 * slopes + 2 * 4 * rows * hidden
     if job.on_cpu:
         return min(_NATIVE_LOGITS, 4 * job.tokens * rows) + slopes

@@ -6,10 +6,13 @@ group, and of data x context.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mindformers.tasks.plan_job import Held, Job
+
+_BUCKET_BYTES = 8 * 2**20  # training/gradient_sync.py
 
 
 @dataclass(frozen=True)
@@ -151,12 +154,19 @@ def _gradients(job: Job, stage: int, held: Sequence[Held]) -> Iterator[Exchange]
     trained = [each for each in held if each.is_trained]
     part = (replicas - 1) / replicas
     size = sum(each.size for each in trained)
-    yield Exchange("data_parallel", "all_reduce", 2 * part * 4 * size, len(trained), False)
+    yield Exchange("data_parallel", "all_reduce", 2 * part * 4 * size, _buckets(trained), False)
     if layout.shards_optimizer:
         shared = [each for each in trained if each.shape[0] % replicas == 0]
         weights = sum(each.size * each.type_bytes for each in shared)
         yield Exchange("data_parallel", "all_gather", part * weights,
                        sum(each.count for each in shared), False)  # fmt: skip
+
+
+def _buckets(trained: Sequence[Held]) -> int:
+    """Return about how many messages gradients are summed in: large ones alone, small ones together."""
+    large = [each for each in trained if 4 * each.size > _BUCKET_BYTES * each.count]
+    small = sum(4 * each.size for each in trained) - sum(4 * each.size for each in large)
+    return sum(each.count for each in large) + math.ceil(small / _BUCKET_BYTES)
 
 
 def _copied(job: Job, stage: int, held: Sequence[Held]) -> Iterator[Exchange]:

@@ -15,7 +15,16 @@ PUBLISHED = set(
 """.split()  # noqa: SIM905 - one list that reads like the manual
 )
 DOCUMENTED_PREFIXES = {"--train_dataset", "--eval_dataset"}
-OWN = {"--allow_data_change", "--devices", "--device_memory", "--device", "--quantization", "--debug", "--help", "-h"}
+OWN = {
+    "--allow_data_change",
+    "--devices",
+    "--device_memory",
+    "--device",
+    "--quantization",
+    "--debug",
+    "--help",
+    "-h",
+}
 
 
 def test_the_set_of_flags_is_frozen():

@@ -99,15 +99,21 @@ def run_guarded(main: Main, argv: Sequence[str] | None = None) -> int:
 @contextmanager
 def leaving_on_sigterm() -> Iterator[None]:
     """Answer SIGTERM with an exception while inside, so that half-written output is removed."""
-    before = signal.signal(signal.SIGTERM, _leave)
+    received: list[int] = []
+
+    def leave(number: int, _: FrameType | None) -> NoReturn:
+        received.append(number)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
+    except Exception as error:
+        if received:  # a library made another error of it on its way
+            raise SystemExit(128 + received[0]) from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def _make_output_safe() -> None:

@@ -138,19 +138,14 @@ class RotatedAttention(nn.Cell):
         return self.attention(query, key, value, mask)
 
 
-class ContextAttention(nn.Cell):
+class ContextAttention(RotatedAttention):
     """Attention of this rank's tokens over a sequence that several ranks share.
 
     Keys and values of all ranks are gathered; the scores are those of the own queries.
-
-    Args:
-        rotate: Splits and rotates what the projection gives.
-        attention: As ``build_attention`` gives.
     """
 
     def __init__(self, rotate: RotateHeads, attention: nn.Cell):
-        super().__init__()
-        self.rotate, self.attention = rotate, attention
+        super().__init__(rotate, attention)
         self.gather = GatherSequence()
 
     def construct(self, qkv: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:

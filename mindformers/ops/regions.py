@@ -60,16 +60,12 @@ class _SumRows(_Function):
         return ctx.group.all_gather(dout.contiguous()), None
 
 
-class _OwnRows(_Function):
+class _OwnRows(_SumRows):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
         ctx.group = group
         rows = x.shape[0] // group.size
         return x[group.index * rows : (group.index + 1) * rows].contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, dout: Tensor) -> tuple:
-        return ctx.group.all_gather(dout.contiguous()), None
 
 
 class Region(nn.Cell):

@@ -24,7 +24,7 @@ DEFAULT_GROUP = (
 
 
 class Group:
-    """Ranks that exchange tensors; alone, every exchange is a no-op.
+    """Two or more ranks that exchange tensors; one by itself is ``mesh.Alone``.
 
     Args:
         name: What it is called in ``traffic``.
@@ -35,16 +35,13 @@ class Group:
         sent: Bytes this rank has sent by the textbook's ring, by kind of exchange.
     """
 
+    is_alone = False
+
     def __init__(self, name: str, ranks: Sequence[int], rank: int):
         self.name, self.ranks, self.size = name, tuple(ranks), len(ranks)
         self.index = self.ranks.index(rank)
         self.sent: Counter[str] = Counter()
         self.handle = ""  # MindSpore's name; set when the group is made there
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether there is nobody to exchange with."""
-        return self.size == 1
 
     def _count(self, kind: str, num_bytes: float) -> None:
         self.sent[kind] += int(num_bytes)
@@ -52,29 +49,21 @@ class Group:
 
     def all_reduce(self, tensor: Tensor, op: str = "sum") -> Tensor:
         """Return the sum (or ``max``) over the ranks; the argument stays as it is."""
-        if self.is_alone:
-            return tensor
         self._count("all_reduce", 2 * (self.size - 1) / self.size * tensor.nbytes)
         return self._all_reduce(tensor, op)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Return the ranks' tensors one below the other, (size * rows, ...)."""
-        if self.is_alone:
-            return tensor
         self._count("all_gather", (self.size - 1) * tensor.nbytes)
         return self._all_gather(tensor)
 
     def reduce_scatter(self, tensor: Tensor) -> Tensor:
         """Return this rank's rows, (rows / size, ...), of the sum over the ranks."""
-        if self.is_alone:
-            return tensor
         self._count("reduce_scatter", (self.size - 1) / self.size * tensor.nbytes)
         return self._reduce_scatter(tensor)
 
     def broadcast(self, tensor: Tensor, index: int = 0) -> Tensor:
         """Return what the rank at ``index`` of the group gave; shapes and types are the same on all."""
-        if self.is_alone:
-            return tensor
         self._count("broadcast", tensor.nbytes if self.index == index else 0)
         result = tensor.copy()
         distributed.broadcast(result, self.ranks[index], group=self.handle)
@@ -82,14 +71,11 @@ class Group:
 
     def barrier(self) -> None:
         """Wait for all ranks."""
-        if not self.is_alone:
-            self._count("barrier", 0)
-            distributed.barrier(group=self.handle)
+        self._count("barrier", 0)
+        distributed.barrier(group=self.handle)
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Return what every rank gave, in order; for a few bytes at the start of a run."""
-        if self.is_alone:
-            return [value]
         self._count("gather_objects", 0)
         found: list[Any] = [None] * self.size
         distributed.all_gather_object(found, value, group=self.handle)

@@ -10,11 +10,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from mindformers.config.data import IGNORED_LABEL
 from mindformers.parallel.mesh import mesh
 from mindformers.training.gradient_sync import GradientSync
 from mindformers.training.pipeline_step import PipelinePasses
-from mindformers.training.train_step import Batch, MFTrainOneStepCell, StepResult
+from mindformers.training.train_step import Batch, MFTrainOneStepCell
+
+_ALMOST_NONE = 1e-30  # a weight that is not 0 and makes nothing of a loss
 
 
 class ParallelTrainStep(MFTrainOneStepCell):
@@ -30,6 +31,7 @@ class ParallelTrainStep(MFTrainOneStepCell):
     def __init__(self, network: nn.Cell, optimizer: Any, *, num_buckets: int = 4, **options: Any):
         super().__init__(network, optimizer, **options)
         self.mesh = mesh()
+        self.copies = self.mesh.replicas.size
         self.sync = GradientSync(
             self.mesh,
             optimizer.parameters,
@@ -43,27 +45,9 @@ class ParallelTrainStep(MFTrainOneStepCell):
             else None
         )
 
-    def step(self, micro_batches: Sequence[Batch], lr: float) -> StepResult:
-        """Run one step; see ``MFTrainOneStepCell.step``. Every process has its own rows of the micro batches."""
-        counts = [int(np.count_nonzero(b["labels"] != IGNORED_LABEL)) for b in micro_batches]
-        trained = self._trained(counts)
-        losses, grads = self._accumulate(micro_batches, [count / trained for count in counts])
-        grads = self.sync(grads)
-        losses, norm = self._shared(losses, grads)
-        loss = math.fsum(losses)
-        overflow = not (math.isfinite(loss) and math.isfinite(norm))
-        if not overflow:
-            self._update(grads, lr, norm)
-        bad = tuple(i for i, value in enumerate(losses) if not math.isfinite(value))
-        tokens = sum(int(b["input_ids"].size) for b in micro_batches) * self.mesh.replicas.size
-        return StepResult(loss, norm, overflow, tokens, trained, bad)
-
-    def _trained(self, counts: Sequence[int]) -> int:
-        """Return the labelled tokens of the whole batch."""
-        own = Tensor(np.array([sum(counts)], np.float32))  # exact below 16 M tokens a step
-        trained = int(self.mesh.replicas.all_reduce(own).asnumpy()[0])
-        self._require_labels(trained, len(counts))
-        return trained
+    def _total(self, count: int) -> int:
+        own = Tensor(np.array([count], np.float32))  # exact below 16 M tokens a step
+        return int(self.mesh.replicas.all_reduce(own).asnumpy()[0])
 
     def _accumulate(
         self, micro_batches: Sequence[Batch], weights: Sequence[float]
@@ -75,20 +59,17 @@ class ParallelTrainStep(MFTrainOneStepCell):
         losses, grads = self.passes(micro_batches, scaled)
         return [loss / self.loss_scale for loss in losses], grads
 
-    def _shared(
-        self, losses: Sequence[float], grads: Sequence[Tensor]
-    ) -> tuple[list[float], float]:
-        """Return the losses of the micro batches and the norm of the gradients, the same on every rank."""
+    def _joined(
+        self, losses: list[float], grads: list[Tensor]
+    ) -> tuple[list[float], list[Tensor], float]:
+        grads = self.sync(grads)
         layout = self.mesh.layout
         counts_here = layout.is_last_stage and layout.tensor_rank == 0
         own = self.sync.square_sum(grads, float(self._square_sum(*grads)))
         row = [value if counts_here else 0.0 for value in losses]
-        row.append(own / self.mesh.replicas.size)
+        row.append(own / self.copies)
         summed = self.mesh.world.all_reduce(Tensor(np.array(row, np.float32), ms.float32)).asnumpy()
         *shared, square = (float(value) for value in summed)
-        return shared, math.sqrt(
-            max(square, 0.0)
-        ) / self.loss_scale if square == square else math.nan
-
-
-_ALMOST_NONE = 1e-30  # a weight that is not 0 and makes nothing of a loss
+        if math.isnan(square):
+            return shared, grads, math.nan
+        return shared, grads, math.sqrt(max(square, 0.0)) / self.loss_scale

@@ -122,6 +122,8 @@ class MFTrainOneStepCell:
         ConfigError: If an argument is out of range or not implemented.
     """
 
+    copies = 1  # processes that see other tokens of a step
+
     def __init__(
         self,
         network: nn.Cell,
@@ -193,17 +195,21 @@ class MFTrainOneStepCell:
             DataError: If no token of the step has a label.
         """
         counts = [int(np.count_nonzero(b["labels"] != IGNORED_LABEL)) for b in micro_batches]
-        trained = sum(counts)
-        self._require_labels(trained, len(micro_batches))
+        trained = self._total(sum(counts))
+        if trained == 0:
+            raise DataError(
+                f"none of the {len(micro_batches)} micro batches of a step has a label",
+                fix="check the data set: every label is -100",
+            )
         weights = [count / trained for count in counts]
         losses, grads = self._accumulate(micro_batches, weights)
+        losses, grads, norm = self._joined(losses, grads)
         loss = math.fsum(losses)
-        norm = math.sqrt(float(self._square_sum(*grads))) / self.loss_scale
         overflow = not (math.isfinite(loss) and math.isfinite(norm))
         if not overflow:
             self._update(grads, lr, norm)
         bad = tuple(i for i, value in enumerate(losses) if not math.isfinite(value))
-        tokens = sum(int(batch["input_ids"].size) for batch in micro_batches)
+        tokens = sum(int(batch["input_ids"].size) for batch in micro_batches) * self.copies
         return StepResult(loss, norm, overflow, tokens, trained, bad)
 
     def gradients(self, batch: Batch, weight: float = 1.0) -> tuple[float, list[Tensor]]:
@@ -238,12 +244,15 @@ class MFTrainOneStepCell:
                 grads[index] = None
         return losses, total
 
-    def _require_labels(self, trained: int, count: int) -> None:
-        if trained == 0:
-            raise DataError(
-                f"none of the {count} micro batches of a step has a label",
-                fix="check the data set: every label is -100",
-            )
+    def _total(self, count: int) -> int:
+        """Return the labelled tokens of the whole step, for those seen here."""
+        return count
+
+    def _joined(
+        self, losses: list[float], grads: list[Tensor]
+    ) -> tuple[list[float], list[Tensor], float]:
+        """Return losses and gradients of the whole step, and the norm, for those found here."""
+        return losses, grads, math.sqrt(float(self._square_sum(*grads))) / self.loss_scale
 
     def _update(self, grads: Sequence[Tensor], lr: float, norm: float) -> None:
         clip = min(1.0, self.max_grad_norm / (norm + _NORM_GUARD))

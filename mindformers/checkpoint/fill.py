@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ def fill_parameters(
         dropped: Stored names that are left out, for the report.
         verify: Refuse NaN and Inf.
     """
-    report = LoadReport(str(source.path), dropped=dropped)
+    report, began = LoadReport(str(source.path), dropped=dropped), time.monotonic()
     for stored in target:
         beat(f"loading {stored.name}")
         parameter = parameters[stored.name]
@@ -80,7 +81,7 @@ def fill_parameters(
             pair = (source.tensors[rows.name].dtype.name, parameter_type(parameter))
             report.casts[pair] += pair[0] != pair[1]
     report.casts = +report.casts  # drops the zero counts
-    logger.info("loaded %s", report)
+    logger.info("loaded in %.1f s: %s", time.monotonic() - began, report)
     return report
 
 

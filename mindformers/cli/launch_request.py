@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindformers.errors import ConfigError, did_you_mean
+from mindformers.machine import usable_cpus
 
 USAGE = """usage: bash scripts/msrun_launcher.sh "SCRIPT ARGUMENTS" [NUMBER]
        bash scripts/msrun_launcher.sh "SCRIPT ARGUMENTS" NUMBER PORT LOG_DIR JOIN TIMEOUT
@@ -161,7 +162,7 @@ def _whole(name: str, text: str, lowest: int, highest: int | None = None) -> int
 
 def _check_counts(request: Request) -> None:
     number, local, node = request.number, request.local, request.node
-    most = max(_MOST_AT_LEAST, _MOST_PER_CPU * len(os.sched_getaffinity(0)))
+    most = max(_MOST_AT_LEAST, _MOST_PER_CPU * usable_cpus())
     if local > most:
         raise ConfigError(
             f"{local} processes on one machine",

@@ -16,7 +16,9 @@ from pathlib import Path
 from mindformers.cli.launch_guardian import Guardian, dying_with
 from mindformers.cli.launch_logs import Collection, Follower, Sink
 from mindformers.cli.launch_port import listens
+from mindformers.machine import usable_cpus
 from mindformers.parallel.heartbeat import FILE_VARIABLE
+from mindformers.parallel.runtime import LOCAL_SIZE
 
 # A process of its own, not the script once more as msrun has it: nothing of the script is done twice.
 SCHEDULER = (sys.executable, "-c", "from mindspore.communication import init; init()")
@@ -50,7 +52,7 @@ class Plan:
 
     def environment(self, rank: int | None) -> dict[str, str]:
         """Return the variables MindSpore's processes find one another by; None: of their meeting point."""
-        threads = str(max(1, len(os.sched_getaffinity(0)) // self.local))
+        threads = str(max(1, usable_cpus() // self.local))
         found = {"OMP_NUM_THREADS": threads, "MINDFORMERS_THREADS": threads, **os.environ}
         # Lines appear when they are printed; a crash in C++ shows the Python line that led to it.
         found |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
@@ -61,7 +63,7 @@ class Plan:
                 "MS_TOPO_TIMEOUT": str(self.timeout),
                 "MS_ROLE": "MS_SCHED" if rank is None else "MS_WORKER",
             }  # fmt: skip
-        found["RANK_ID"] = str(rank or 0)
+        found |= {"RANK_ID": str(rank or 0), LOCAL_SIZE: str(self.local)}
         found.pop("MS_NODE_ID", None)
         if rank is not None:
             found |= {"MS_NODE_ID": str(rank), "DEVICE_ID": str(rank % self.local),

@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "run_mindformer.py") 
     if arguments.run_mode == _PLAN:
         return _plan(config, arguments)
     check_machine(config.context.device_target, config.use_parallel)
+    _announce(config)
     return _task(config.run_mode)(config)
 
 
@@ -134,6 +135,12 @@ def _task(run_mode: str | None) -> Callable[[Any], int]:
         return _predict
     found = "no run_mode is given" if run_mode is None else f"{run_mode} is not implemented"
     raise ConfigError(found, where="run_mode", allowed=_MODES, fix="add --run_mode")
+
+
+def _announce(config: Any) -> None:
+    from mindformers.tasks.plan_check import announce_memory
+
+    announce_memory(config)
 
 
 def _finetune(config: Any) -> int:

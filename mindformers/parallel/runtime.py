@@ -22,6 +22,7 @@ from mindformers.parallel.mesh import activate
 GRAPH_MODE, PYNATIVE_MODE = 0, 1
 TESTED_MINDSPORE = "2.10.0"
 _WORLD_SIZE = "MS_WORKER_NUM"  # set by msrun and by our launcher
+LOCAL_SIZE = "MINDFORMERS_LOCAL_PROCESSES"  # of the run's processes those on this machine; set by our launcher
 TESTED_PYTHON = ((3, 10), (3, 12))
 
 
@@ -99,6 +100,11 @@ def check_machine(device_target: str, use_parallel: bool = False) -> None:
 def launched_processes() -> int:
     """Return how many processes a launcher has started for this run; 1 without a launcher."""
     return int(os.environ.get(_WORLD_SIZE, "1") or 1)
+
+
+def launched_here() -> int:
+    """Return how many of them run on this machine; all, where the launcher does not say."""
+    return int(os.environ.get(LOCAL_SIZE) or launched_processes())
 
 
 def launched_rank() -> int:

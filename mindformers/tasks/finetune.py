@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mindformers.config.run_config import RunConfig
@@ -84,18 +84,25 @@ def finetune(
         callbacks=[*build_callbacks(named, is_first=mesh().layout.rank == 0), *callbacks],
         resume_from=resume_from,
     )
-    if not mesh().layout.is_single:
-        report_share(result.steps)
+    report_share(step, result.steps)
     return result
 
 
-def report_share(steps: int) -> None:
-    """Say what this process took and sent."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def report_share(step: MFTrainOneStepCell, steps: int) -> None:
+    """Say what this process held, took and sent."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    active = mesh()
     logger.info(
-        "rank %d: peak memory %.0f MB; sent per step (MB): %s",
-        mesh().layout.rank, peak, mesh().traffic_per_step(steps),
+        "rank %d: weights %.1f MB, optimizer %.1f MB, peak memory %.0f MB",
+        active.layout.rank, _megabytes(step.network.get_parameters()),
+        _megabytes(step.optimizer.state_parameters()), peak / 1e6,
     )  # fmt: skip
+    if not active.layout.is_single:
+        logger.info("sent per step (MB): %s", active.traffic_per_step(steps))
+
+
+def _megabytes(parameters: Iterable[Any]) -> float:
+    return sum(each.size * each.itemsize for each in parameters) / 1e6
 
 
 def set_recompute(network: Any, config: RunConfig) -> None:

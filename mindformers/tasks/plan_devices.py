@@ -13,11 +13,11 @@ No figure here was measured on Ascend by us. Sources:
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, replace
 
 from mindformers.errors import ConfigError, did_you_mean
+from mindformers.machine import installed_memory, usable_cpus
 
 GIB = 2**30  # MindSpore's "64GB" and npu-smi's 65536 MB
 
@@ -109,14 +109,11 @@ def find_device(name: str | None, device_target: str, processes: int = 1) -> Dev
 
 def _this_cpu(processes: int) -> Device:
     """Return a process's share of this machine."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cores = usable_cpus()
     return replace(
         _CPU,
         title=f"this machine's CPU: {cores} cores shared by {processes} process{'es' * (processes > 1)}",
-        memory=memory / processes,
+        memory=installed_memory() / processes,
         flops=_CPU.flops * cores / processes,
         bandwidth=_CPU.bandwidth / processes,
     )

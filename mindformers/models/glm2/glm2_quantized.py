@@ -20,10 +20,10 @@ from mindformers.checkpoint.quantized import (
 from mindformers.checkpoint.quantized_files import SCALES, ZEROS, Description
 from mindformers.errors import ConfigError
 from mindformers.logger import logger
+from mindformers.machine import usable_cpus
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_native import EMBEDDING, HEAD
 from mindformers.ops.native.arrays import Buffer, of_array, view
-from mindformers.ops.native.cpus import usable_cpus
 
 Parts = Sequence[Buffer]
 _BITS = {"int8": 8, "int4": 4}

@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 
 from mindformers.errors import DeviceError
 from mindformers.logger import logger
+from mindformers.machine import usable_cpus
 from mindformers.ops.native import cache
-from mindformers.ops.native.cpus import usable_cpus
 from mindformers.ops.native.sets import InstructionSet, chosen_sets, known_sets
 
 SOURCES = Path(__file__).with_name("src")

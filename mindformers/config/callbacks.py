@@ -72,7 +72,7 @@ class CheckpointMonitorSection(Section):
     )
     integrated_save: bool = Field(
         default=True,
-        description="Read for compatibility: each process saves its share; convert_weight.py --reversed joins them.",
+        description="Of several processes save_network_params writes one file of whole weights; false: each its share.",
     )
     remove_redundancy: bool = Field(
         default=False,

@@ -20,13 +20,12 @@ from mindformers.training.step_folder import (
     StepFormat,
     save_step,
     step_parameters,
-    write_weights,
+    write_alone,
 )
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "config": (None,),
     "keep_checkpoint_per_n_minutes": (0,),
-    "integrated_save": (),  # each process saves its share, whatever it says
     "save_trainable_params": (False,),
     "async_save": (False,),
     "saved_network": (None,),
@@ -56,8 +55,9 @@ class CheckpointMonitor(Callback):
         checkpoint_format: ``ckpt`` or ``safetensors``, of the weights.
         save_optimizer: Save what a resume needs.
         options: ``save_network_params`` (also write the weights alone to
-            ``checkpoint_network/rank_0``), ``exception_save`` (also save after an error that is not
-            about numbers or files), and upstream's other arguments at their neutral values.
+            ``checkpoint_network/rank_0``), ``integrated_save`` (of several processes that copy is one
+            file of whole weights, else a share of each rank), ``exception_save`` (also save after an
+            error that is not about numbers or files), and upstream's other arguments at their neutral values.
 
     Raises:
         ConfigError: If an argument is out of range or not implemented.
@@ -75,6 +75,7 @@ class CheckpointMonitor(Callback):
         **options: Any,
     ):
         self.save_network_params = bool(options.pop("save_network_params", False))
+        self.integrated_save = bool(options.pop("integrated_save", True))
         self.exception_save = bool(options.pop("exception_save", False))
         refuse_options("CheckpointMonitor", options, _NEUTRAL)
         if save_checkpoint_steps is None:
@@ -160,13 +161,11 @@ class CheckpointMonitor(Callback):
         )
         self._saved_step, self._saved_at = run.state.global_step, time.monotonic()
         logger.info("saved %s in %.1f s", folder, self._saved_at - began)
-        rank = mesh().layout.rank
-        if rank == 0:
+        if self.save_network_params:  # before the step it is read from may be removed
+            target = run.output_dir / "checkpoint_network"
+            write_alone(target, folder, step.network, run.state, self.form, self.integrated_save)
+        if mesh().layout.rank == 0:
             keep_latest(root, self.keep)
-        if self.save_network_params:
-            alone = run.output_dir / "checkpoint_network" / f"rank_{rank}"
-            file = self.form.weight_file(run.state, rank)
-            write_weights(step.network, alone / file, self.form.weights)
         return folder
 
 

@@ -70,7 +70,15 @@ def step_parameters(network: nn.Cell) -> list[Parameter]:
 
 
 def _write_tensors(parameters: Iterable[Parameter], path: Path, kind: str) -> None:
-    tensors = [_to_write(parameter) for parameter in parameters]
+    _write([_to_write(parameter) for parameter in parameters], path, kind)
+
+
+def _stored(file: JoinedFile, name: str) -> TensorToWrite:
+    stored = file.tensors[name]
+    return TensorToWrite(name, stored.dtype, stored.shape, lambda: file.read(name))
+
+
+def _write(tensors: list[TensorToWrite], path: Path, kind: str) -> None:
     if kind == "ckpt":
         write_ckpt(path, tensors)
     else:
@@ -128,6 +136,34 @@ def save_step(
         return manifest.write_step_folder(root, name, writers, info)
     info |= {WEIGHT_FILES: names, "layout": layout.to_dict()}
     return write_shared_step(root, name, writers, info, active.world)
+
+
+def write_alone(
+    target: Path, step: Path, network: nn.Cell, state: TrainState, form: StepFormat,
+    is_whole: bool = True,
+) -> None:  # fmt: skip
+    """Write a network's weights without anything a resume needs; every process calls it.
+
+    Args:
+        target: Gets ``rank_0/`` with the weights, or a folder of each rank that has its own.
+        step: The committed step of the same weights.
+        network: This process's share.
+        state: Position of the run.
+        form: Names and formats.
+        is_whole: One file, of whole tensors, by the first process; else each rank its share.
+    """
+    active = mesh()
+    rank = active.layout.rank
+    path = target / f"rank_{rank}" / form.weight_file(state, rank)
+    if active.layout.is_single:
+        write_weights(network, path, form.weights)
+    elif not is_whole and active.replicas.index == 0:
+        write_weights(network, path, form.weights)
+        write_strategy(path.parent / STRATEGY_FILE, network.weight_parts())
+    elif is_whole and rank == 0:
+        names = manifest.read_step_folder(step, verify=False)[WEIGHT_FILES]
+        with open_joined(step, names) as joined:
+            _write([_stored(joined, name) for name in joined.tensors], path, form.weights)
 
 
 def load_step(folder: Path, network: nn.Cell, optimizer: AdamW) -> TrainState:

@@ -32,7 +32,12 @@ EVERY = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"]
 SETTINGS: dict[str, dict[str, Any]] = {
     "every_layer": {"r": 4, "lora_alpha": 8, "target_modules": EVERY},
     "rslora": {"r": 4, "lora_alpha": 6, "use_rslora": True, "target_modules": EVERY[:3]},
-}
+    "patterns": {
+        "r": 4, "lora_alpha": 8, "target_modules": EVERY,
+        "rank_pattern": {"q_proj": 2, "layers.1.self_attn.v_proj": 3},
+        "alpha_pattern": {"o_proj": 5, "layers.0.mlp.down_proj": 3},
+    },
+}  # fmt: skip
 STEPS = 3
 
 
@@ -89,6 +94,8 @@ def main() -> None:
         return
     TARGET.mkdir(parents=True, exist_ok=True)
     for name, settings in SETTINGS.items():
+        if (TARGET / f"{name}.npz").exists():
+            continue  # delete a file to have it written anew
         np.savez_compressed(TARGET / f"{name}.npz", **golden(settings))
     versions = (peft.__version__, transformers.__version__, torch.__version__)
     print("written; peft {}, transformers {}, torch {}".format(*versions))

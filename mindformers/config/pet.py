@@ -53,6 +53,13 @@ class LoraSection(Section):
     exclude_layers: Targets | None = Field(
         default=None, description="Layers that get none, given in the same two ways."
     )
+    rank_pattern: dict[str, Count] = Field(
+        default_factory=dict,
+        description="Other ranks for some layers: end of a layer's name, or a regular expression for it -> rank.",
+    )
+    alpha_pattern: dict[str, PositiveRate] = Field(
+        default_factory=dict, description="Other lora_alpha for some layers, named in the same way."
+    )
     freeze_include: Annotated[
         list[str] | None, only(*_ALL_FROZEN, feature="freezing only a part of the network")
     ] = Field(default=None, description="Upstream's; all but the adapters is frozen.")
@@ -78,10 +85,44 @@ class LoraSection(Section):
             raise ValueError("is empty; allowed: null, a regular expression or a list of names")
         return value
 
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _are_expressions(cls, value: dict[str, float]) -> dict[str, float]:
+        for key in value:
+            try:
+                re.compile(key)
+            except re.error as error:
+                raise ValueError(f"{key!r} is no regular expression: {error}") from error
+        return value
+
+    def for_layer(self, name: str) -> LoraSection:
+        """Return the settings of one layer: its own rank and alpha, no patterns."""
+        own = {
+            "lora_rank": _of_pattern(self.rank_pattern, name, self.lora_rank),
+            "lora_alpha": _of_pattern(self.alpha_pattern, name, self.lora_alpha),
+        }
+        return self.model_copy(update={**own, "rank_pattern": {}, "alpha_pattern": {}})
+
     @property
     def scale(self) -> float:
         """What the adapter's product is multiplied by."""
         return self.lora_alpha / (self.lora_rank**0.5 if self.use_rslora else self.lora_rank)
+
+
+def matches(targets: Targets, name: str) -> bool:
+    """Tell whether a layer's full name is meant by a regular expression or a list of ends of names."""
+    if isinstance(targets, str):
+        return re.match(targets, name) is not None
+    return any(name == each or name.endswith(f".{each}") for each in targets)
+
+
+def fits_end(key: str, name: str) -> bool:
+    """Tell whether a key of a pattern is an expression for the end of a layer's name, as peft looks it up."""
+    return re.match(rf"(.*\.)?({key})$", name) is not None
+
+
+def _of_pattern(pattern: dict[str, Any], name: str, default: Any) -> Any:
+    return next((value for key, value in pattern.items() if fits_end(key, name)), default)
 
 
 PetSection = Annotated[LoraSection, BeforeValidator(_plain)]

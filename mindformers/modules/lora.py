@@ -8,7 +8,6 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
-from mindspore.common.initializer import Initializer, Normal, Uniform, initializer
 
 from mindformers.config.pet import LORA_A, LORA_B, LORA_DRAW, LoraSection
 from mindformers.modules.linear import Linear
@@ -28,10 +27,16 @@ class LoraLinear(nn.Cell):
         settings: Rank, alpha, dropout and start of the adapter.
         draw: With dropout, what the dropped elements follow from; see ``build_dropout``.
         salt: With dropout, a number of this layer's own.
+        start: What A starts from, (r, in) float32; None: drawn anew.
     """
 
     def __init__(
-        self, base: Linear, settings: LoraSection, draw: Parameter | None = None, salt: int = 0
+        self,
+        base: Linear,
+        settings: LoraSection,
+        draw: Parameter | None = None,
+        salt: int = 0,
+        start: np.ndarray | None = None,
     ):
         super().__init__()
         out_channels, in_channels = base.weight.shape
@@ -40,10 +45,9 @@ class LoraLinear(nn.Cell):
         for parameter in self.get_parameters():
             parameter.requires_grad = False
         rank = settings.lora_rank
-        self.mindpet_delta_lora_a = Parameter(
-            initializer(_start_of_a(settings, in_channels), (rank, in_channels), ms.float32),
-            name=LORA_A,
-        )
+        if start is None:
+            start = start_of_a(settings, in_channels, np.random.default_rng())
+        self.mindpet_delta_lora_a = Parameter(Tensor(start), name=LORA_A)
         self.mindpet_delta_lora_b = Parameter(
             Tensor(np.zeros((out_channels, rank), np.float32)), name=LORA_B
         )
@@ -66,10 +70,15 @@ class LoraLinear(nn.Cell):
         """The layer without its adapter."""
         return self._base[0]
 
+    def adapter(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return A, B and the scale as they are now."""
+        low, high = self.mindpet_delta_lora_a.asnumpy(), self.mindpet_delta_lora_b.asnumpy()
+        return low, high, self.scale
+
     def merged(self) -> np.ndarray:
         """Return W + scale * B A, (out, in) float32."""
-        low, high = self.mindpet_delta_lora_a.asnumpy(), self.mindpet_delta_lora_b.asnumpy()
-        merged = high @ (np.float32(self.scale) * low)
+        low, high, scale = self.adapter()
+        merged = high @ (np.float32(scale) * low)
         merged += self.weight.asnumpy().astype(np.float32, copy=False)
         return merged
 
@@ -79,8 +88,12 @@ def new_draw() -> Parameter:
     return Parameter(Tensor([0], ms.int32), name=LORA_DRAW, requires_grad=False)
 
 
-def _start_of_a(settings: LoraSection, in_channels: int) -> Initializer:
+def start_of_a(
+    settings: LoraSection, in_channels: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Return what A of a layer of so many inputs starts from, (r, in) float32."""
+    shape = (settings.lora_rank, in_channels)
     if settings.lora_a_init == "normal":
-        return Normal(INIT_SIGMA)
-    # kaiming_uniform with a = sqrt(5): bound = sqrt(6 / ((1 + 5) * in)).
-    return Uniform(in_channels**-0.5)
+        return generator.normal(0.0, INIT_SIGMA, shape).astype(np.float32)
+    bound = in_channels**-0.5  # kaiming_uniform with a = sqrt(5): sqrt(6 / ((1 + 5) * in))
+    return generator.uniform(-bound, bound, shape).astype(np.float32)

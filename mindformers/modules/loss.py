@@ -85,8 +85,9 @@ class PortableHeadLoss(nn.Cell):
 
 def build_head_loss(param_dtype: ms.dtype.Type, compute_dtype: ms.dtype.Type) -> nn.Cell:
     """Return output layer and loss of the active backend, as ``PortableHeadLoss`` is called."""
-    if not mesh().tensor.is_alone:
-        return SharedHeadLoss(param_dtype, compute_dtype, _COUNT_GUARD)
-    if cell_backend() == "native" and compute_dtype == ms.float32:
+    active = mesh()
+    if active.tensor.is_alone and cell_backend() == "native" and compute_dtype == ms.float32:
         return NativeHeadLoss(_COUNT_GUARD)
+    if not active.layout.is_single:
+        return SharedHeadLoss(param_dtype, compute_dtype, _COUNT_GUARD)
     return PortableHeadLoss(param_dtype, compute_dtype)

@@ -1,4 +1,6 @@
-"""Output layer and cross entropy over a vocabulary that a tensor group shares: no rank has all logits.
+"""Output layer and cross entropy in chunks of tokens, over a vocabulary that a tensor group may share.
+
+No rank ever has the logits of all tokens, nor those of the whole vocabulary where a group shares it.
 
 Letters: T tokens of all rows, C tokens of a chunk, H hidden, V vocabulary, t size of the group.
 """
@@ -28,24 +30,33 @@ class _SharedLossPass(_Function):
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple:
         dhidden, dweight = ctx.saved_tensors
-        return dhidden * dout, dweight * dout, None, None
+        return (
+            dhidden * dout.astype(dhidden.dtype),
+            dweight * dout.astype(dweight.dtype),
+            None,
+            None,
+        )
 
 
 def _loss_and_slopes(
     hidden: Tensor, weight: Tensor, labels: Tensor, counts: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weighted sum of the losses (1,), and its gradients, a chunk of tokens at a time."""
+    """Return the weighted sum of the losses (1,) float32, and its gradients, a chunk of tokens at a time.
+
+    Products are in the type of ``hidden`` and ``weight``; all else, and the sum of the weight's gradient, float32.
+    """
     group, rows = mesh().tensor, weight.shape[0]
     product, back = ops.MatMul(transpose_b=True), ops.MatMul()
     across = ops.MatMul(transpose_a=True)
     lowest = group.index * rows
-    total, dweight, dhidden = ops.zeros((1,), ms.float32), None, []
+    total, dhidden = ops.zeros((1,), ms.float32), []
+    dweight: Any = None
     chunk = max(1, CHUNK_BYTES // (4 * rows))
     for start in range(0, hidden.shape[0], chunk):
         part = hidden[start : start + chunk]
         local = labels[start : start + chunk] - lowest  # (C,)
         count = counts[start : start + chunk].expand_dims(1)  # (C, 1)
-        logits = product(part, weight)  # (C, V/t)
+        logits = product(part, weight).astype(ms.float32)  # (C, V/t)
         highest = group.all_reduce(logits.max(-1, keepdims=True), "max")  # (C, 1)
         logits = logits - highest
         held = ops.logical_and(local >= 0, local < rows).astype(ms.float32).expand_dims(1)
@@ -60,10 +71,11 @@ def _loss_and_slopes(
         slope = ops.tensor_scatter_elements(
             slope, index, ops.gather_elements(slope, 1, index) - held * count, 1
         )
+        slope = slope.astype(part.dtype)
         dhidden.append(back(slope, weight))
-        step = across(slope, part)
+        step = across(slope, part).astype(ms.float32)
         dweight = step if dweight is None else dweight + step
-    return total, ops.cat(dhidden), dweight
+    return total, ops.cat(dhidden), dweight.astype(weight.dtype)
 
 
 class SharedHeadLoss(nn.Cell):
@@ -81,8 +93,7 @@ class SharedHeadLoss(nn.Cell):
         self, param_dtype: ms.dtype.Type, compute_dtype: ms.dtype.Type, count_guard: float
     ):
         super().__init__()
-        self.weight_to_float32 = build_cast(param_dtype, ms.float32)
-        self.hidden_to_float32 = build_cast(compute_dtype, ms.float32)
+        self.to_compute = build_cast(param_dtype, compute_dtype)
         self.count_guard = np.float32(count_guard)
 
     def construct(
@@ -97,6 +108,4 @@ class SharedHeadLoss(nn.Cell):
             input_mask: (T,) float32, 1 where a token counts.
         """
         counts = input_mask / (input_mask.sum() + self.count_guard)
-        return _SharedLossPass.apply(
-            self.hidden_to_float32(hidden), self.weight_to_float32(weight), labels, counts
-        )
+        return _SharedLossPass.apply(hidden, self.to_compute(weight), labels, counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from mindformers.checkpoint.tensor_io import array_to_write, write_safetensors
 from mindformers.config.pet import LoraSection
 from mindformers.errors import CheckpointError, ConfigError
 from mindformers.logger import logger
-from mindformers.pet.adapter_layout import WEIGHT, Pair, adapters_in_layout
+from mindformers.parallel.mesh import mesh
+from mindformers.pet.adapter_layout import WEIGHT, Adapter, adapters_in_layout
 from mindformers.pet.adapter_source import CONFIG_FILE, MARK, PREFIX, WEIGHT_FILE, read_adapters
 from mindformers.pet.identity import base_mark, check_base
 from mindformers.pet.lora import get_pet_model, lora_layers
@@ -47,25 +49,27 @@ def save_adapter(network: Any, save_directory: str | Path, layout: str | None = 
         raise CheckpointError(
             "the network has no adapters", where="save_adapter", fix="see get_pet_model"
         )
-    own = {
-        name: (each.mindpet_delta_lora_a.asnumpy(), each.mindpet_delta_lora_b.asnumpy())
-        for name, each in layers.items()
-    }
+    if not mesh().layout.is_single:
+        raise CheckpointError(
+            "this process holds a share of the adapters", where="save_adapter",
+            fix="save a step, and load its folder with load_adapter in one process",
+        )  # fmt: skip
+    own = {name: Adapter(*each.adapter()) for name, each in layers.items()}
     adapters, every = _in_layout(network, own, layout)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = [
         array_to_write(f"{PREFIX}{name}.lora_{kind}.weight", array)
-        for name, pair in adapters.items()
-        for kind, array in zip("AB", pair, strict=True)
+        for name, each in adapters.items()
+        for kind, array in (("A", each.low), ("B", each.high))
     ]
     write_safetensors(folder / WEIGHT_FILE, tensors, {"format": "pt", MARK: base_mark(network)})
-    write_json(folder / CONFIG_FILE, _description(network, _targets(adapters, every)))
+    write_json(folder / CONFIG_FILE, _description(network, adapters, _targets(adapters, every)))
     return folder
 
 
 def _in_layout(
-    network: Any, own: Mapping[str, Pair], layout: str | None
-) -> tuple[dict[str, Pair], list[str]]:
+    network: Any, own: Mapping[str, Adapter], layout: str | None
+) -> tuple[dict[str, Adapter], list[str]]:
     """Return the adapters under a layout's names, and the names of all its matrices."""
     source = network.layout_tensors()
     where = f"layout {layout or 'glm'}"
@@ -83,23 +87,25 @@ def _in_layout(
     return found, [name.removesuffix(WEIGHT) for name in matrices if name.endswith(WEIGHT)]
 
 
-def _targets(adapters: Mapping[str, Pair], every: list[str]) -> list[str]:
+def _targets(adapters: Mapping[str, Adapter], every: list[str]) -> list[str]:
     """Return the ends of the names where these mean just the adapted layers, else whole names."""
     ends = sorted({name.rpartition(".")[2] for name in adapters})
     meant = {name for name in every if name.rpartition(".")[2] in ends}
     return ends if meant == set(adapters) else sorted(adapters)
 
 
-def _description(network: Any, targets: list[str]) -> dict[str, Any]:
+def _description(
+    network: Any, adapters: Mapping[str, Adapter], targets: list[str]
+) -> dict[str, Any]:
     settings = bind_lora(network.config.pet_config)
-    alpha = settings.lora_alpha
+    ranks, alphas = _patterns(settings, adapters)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": network.weights_source or None,
         "inference_mode": True,
         "r": settings.lora_rank,
-        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_alpha": _plain(settings.lora_alpha),
         "lora_dropout": settings.lora_dropout,
         "use_rslora": settings.use_rslora,
         "target_modules": targets,
@@ -107,9 +113,28 @@ def _description(network: Any, targets: list[str]) -> dict[str, Any]:
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         "modules_to_save": None,
-        "rank_pattern": {},
-        "alpha_pattern": {},
+        "rank_pattern": ranks,
+        "alpha_pattern": alphas,
     }
+
+
+def _patterns(
+    settings: LoraSection, adapters: Mapping[str, Adapter]
+) -> tuple[dict[str, int], dict[str, float]]:
+    """Return the ranks and alphas that differ from the settings' own, by the layers' full names."""
+    ranks, alphas = {}, {}
+    for name, each in adapters.items():
+        rank = len(each.low)
+        alpha = each.scale * (rank**0.5 if settings.use_rslora else rank)
+        if rank != settings.lora_rank:
+            ranks[name] = rank
+        if not math.isclose(alpha, settings.lora_alpha):
+            alphas[name] = _plain(alpha)
+    return ranks, alphas
+
+
+def _plain(alpha: float) -> float:
+    return int(alpha) if alpha == int(alpha) else alpha
 
 
 def load_adapter(network: Any, source: str | Path) -> Any:
@@ -134,15 +159,31 @@ def load_adapter(network: Any, source: str | Path) -> Any:
     stored = network.detect_tensors(names, found.where)
     own = adapters_in_layout(found.adapters, stored, network.layout_tensors(), found.where)
     check_base(network, found.mark, found.where)
+    own = own_share(network, own)
     if not lora_layers(network):
-        exact = found.settings.model_copy(update={"target_modules": list(own)})
-        get_pet_model(network, exact)
-    _fill(network, own, found.settings, found.where)
+        ranks, alphas = _patterns(found.settings, own)
+        exact = {"target_modules": list(own), "rank_pattern": ranks, "alpha_pattern": alphas}
+        get_pet_model(network, found.settings.model_copy(update=exact))
+    _fill(network, own, found.where)
     logger.info("loaded the adapters of %d layers from %s", len(own), found.where)
     return network
 
 
-def _fill(network: Any, own: Mapping[str, Pair], settings: LoraSection, where: str) -> None:
+def own_share(network: Any, adapters: Mapping[str, Adapter]) -> dict[str, Adapter]:
+    """Return this process's part of whole adapters: A's columns and B's rows as its matrices have them."""
+    if mesh().layout.is_single:
+        return dict(adapters)
+    parts, found = network.weight_parts(), {}
+    for name, (low, high, scale) in adapters.items():
+        weight = parts.get(f"{name}{WEIGHT}")
+        if weight is not None:  # else a layer of another pipeline stage
+            rows = [high[part.start : part.start + part.rows] for part in weight.parts]
+            columns = slice(*(weight.parts[0].columns or (None, None)))
+            found[name] = Adapter(low[:, columns], np.concatenate(rows), scale)
+    return found
+
+
+def _fill(network: Any, own: Mapping[str, Adapter], where: str) -> None:
     layers = lora_layers(network)
     if set(layers) != set(own):
         lacking, extra = set(layers) - set(own), set(own) - set(layers)
@@ -153,16 +194,14 @@ def _fill(network: Any, own: Mapping[str, Pair], settings: LoraSection, where: s
             fix="take the pet_config the adapters were trained with",
         )
     for name, layer in layers.items():
-        if (layer.mindpet_delta_lora_a.shape[0], layer.scale) != (
-            settings.lora_rank,
-            settings.scale,
-        ):
+        rank, scale = len(own[name].low), own[name].scale
+        if layer.mindpet_delta_lora_a.shape[0] != rank or not math.isclose(layer.scale, scale):
             raise ConfigError(
-                f"rank {settings.lora_rank} and scale {settings.scale:g}",
+                f"rank {rank} and scale {scale:g}",
                 where=f"{where}: {name}",
                 allowed=f"rank {layer.mindpet_delta_lora_a.shape[0]} and scale {layer.scale:g}",
                 fix="take the pet_config the adapters were trained with",
             )
-        low, high = (np.ascontiguousarray(each, np.float32) for each in own[name])
+        low, high = (np.ascontiguousarray(each, np.float32) for each in own[name][:2])
         layer.mindpet_delta_lora_a.set_data(Tensor(low))
         layer.mindpet_delta_lora_b.set_data(Tensor(high))

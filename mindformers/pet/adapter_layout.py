@@ -8,23 +8,31 @@ round it takes equal A, as the parts of a fused one have.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from mindformers.checkpoint.keymap import Rows, Stored, locate_pieces
 from mindformers.errors import CheckpointError
 
-Pair = tuple[np.ndarray, np.ndarray]  # A (r, in) and B (out, r)
 WEIGHT = ".weight"
 
 
+class Adapter(NamedTuple):
+    """The adapter of a layer: y = W x + scale * B A x, with A (r, in) and B (out, r)."""
+
+    low: np.ndarray
+    high: np.ndarray
+    scale: float
+
+
 def adapters_in_layout(
-    adapters: Mapping[str, Pair], source: Iterable[Stored], target: Iterable[Stored], where: str
-) -> dict[str, Pair]:
+    adapters: Mapping[str, Adapter], source: Iterable[Stored], target: Iterable[Stored], where: str
+) -> dict[str, Adapter]:
     """Return adapters under the layer names of another layout.
 
     Args:
-        adapters: Layer name in the source layout -> A and B.
+        adapters: Layer name in the source layout -> its adapter.
         source: Tensors of the source layout.
         target: Tensors of the target layout.
         where: What holds the adapters, for errors.
@@ -42,8 +50,8 @@ def adapters_in_layout(
         if not known:
             continue
         layers = {places[name].name.removesuffix(WEIGHT): None for name in known}
-        first = adapters[next(iter(layers))][0]
-        equal = all(np.array_equal(adapters[layer][0], first) for layer in layers)
+        first = adapters[next(iter(layers))]
+        equal = all(_have_one_input(adapters[layer], first) for layer in layers)
         name = stored.name.removesuffix(WEIGHT)
         if len(known) < len(stored.pieces) or not equal:
             raise CheckpointError(
@@ -53,17 +61,21 @@ def adapters_in_layout(
                 "or merge them into the weights",
             )
         rows = [_rows_of_b(adapters, places[piece]) for piece in known]
-        found[name] = (first, np.concatenate(rows))
+        found[name] = first._replace(high=np.concatenate(rows))
     return found
 
 
-def _rows_of_b(adapters: Mapping[str, Pair], rows: Rows) -> np.ndarray:
-    return adapters[rows.name.removesuffix(WEIGHT)][1][rows.start : rows.stop]
+def _have_one_input(one: Adapter, other: Adapter) -> bool:
+    return one.scale == other.scale and np.array_equal(one.low, other.low)
 
 
-def _check(adapters: Mapping[str, Pair], source: list[Stored], where: str) -> None:
+def _rows_of_b(adapters: Mapping[str, Adapter], rows: Rows) -> np.ndarray:
+    return adapters[rows.name.removesuffix(WEIGHT)].high[rows.start : rows.stop]
+
+
+def _check(adapters: Mapping[str, Adapter], source: list[Stored], where: str) -> None:
     shapes = {each.name.removesuffix(WEIGHT): each.shape for each in source}
-    for name, (low, high) in adapters.items():
+    for name, (low, high, _) in adapters.items():
         if name not in shapes:
             raise CheckpointError(f"{name} is no linear layer of this network", where=where)
         out_channels, in_channels = shapes[name]

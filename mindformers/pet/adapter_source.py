@@ -18,7 +18,7 @@ from mindformers.checkpoint.step_format import MANIFEST_NAME, read_manifest
 from mindformers.checkpoint.weight_source import WeightSource
 from mindformers.config.pet import LORA_A, LoraSection
 from mindformers.errors import CheckpointError
-from mindformers.pet.adapter_layout import Pair
+from mindformers.pet.adapter_layout import Adapter
 from mindformers.pet.pet_config import bind_lora
 
 CONFIG_FILE, WEIGHT_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -35,8 +35,6 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "lora_bias": (None, False),
     "fan_in_fan_out": (None, False),
     "modules_to_save": (None, []),
-    "rank_pattern": (None, {}),
-    "alpha_pattern": (None, {}),
 }
 
 
@@ -46,14 +44,14 @@ class AdapterSource:
 
     Attributes:
         where: Where they were found, for messages.
-        adapters: Layer name, in the layout they were saved in -> A and B, float32.
+        adapters: Layer name, in the layout they were saved in -> its adapter, float32.
         settings: Rank, alpha and the like.
         base: Path of the weights they were trained on; may be empty.
         mark: The mark of those weights (see ``base_mark``); None: not known.
     """
 
     where: str
-    adapters: dict[str, Pair]
+    adapters: dict[str, Adapter]
     settings: LoraSection
     base: str
     mark: str | None
@@ -86,10 +84,24 @@ def read_adapters(source: str | Path) -> AdapterSource:
             raise CheckpointError(
                 f"A or B of {alone[0]} is missing" if alone else "is empty", where=str(source)
             )
-        adapters = {layer: (pair["A"], pair["B"]) for layer, pair in pairs.items()}
-        return AdapterSource(
-            str(source), adapters, _settings(weights), *_base(Path(source), weights)
-        )
+        settings = _settings(weights)
+        adapters = {
+            layer: _adapter(layer, pair, settings, str(source)) for layer, pair in pairs.items()
+        }
+        return AdapterSource(str(source), adapters, settings, *_base(Path(source), weights))
+
+
+def _adapter(
+    layer: str, pair: Mapping[str, np.ndarray], settings: LoraSection, where: str
+) -> Adapter:
+    """Return a layer's adapter, its rank as the settings have it."""
+    own = settings.for_layer(layer)
+    if len(pair["A"]) != own.lora_rank:
+        raise CheckpointError(
+            f"A has {len(pair['A'])} rows", where=f"{where}: {layer}",
+            allowed=f"{own.lora_rank}, by the rank in the settings beside it",
+        )  # fmt: skip
+    return Adapter(pair["A"], pair["B"], own.scale)
 
 
 def base_of(source: str | Path) -> str:
@@ -158,6 +170,8 @@ def _from_peft(content: Mapping[str, Any], where: str) -> LoraSection:
             "lora_alpha": content.get("lora_alpha", 8),
             "lora_dropout": content.get("lora_dropout", 0.0),
             "use_rslora": bool(content.get("use_rslora")),
+            "rank_pattern": content.get("rank_pattern") or {},
+            "alpha_pattern": content.get("alpha_pattern") or {},
         }
     )
 

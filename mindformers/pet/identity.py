@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from mindspore import Tensor
 
+from mindformers.checkpoint.parts import Part
 from mindformers.errors import CheckpointError
+from mindformers.parallel.mesh import mesh
 
 SAMPLES = 4096  # of each piece, evenly spaced: reading all of 9 billion weights would take a minute
+_MOST_AT_ONCE = 2**20  # values in a message
 
 
 def base_mark(network: Any) -> str:
@@ -18,20 +24,68 @@ def base_mark(network: Any) -> str:
     It is taken over evenly spaced values of every piece of every weight. Another finetuning of the
     same model has another mark; so has the same model rounded to another type.
     """
-    parameters = network.weight_parameters()
+    samples = _samples(network)
+    if not mesh().layout.is_single:
+        samples = _joined(samples)
     digest = hashlib.sha256()
-    marks = {}
-    for stored in network.layout_tensors():
-        array = parameters[stored.name].asnumpy()
-        start = 0
-        for piece in stored.pieces:
-            rows = array[start : start + piece.shape[0]].reshape(-1)
-            sample = rows[:: -(-rows.size // SAMPLES)].astype("<f4")
-            marks[piece.name] = hashlib.sha256(np.ascontiguousarray(sample).data).digest()
-            start += piece.shape[0]
-    for name in sorted(marks):  # layouts list the pieces in different orders
-        digest.update(name.encode() + marks[name])
+    for name in sorted(samples):  # layouts list the pieces in different orders
+        digest.update(name.encode() + hashlib.sha256(samples[name].astype("<f4").data).digest())
     return digest.hexdigest()
+
+
+def _samples(network: Any) -> dict[str, np.ndarray]:
+    """Return evenly spaced values of every piece, float32; -inf where this process does not hold them."""
+    parameters, shares = network.weight_parameters(), {}
+    if not mesh().layout.is_single:
+        shares = network.weight_parts()
+    found = {}
+    for stored in network.layout_tensors():
+        first = 0
+        for index, piece in enumerate(stored.pieces):
+            part: Part | None = Part(first, first, piece.shape[0])
+            if shares:
+                part = shares[stored.name].parts[index] if stored.name in shares else None
+            size = math.prod(piece.shape)
+            places = np.arange(0, size, -(-size // SAMPLES))
+            found[piece.name] = np.full(len(places), -np.inf, np.float32)
+            if part is not None:
+                moved = replace(part, start=part.start - first)
+                array = parameters[stored.name].asnumpy()
+                _fill_held(
+                    found[piece.name], array, moved, np.divmod(places, size // piece.shape[0])
+                )
+            first += piece.shape[0]
+    return found
+
+
+def _fill_held(
+    values: np.ndarray, array: np.ndarray, part: Part, places: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Put the values a process holds of a piece in their places.
+
+    Args:
+        values: One for each place.
+        array: The process's tensor.
+        part: Which of its rows are part of the piece, and where in the piece.
+        places: Rows and columns of the piece.
+    """
+    rows = array[part.own_start : part.own_start + part.rows].reshape(part.rows, -1)
+    left, right = part.columns or (0, rows.shape[1])
+    row, column = places[0] - part.start, places[1] - left
+    is_held = (row >= 0) & (row < part.rows) & (column >= 0) & (column < right - left)
+    values[is_held] = rows[row[is_held], column[is_held]].astype(np.float32)
+
+
+def _joined(samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the values of all processes that hold one copy of the network."""
+    flat = np.concatenate(list(samples.values()))
+    group = mesh().model
+    parts = [
+        group.all_reduce(Tensor(flat[start : start + _MOST_AT_ONCE]), "max").asnumpy()
+        for start in range(0, len(flat), _MOST_AT_ONCE)
+    ]
+    ends = np.cumsum([len(each) for each in samples.values()])[:-1]
+    return dict(zip(samples, np.split(np.concatenate(parts), ends), strict=True))
 
 
 def check_base(network: Any, mark: str | None, where: str) -> None:

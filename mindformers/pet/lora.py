@@ -11,12 +11,21 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from mindformers.config.pet import DEFAULT_TARGETS, LORA_A, LORA_B, LoraSection, Targets
+from mindformers.config.pet import (
+    DEFAULT_TARGETS,
+    LORA_A,
+    LORA_B,
+    LoraSection,
+    Targets,
+    fits_end,
+    matches,
+)
 from mindformers.errors import CheckpointError, ConfigError, did_you_mean
 from mindformers.logger import logger
 from mindformers.modules.linear import Linear
-from mindformers.modules.lora import LoraLinear, new_draw
+from mindformers.modules.lora import LoraLinear, new_draw, start_of_a
 from mindformers.ops.dropout import HashedDropout, HostDropout, as_int32
+from mindformers.parallel.mesh import mesh
 from mindformers.pet.pet_config import LoraConfig, bind_lora
 
 
@@ -41,12 +50,14 @@ def get_pet_model(base_model: Any, pet_config: LoraConfig | LoraSection | Mappin
             fix="merge them first: merge_adapter(network)",
         )
     chosen = _chosen_layers(base_model, settings)
+    starts = _starts(base_model, settings, chosen)
     for parameter in base_model.get_parameters():
         parameter.requires_grad = False
     cells = dict(base_model.cells_and_names())
     draw = new_draw()
     for path, base in chosen.items():
-        layer = LoraLinear(base, settings, draw, zlib.crc32(path.encode()))
+        salt = zlib.crc32(path.encode())
+        layer = LoraLinear(base, settings.for_layer(path), draw, salt, starts[path])
         _put_in_place(cells, path, layer)
         layer.mindpet_delta_lora_a.name, layer.mindpet_delta_lora_b.name = (
             f"{path}.{LORA_A}",
@@ -56,6 +67,24 @@ def get_pet_model(base_model: Any, pet_config: LoraConfig | LoraSection | Mappin
     trained = sum(parameter.size for parameter in base_model.trainable_params())
     logger.info("LoRA: %d layers, %s trained parameters", len(chosen), f"{trained:,}")
     return base_model
+
+
+def _starts(
+    network: Any, settings: LoraSection, layers: Mapping[str, Linear]
+) -> dict[str, np.ndarray]:
+    """Return this process's part of every A, which follows from the seed and the layer's name, not the layout."""
+    seed = ms.get_seed()
+    parts = {} if mesh().layout.is_single else network.weight_parts()
+    found = {}
+    for path, layer in layers.items():
+        columns, own = layer.weight.shape[1], None
+        if parts:
+            weight = parts[f"{path}.weight"]
+            columns, own = weight.shape[1], weight.parts[0].columns
+        entropy = None if seed is None else [seed, zlib.crc32(path.encode())]
+        whole = start_of_a(settings.for_layer(path), columns, np.random.default_rng(entropy))
+        found[path] = np.ascontiguousarray(whole[:, slice(*(own or (None, None)))])
+    return found
 
 
 def lora_layers(network: nn.Cell) -> dict[str, LoraLinear]:
@@ -70,6 +99,12 @@ def adapter_parameters(network: nn.Cell) -> list[Parameter]:
         for layer in lora_layers(network).values()
         for parameter in (layer.mindpet_delta_lora_a, layer.mindpet_delta_lora_b)
     ]
+
+
+def adapter_ranks(network: nn.Cell) -> dict[str, int]:
+    """Return the rank of every layer that has an adapter."""
+    layers = lora_layers(network).items()
+    return {name: each.mindpet_delta_lora_a.shape[0] for name, each in layers}
 
 
 def draw_dropout(network: nn.Cell, step: int, part: int) -> None:
@@ -150,15 +185,22 @@ def _chosen_layers(network: nn.Cell, settings: LoraSection) -> dict[str, Linear]
         for name, cell in network.cells_and_names()
         if isinstance(cell, Linear) and name not in fixed
     }
+    names = _layer_names(network, layers)
     targets = DEFAULT_TARGETS if settings.target_modules is None else settings.target_modules
-    _require_matches(targets, layers, "pet_config.target_modules")
+    _require_matches(targets, names, "pet_config.target_modules")
     excluded: Targets = settings.exclude_layers or []
-    _require_matches(excluded, layers, "pet_config.exclude_layers")
+    _require_matches(excluded, names, "pet_config.exclude_layers")
     chosen = {
         name: layer
         for name, layer in layers.items()
-        if _matches(targets, name) and not (excluded and _matches(excluded, name))
+        if matches(targets, name) and not (excluded and matches(excluded, name))
     }
+    _require_patterns(settings, chosen if len(names) == len(layers) else names)
+    if not chosen and len(names) > len(layers):
+        raise ConfigError(
+            f"pipeline stage {mesh().layout.stage} has no layer with an adapter",
+            where="pet_config.target_modules", allowed="a layer of every stage", fix="fewer stages",
+        )  # fmt: skip
     if not chosen:
         raise ConfigError(
             "leaves out every layer that target_modules matches", where="pet_config.exclude_layers"
@@ -166,17 +208,31 @@ def _chosen_layers(network: nn.Cell, settings: LoraSection) -> dict[str, Linear]
     return chosen
 
 
-def _matches(targets: Targets, name: str) -> bool:
-    if isinstance(targets, str):
-        return re.match(targets, name) is not None
-    return any(name == each or name.endswith(f".{each}") for each in targets)
+def _layer_names(network: Any, held: Iterable[str]) -> list[str]:
+    """Return the names of the linear layers of the whole network, of which this process may hold some."""
+    if mesh().layout.pipeline == 1:
+        return list(held)
+    ends = {name.rpartition(".")[2] for name in held}
+    names = [each.name.removesuffix(".weight") for each in network.layout_tensors()]
+    return [name for name in names if name.rpartition(".")[2] in ends]
+
+
+def _require_patterns(settings: LoraSection, names: Iterable[str]) -> None:
+    """Refuse an entry of a pattern that no layer with an adapter fits."""
+    for field in ("rank_pattern", "alpha_pattern"):
+        for key in getattr(settings, field):
+            if not any(fits_end(key, name) for name in names):
+                raise ConfigError(
+                    f"{key!r} is no layer with an adapter", where=f"pet_config.{field}",
+                    allowed=", ".join(sorted({name.rpartition(".")[2] for name in names})),
+                )  # fmt: skip
 
 
 def _require_matches(targets: Targets, names: Iterable[str], where: str) -> None:
     """Refuse an expression, or an entry of a list, that no layer's name fits."""
     ends = sorted({name.rpartition(".")[2] for name in names})
     for each in [targets] if isinstance(targets, str) else targets:
-        if not any(_matches(targets if each is targets else [each], name) for name in names):
+        if not any(matches(targets if each is targets else [each], name) for name in names):
             word = re.findall(r"\w{2,}", each)
             raise ConfigError(
                 f"{each!r} matches no linear layer",

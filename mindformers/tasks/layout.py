@@ -76,13 +76,6 @@ def _refuse_unknown(config: RunConfig, layout: Layout) -> None:
             allowed="model_parallel alone; the other degrees 1",
             fix=f"--parallel_config.model_parallel {layout.size}, and 1 for the others",
         )  # fmt: skip
-    adapters = config.model is not None and config.model.network.pet_config is not None
-    if adapters and layout.tensor * layout.pipeline > 1:
-        raise ConfigError(
-            "adapters are not shared among processes",
-            where="parallel_config: model_parallel, pipeline_stage",
-            allowed="1 with pet_config", fix="use data_parallel",
-        )  # fmt: skip
     if degrees.expert_parallel > 1 or degrees.seq_split_num > 1 or degrees.ulysses_degree_in_cp > 1:
         raise ConfigError(
             "is not implemented beyond 1",

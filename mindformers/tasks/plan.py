@@ -116,12 +116,10 @@ def _refuse_unknown(config: RunConfig) -> None:
 
 def _require_possible(job: Job) -> None:
     if not is_possible(job, job.layout):
-        what = "adapters are" if job.is_training else "answering is"
-        allowed = (
-            "data_parallel and context_parallel" if job.is_training else "model_parallel alone"
-        )
-        raise ConfigError(f"{what} shared by {job.layout}", where="parallel_config", allowed=allowed,
-                          fix="set the other degrees to 1")  # fmt: skip
+        raise ConfigError(
+            f"answering is shared by {job.layout}", where="parallel_config",
+            allowed="model_parallel alone", fix="set the other degrees to 1",
+        )  # fmt: skip
 
 
 def _limit(config: RunConfig, device: Device, given: float | None) -> tuple[float, str]:

@@ -42,4 +42,6 @@ def _warning(found: Plan) -> str:
     text = "the run may need more memory than there is and be ended by the system"
     if found.change is None:
         return text
-    return f"{text}; the smallest change that makes it fit: {found.change.keys} ({found.change.kind})"
+    return (
+        f"{text}; the smallest change that makes it fit: {found.change.keys} ({found.change.kind})"
+    )

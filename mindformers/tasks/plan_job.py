@@ -6,14 +6,14 @@ Letters: T tokens of a micro batch in one process, H hidden, V vocabulary, t ten
 from __future__ import annotations
 
 import math
-import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from mindformers.checkpoint.keymap import Stored
-from mindformers.config.pet import DEFAULT_TARGETS, LoraSection, Targets
+from mindformers.config.pet import DEFAULT_TARGETS, LoraSection, matches
 from mindformers.config.preflight import TRAINING_MODES
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
@@ -42,6 +42,7 @@ class Held:
         count: How many: one for each layer of the stage.
         type_bytes: Bytes of an element.
         is_trained: It has a gradient and a state in the optimizer.
+        is_partial: Every process of a tensor group holds it whole and has a part of its gradient.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Held:
     count: int
     type_bytes: float
     is_trained: bool
+    is_partial: bool = False
 
     @cached_property
     def size(self) -> int:
@@ -58,7 +60,12 @@ class Held:
     @property
     def is_matrix(self) -> bool:
         """Whether a layer multiplies by it."""
-        return len(self.shape) == 2 and self.name.startswith("transformer.encoder")
+        return len(self.shape) == 2 and self.is_in_layer
+
+    @property
+    def is_in_layer(self) -> bool:
+        """Whether every layer of the stage has one; else it is at an end of the network."""
+        return self.name.startswith("transformer.encoder.layers")
 
 
 @dataclass(frozen=True)
@@ -202,7 +209,8 @@ class Job:
             is_trained = self.is_training and self.adapters is None
             yield Held(stored.name, shape, count, self._type_bytes(kind), is_trained)
             if self.adapters is not None and is_layer:
-                yield from self._adapters(stored.name, shape, numbers)
+                is_cut = shape[1:] != stored.shape[1:]
+                yield from self._adapters(stored.name, shape, numbers, is_cut)
 
     def _type_bytes(self, kind: str) -> float:
         network = self.network
@@ -217,22 +225,26 @@ class Job:
         group = network.quantization_group or _GROUP[rounding]
         return _ROUNDED_BYTES[rounding] + _SCALE_BYTES / group
 
-    def _adapters(self, name: str, shape: tuple[int, ...], numbers: range) -> list[Held]:
-        """Return A and B of the layers of this stage whose matrix has an adapter."""
+    def _adapters(
+        self, name: str, shape: tuple[int, ...], numbers: range, is_cut: bool
+    ) -> Iterator[Held]:
+        """Yield A and B of the layers of this stage whose matrix has an adapter; ``is_cut``: along its columns."""
         assert self.adapters is not None
         layer, _, ending = name.rpartition(".")
         if ending != "weight" or len(shape) != 2:
-            return []
-        settings = self.adapters
-        targets = settings.target_modules or DEFAULT_TARGETS
-        names = [layer.replace(".layers.0.", f".layers.{number}.") for number in numbers]
-        chosen = [each for each in names if _matches(targets, each)]
-        excluded = settings.exclude_layers
-        count = sum(not (excluded and _matches(excluded, each)) for each in chosen)
-        rank, trained = settings.lora_rank, self.is_training
-        forms = {"a": (rank, shape[1]), "b": (shape[0], rank)}
-        return [Held(f"{layer}.lora_{end}", form, count, 4.0, trained)
-                for end, form in forms.items() if count]  # fmt: skip
+            return
+        targets = self.adapters.target_modules or DEFAULT_TARGETS
+        excluded = self.adapters.exclude_layers
+        ranks: Counter[int] = Counter()
+        for number in numbers:
+            full = layer.replace(".layers.0.", f".layers.{number}.")
+            if matches(targets, full) and not (excluded and matches(excluded, full)):
+                ranks[self.adapters.for_layer(full).lora_rank] += 1
+        shared = self.layout.tensor > 1
+        for rank, count in ranks.items():
+            for end, form in (("a", (rank, shape[1])), ("b", (shape[0], rank))):
+                is_partial = shared and is_cut == (end == "b")
+                yield Held(f"{layer}.lora_{end}", form, count, 4.0, self.is_training, is_partial)
 
 
 def job_of(config: RunConfig) -> Job:
@@ -281,10 +293,3 @@ def with_changes(job: Job, network: dict[str, Any] | None = None, **fields: Any)
     if network:
         fields["network"] = type(job.network)(**{**job.network.to_dict(), **network})
     return replace(job, **fields, _held={})
-
-
-def _matches(targets: Targets, name: str) -> bool:
-    """Tell whether a layer is meant; as when adapters are put in."""
-    if isinstance(targets, str):
-        return re.match(targets, name) is not None
-    return any(name == each or name.endswith(f".{each}") for each in targets)

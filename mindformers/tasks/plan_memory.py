@@ -18,7 +18,7 @@ _LOGIT_CHUNK, _LOGIT_COPIES = 32 * _MIB, 6
 _NATIVE_LOGITS = 64 * _MIB
 _FLASH_SUMS = 2 * 8 * 4  # bytes a head and token: maximum and sum, eight float32 each
 # Measured: MindSpore in a process on a CPU, and what it takes to exchange tensors; answering needs no MindSpore.
-_PROCESS, _EXCHANGE, _ANSWERING = 600 * _MIB, 100 * _MIB, 60 * _MIB
+_PROCESS, _EXCHANGE, _ANSWERING = 545 * _MIB, 95 * _MIB, 60 * _MIB
 _PREFILL_CHUNK = 1024  # tokens of prompts that go through the network at once on a CPU
 
 
@@ -35,10 +35,11 @@ class StageMemory:
         optimizer: Moments and float32 copies; exact.
         copies: The own rows of every weight, which a shared optimizer holds twice; exact.
         summed: The float32 sum of the gradients, while micro batches accumulate.
-        newest: The gradients of the newest micro batch.
+        newest: The gradients of the newest micro batch, all of them: where its way back ends.
         activations: What the layers keep for the way back, and their temporary tensors.
-        vocabulary: What embedding and output layer take besides weights and gradients; it has gone before
-            the layers' newest gradients come.
+        last_layer: What is left of these where the way back ends.
+        vocabulary: What there is beside the activations where the way back begins: logits, the output
+            layer's gradient, a first layer's gradients; or the embedding's table in another type.
         cache: Keys and values, when predicting.
         process: On a CPU, what the process takes besides: MindSpore, and memory that allocators keep.
     """
@@ -53,6 +54,7 @@ class StageMemory:
     summed: int
     newest: int
     activations: int
+    last_layer: int
     vocabulary: int
     cache: int
     process: int
@@ -61,8 +63,8 @@ class StageMemory:
     def total(self) -> int:
         """What exists at once."""
         return (
-            self.weights + self.optimizer + self.copies + self.summed + self.activations + self.cache
-            + self.process + max(self.newest, self.vocabulary)
+            self.weights + self.optimizer + self.copies + self.summed + self.cache + self.process
+            + max(self.newest + self.last_layer, self.activations + self.vocabulary)
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, int]:
@@ -84,6 +86,7 @@ def stage_memory(job: Job, stage: int) -> StageMemory:
     """Return the memory of the processes of a stage."""
     held = job.held(stage)
     trained = [each for each in held if each.is_trained]
+    kept, last_layer = _activations(job, stage, held)
     count = sum(each.size for each in trained)
     return StageMemory(
         stage=stage,
@@ -95,7 +98,8 @@ def stage_memory(job: Job, stage: int) -> StageMemory:
         copies=sum(_own_rows(each, job) for each in trained),
         summed=4 * count if job.micro_batches > 1 else 0,
         newest=_newest(trained),
-        activations=_activations(job, stage, held),
+        activations=kept,
+        last_layer=last_layer,
         vocabulary=_vocabulary(job, stage, held),
         cache=0 if job.is_training else _cache(job),
         process=_process(job, 4 * count) if job.on_cpu else 0,
@@ -121,12 +125,14 @@ def _own_rows(each: Held, job: Job) -> int:
 def _process(job: Job, gradients: int) -> int:
     """Return what a process on a CPU takes besides its tensors.
 
-    Gradients are made in the kernels' pool, summed in MindSpore's and exchanged in a third; none gives back.
+    Gradients are made in the kernels' pool, summed in MindSpore's and exchanged in a third, and the rows of
+    weights that are gathered lie beside the old ones; no pool gives back.
     """
     if not job.is_training:
         return _ANSWERING
     found = _PROCESS + (0 if job.layout.is_single else _EXCHANGE)
-    sets = (job.micro_batches > 1) + (job.layout.data * job.layout.context > 1)
+    layout = job.layout
+    sets = (job.micro_batches > 1) + (layout.data * layout.context > 1) + layout.shards_optimizer
     return found + sets * gradients
 
 
@@ -168,9 +174,10 @@ def _mask(job: Job) -> int:
     return 4 * job.length * (job.length // job.layout.context)
 
 
-def _activations(job: Job, stage: int, held: Sequence[Held]) -> int:
+def _activations(job: Job, stage: int, held: Sequence[Held]) -> tuple[int, int]:
+    """Return what there is of activations where the way back begins, and where it ends."""
     if not job.is_training:
-        return _answering(job)
+        return _answering(job), 0
     layers, again = job.layers(stage), job.recomputed(stage)
     stream = job.stream_tokens * job.network.hidden_size * job.stream_bytes
     layer = layer_bytes(job) + _cast_weights(job, held) // layers
@@ -179,7 +186,8 @@ def _activations(job: Job, stage: int, held: Sequence[Held]) -> int:
     widest = 3 * network.ffn_hidden_size // job.layout.tensor + 2 * network.hidden_size
     slopes = job.tokens * widest * job.compute_bytes
     slopes += 2 * _scores(job) if job.is_composed else 0
-    return kept + slopes + _mask(job) + _under_way(job, stage) * stream
+    rest = slopes + _mask(job) + _under_way(job, stage) * stream
+    return kept + rest, layer + rest
 
 
 def _under_way(job: Job, stage: int) -> int:
@@ -216,25 +224,28 @@ def _vocabulary(job: Job, stage: int, held: Sequence[Held]) -> int:
     hidden, rows = network.hidden_size, network.vocab_size // job.layout.tensor
     if not job.is_training:
         return job.rows * network.vocab_size * 4
-    first = last = 0
+    first, last = 0, _newest([each for each in held if each.is_trained and each.is_in_layer])
+    last //= job.layers(stage)
     if stage == 0:
         table = next(each for each in held if "embedding" in each.name)
         is_cast = not job.on_cpu and table.type_bytes != job.compute_bytes
         first = table.size * job.compute_bytes if is_cast else 0
     if stage == job.layout.pipeline - 1:
-        last = _head(job, hidden, rows)
+        last += _head(job, hidden, rows)
     return max(first, last)
 
 
 def _head(job: Job, hidden: int, rows: int) -> int:
     slopes = 4 * job.tokens * hidden
-    if job.layout.tensor > 1:  # modules/shared_loss.py
+    if job.on_cpu and job.layout.tensor == 1:
+        slopes += 4 * rows * hidden if job.adapters is None else 0
+        return min(_NATIVE_LOGITS, 4 * job.tokens * rows) + slopes
+    if not job.layout.is_single:  # modules/shared_loss.py
         chunk = max(1, _LOGIT_CHUNK // (4 * rows))
         # Operators run behind Python, so that the next chunk begins before the last one's memory is free.
         logits = _LOGIT_COPIES * 4 * min(2 * chunk, job.tokens) * rows
         return logits + 2 * slopes + 2 * 4 * rows * hidden
-    if job.on_cpu:
-        return min(_NATIVE_LOGITS, 4 * job.tokens * rows) + slopes
+    slopes += 4 * rows * hidden if job.adapters is None else 0
     # modules/loss.py, PortableHeadLoss: log-softmax, its slope and the logits' slope, of all tokens.
     return 3 * 4 * job.tokens * rows + slopes
 

@@ -190,10 +190,10 @@ def _layouts(plan: Plan) -> Iterator[str | Table]:
 def _assumptions(plan: Plan) -> str:
     device = plan.device
     return (f"exact: parameters, weights, optimizer, copies, bytes sent. Upper bounds: gradients, activations, "
-            f"logits (what is left of\nlogits has gone before the newest gradients come, so a total has the larger "
-            f"of the two). Estimates: all times, assuming\n{100 * device.utilisation:.0f} % of "
-            f"{device.flops / 1e12:,.3g} TFLOP/s, {100 * device.efficiency:.0f} % of the bandwidths and no overlap. "
-            "GB are 2^30 bytes, MB 10^6.")  # fmt: skip
+            f"logits (not all\nof these are there at once: a total has the most that is). Estimates: all times, "
+            f"assuming {100 * device.utilisation:.0f} % of\n{device.flops / 1e12:,.3g} TFLOP/s, "
+            f"{100 * device.efficiency:.0f} % of the bandwidths and no overlap. GB are 2^30 bytes, "
+            "MB 10^6.")  # fmt: skip
 
 
 def _gib(num_bytes: float) -> str:

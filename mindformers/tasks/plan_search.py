@@ -89,10 +89,8 @@ def layouts(job: Job, devices: int) -> Iterator[Layout]:
 
 
 def is_possible(job: Job, layout: Layout) -> bool:
-    """Tell whether a run can have this layout; answers are shared by tensor groups alone, adapters by none."""
+    """Tell whether a run can have this layout; answers are shared by tensor groups alone."""
     if not job.is_training and layout.size > layout.tensor:
-        return False
-    if job.adapters is not None and layout.tensor * layout.pipeline > 1:
         return False
     return not faults_of(layout, job.sizes())
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mindformers.tasks.plan_job import Held, Job
 
+_KEY_ADAPTERS = ("query_key_value.lora_b", "wk.lora_b")  # wv has as many rows as wk
 _BUCKET_BYTES = 8 * 2**20  # training/gradient_sync.py
 
 
@@ -172,16 +173,21 @@ def _buckets(trained: Sequence[Held]) -> int:
 def _copied(job: Job, stage: int, held: Sequence[Held]) -> Iterator[Exchange]:
     """Yield the sums of gradients of what several processes of a tensor group hold."""
     layout, network = job.layout, job.network
-    if layout.tensor == 1 or job.adapters is not None:
+    if layout.tensor == 1:
         return
-    if layout.is_sequence_parallel:
-        norms = [each for each in held if each.name.endswith("norm.weight")]
-        part = (layout.tensor - 1) / layout.tensor
-        count = sum(each.count for each in norms)
-        sent = 2 * part * 4 * sum(each.size for each in norms)
-        yield Exchange("model_parallel", "all_reduce", sent, count, False)
+    is_shared = layout.is_sequence_parallel
+    whole = [each for each in held if each.is_trained
+             and (each.is_partial or (is_shared and each.name.endswith("norm.weight")))]  # fmt: skip
+    part = (layout.tensor - 1) / layout.tensor
+    sent = 2 * part * 4 * sum(each.size for each in whole)
+    yield Exchange("model_parallel", "all_reduce", sent, sum(each.count for each in whole), False)
     copies = layout.copies_of_kv_head(network.n_kv_heads)
-    if copies > 1:
-        rows = 2 * network.kv_channels * (network.hidden_size + network.add_qkv_bias)
-        sent = 2 * (copies - 1) / copies * 4 * rows * job.layers(stage)
-        yield Exchange("kv_copies", "all_reduce", sent, 4 * job.layers(stage), False)
+    if copies == 1:
+        return
+    width, messages = network.hidden_size + network.add_qkv_bias, 4 * job.layers(stage)
+    if job.adapters is not None:  # B's rows of keys and values
+        ranks = [(each.shape[1], each.count) for each in held if each.name.endswith(_KEY_ADAPTERS)]
+        width = sum(rank * count for rank, count in ranks) / job.layers(stage)
+        messages = 2 * sum(count for _, count in ranks)
+    sent = 2 * (copies - 1) / copies * 4 * 2 * network.kv_channels * width * job.layers(stage)
+    yield Exchange("kv_copies", "all_reduce", sent, messages, False)

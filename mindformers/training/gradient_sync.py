@@ -62,7 +62,7 @@ class GradientSync:
         for index, rows in self.copied.items():
             for each in rows:
                 if each.is_partial:
-                    group = self.mesh.tensor if each.is_norm else self.kv_copies
+                    group = self.mesh.tensor if each.is_everywhere else self.kv_copies
                     grads[index] = _with_rows(grads[index], each.rows, group)
 
     def _buckets(self, grads: Sequence[Tensor]) -> Iterator[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from tests.support.golden_model import TRAIN_CASE, training_batches
 from tests.support.lora import SPLIT, golden, network_with_base, peft_folder
 
 pytestmark = pytest.mark.parity
-NAMES = ("every_layer", "rslora")
+NAMES = ("every_layer", "rslora", "patterns")
 BATCHES = training_batches(TRAIN_CASE, 3)
 OUR_NAMES = (
     ("base_model.model.model.layers", "transformer.encoder.layers"),
@@ -78,6 +79,15 @@ def test_gradients_and_updates_are_those_of_peft(
         assert_close(parameter.asnumpy(), after[parameter.name], 1e-4, parameter.name)
 
 
+def by_pattern(layer: str, rank: int, ranks: dict, alphas: dict, alpha: float) -> tuple:
+    """Return rank and alpha of a layer, by peft's rule for patterns."""
+
+    def found(pattern: dict, default: float) -> float:
+        return next((v for k, v in pattern.items() if re.match(rf"(.*\.)?({k})$", layer)), default)
+
+    return found(ranks, rank), found(alphas, alpha)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_we_save_is_what_peft_saves(name: str, pynative: None, tmp_path: Path) -> None:
     network = network_with_base(tmp_path, **SPLIT)
@@ -96,4 +106,10 @@ def test_what_we_save_is_what_peft_saves(name: str, pynative: None, tmp_path: Pa
     theirs = json.loads(str(golden(name)["config"]))
     theirs["target_modules"] = sorted(theirs["target_modules"])
     ours.pop("base_model_name_or_path")
+    meant, written = (  # peft keeps the expressions it was given; we write whole names
+        [(each.pop("r"), each.pop("rank_pattern"), each.pop("alpha_pattern"), each["lora_alpha"])
+         for each in (theirs, ours)]
+    )  # fmt: skip
+    for layer in {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in saved}:
+        assert by_pattern(layer, *meant) == by_pattern(layer, *written)
     assert ours == {key: theirs[key] for key in ours}

@@ -22,6 +22,8 @@ from mindformers.models.glm2.glm2_modules import residual_dtype
 from mindformers.models.glm2.glm2_pretrained import GLM2PreTrainedModel
 from mindformers.models.glm2.glm2_shares import (
     Copied,
+    adapter_copies,
+    adapter_parts,
     copied_rows,
     is_held,
     share_of,
@@ -29,6 +31,7 @@ from mindformers.models.glm2.glm2_shares import (
 )
 from mindformers.modules.start import INIT_SIGMA
 from mindformers.parallel.mesh import mesh
+from mindformers.pet.lora import adapter_ranks
 
 
 class SharedGLM2Model(GLM2PreTrainedModel):
@@ -39,11 +42,17 @@ class SharedGLM2Model(GLM2PreTrainedModel):
 
     def copied_rows(self) -> dict[str, list[Copied]]:
         """Return, by parameter name, the rows that other ranks of a tensor group hold as well."""
-        return copied_rows(self.layout_tensors(), self.config, mesh().layout)
+        layout = mesh().layout
+        copied = copied_rows(self.layout_tensors(), self.config, layout)
+        ranks = adapter_ranks(self)
+        if ranks:
+            copied |= adapter_copies(ranks, self.weight_parts(), copied, layout)
+        return copied
 
     def weight_parts(self) -> dict[str, Parted]:
         """Return, by parameter name, what this process's weights are of the whole ones."""
-        return weight_parts(self.layout_tensors(), self.config, mesh().layout)
+        parts = weight_parts(self.layout_tensors(), self.config, mesh().layout)
+        return parts | adapter_parts(adapter_ranks(self), parts)
 
     def stream_form(self, shape: Sequence[int]) -> tuple[tuple[int, int], Any]:
         """Return shape and type of what pipeline stages hand on for ids of ``shape`` (B, S)."""

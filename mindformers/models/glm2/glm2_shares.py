@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from mindformers.checkpoint.keymap import Piece, Rows, Stored
 from mindformers.checkpoint.parts import Part, Parted
+from mindformers.config.pet import LORA_A, LORA_B
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.parallel.layout import Layout
 
@@ -101,13 +102,13 @@ class Copied:
         rows: First and last row, the last not included.
         copies: How many ranks.
         is_partial: Each of them has a part of the gradient only.
-        is_norm: They are the whole tensor group; else those that share a key/value head.
+        is_everywhere: They are the whole tensor group; else those that share a key/value head.
     """
 
     rows: tuple[int, int]
     copies: int
     is_partial: bool
-    is_norm: bool
+    is_everywhere: bool
 
 
 def copied_rows(
@@ -146,4 +147,49 @@ def weight_parts(
             parts.append(Part(own, start + share.rows[0], rows, share.columns))
             own, start = own + rows, start + piece.shape[0]
         found[stored.name] = Parted(stored.shape, tuple(parts))
+    return found
+
+
+def adapter_parts(ranks: Mapping[str, int], weights: Mapping[str, Parted]) -> dict[str, Parted]:
+    """Return, by name, what this rank's A and B are of the whole ones: A has the matrix's columns, B its rows.
+
+    Args:
+        ranks: Layer name -> rank of its adapter.
+        weights: What ``weight_parts`` gave.
+    """
+    found = {}
+    for layer, rank in ranks.items():
+        weight = weights[f"{layer}.weight"]
+        rows, columns = weight.shape
+        cut = weight.parts[0].columns
+        found[f"{layer}.{LORA_A}"] = Parted((rank, columns), (Part(0, 0, rank, cut),))
+        own = tuple(replace(part, columns=None) for part in weight.parts)
+        found[f"{layer}.{LORA_B}"] = Parted((rows, rank), own)
+    return found
+
+
+def adapter_copies(
+    ranks: Mapping[str, int],
+    weights: Mapping[str, Parted],
+    copied: Mapping[str, list[Copied]],
+    layout: Layout,
+) -> dict[str, list[Copied]]:
+    """Return, for A and B, which of their rows other ranks hold as well; each has a part of the gradient.
+
+    Args:
+        ranks: Layer name -> rank of its adapter.
+        weights: What ``weight_parts`` gave.
+        copied: What ``copied_rows`` gave of the weights: B has their rows.
+        layout: Seen from this rank.
+    """
+    found: dict[str, list[Copied]] = {}
+    if layout.tensor == 1:
+        return found
+    for layer, rank in ranks.items():
+        weight = weights[f"{layer}.weight"]
+        is_cut = weight.parts[0].columns is not None
+        name, rows = (LORA_B, weight.shape[0]) if is_cut else (LORA_A, rank)
+        found[f"{layer}.{name}"] = [Copied((0, rows), layout.tensor, True, True)]
+        if f"{layer}.weight" in copied:
+            found[f"{layer}.{LORA_B}"] = copied[f"{layer}.weight"]
     return found

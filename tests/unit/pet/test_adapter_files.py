@@ -118,7 +118,7 @@ def test_the_mark_of_the_base_is_the_same_in_every_layout_and_with_adapters(tmp_
         ({"peft_type": "IA3"}, "peft_type 'IA3'; allowed: 'LORA'"),
         ({"use_dora": True}, "use_dora True is not implemented"),
         ({"bias": "all"}, "bias 'all' is not implemented"),
-        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        ({"rank_pattern": {"q_proj": 2}}, "A has 4 rows; allowed: 2, by the rank in the settings"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
     ],
 )

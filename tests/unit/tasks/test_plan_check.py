@@ -60,9 +60,10 @@ def test_processes_share_what_is_free(said, monkeypatch):
 
 
 def test_on_an_npu_the_limit_is_that_of_the_settings(said):
-    ((_, text), (level, _)) = said(NINE, None)
+    ((_, text),) = said(NINE, None)
+    assert text == "memory: up to 50.1 GB a process, of 58.0 GB (context.max_device_memory)"
+    _, (level, _) = said(NINE, None, context__max_device_memory="48GB")
     assert level == "WARNING"
-    assert text == "memory: up to 58.5 GB a process, of 58.0 GB (context.max_device_memory)"
 
 
 def test_where_nobody_can_tell_nothing_is_said(said):

@@ -63,17 +63,17 @@ def test_one_device_is_too_small_for_the_whole_training():
 
 
 def test_as_few_layers_as_needed_are_computed_again():
-    fitting = recomputing(PUBLISHED, 58 * GIB)
-    assert fitting.recompute == (0, 0, 3, 3)
-    for stage in (2, 3):
+    fitting = recomputing(PUBLISHED, 48 * GIB)
+    assert fitting.recompute == (1, 0, 4, 4)
+    for stage in (0, 2, 3):
         fewer = tuple(count - (index == stage) for index, count in enumerate(fitting.recompute))
-        assert peak(replace(PUBLISHED, recompute=fewer)) > 58 * GIB
+        assert peak(replace(PUBLISHED, recompute=fewer)) > 48 * GIB
 
 
 def test_recomputation_is_the_first_change():
-    change = smallest_change(PUBLISHED, 58 * GIB)
-    assert (change.kind, change.keys) == ("recompute more layers", "recompute: [6, 3, 3, 3]")
-    assert peak(change.job) <= 58 * GIB
+    change = smallest_change(PUBLISHED, 48 * GIB)
+    assert (change.kind, change.keys) == ("recompute more layers", "recompute: [6, 3, 4, 4]")
+    assert peak(change.job) <= 48 * GIB
 
 
 def test_smaller_micro_batches_keep_the_rows_of_a_step():
@@ -132,9 +132,9 @@ def test_a_million_tokens_to_answer_fit_a_cpu_of_128_gb():
     assert peak(replace(with_long_rows(CHAT), on_cpu=True)) < 100 * GIB
 
 
-def test_answers_are_shared_by_tensor_groups_alone_and_adapters_by_copies():
+def test_answers_are_shared_by_tensor_groups_alone_and_adapters_by_every_layout():
     assert {each.tensor for each in layouts(CHAT, 8)} == {8}
-    assert {each.tensor * each.pipeline for each in layouts(LORA, 8)} == {1}
+    assert {each.tensor * each.pipeline for each in layouts(LORA, 8)} == {1, 2, 4, 8}
 
 
 def test_the_bubble_is_p_minus_1_of_m_plus_p_minus_1():

@@ -105,3 +105,16 @@ def test_answers_of_a_tensor_group_are_summed_twice_a_layer_and_their_logits_gat
     sent = total_sent(traffic_of(job, 0))
     assert sent[M, "all_reduce"] == (2 * L * job.tokens * H * 4, 2 * L)
     assert sent[M, "all_gather"] == (ROWS * V // 2 * 4, 1)
+
+
+def test_adapters_of_a_tensor_group_are_summed_where_every_process_holds_them():
+    config = load_run_config(REPOSITORY / "configs/glm4/lora_glm4_9b.yaml")
+    job = replace(job_of(config), layout=Layout(tensor=2), recompute=())
+    qkv_a, copies = 40 * 8 * 4096, 2 * (1 - 1 / 2) * 4  # float32, a ring of two
+    trained = total_sent(traffic_of(job, 0))
+    layers = 4 * 40 * job.tokens * 4096 * 2  # two sums forward, two back, bfloat16
+    head = job.tokens * 4096 * 2 + 12 * job.tokens
+    assert trained[M, "all_reduce"][0] == layers + head + copies * qkv_a
+    of_four = total_sent(traffic_of(replace(job, layout=Layout(tensor=4)), 0))
+    keys = 2 * 128 * 8 * 40  # B's rows of a key and a value head, held by two processes
+    assert of_four["kv_copies", "all_reduce"] == (copies * keys, 2 * 40)

@@ -158,7 +158,7 @@ def test_a_wrong_setting_is_named_with_its_neighbours() -> None:
 
 
 def test_recomputed_layers_give_the_same_gradients(mode: int) -> None:
-    from tests.parity.test_huggingface import value_and_gradients
+    from tests.support.parity import value_and_gradients
 
     ids = np.arange(1, 13).reshape(2, 6)
     plain, recomputed = golden_network(CASE), golden_network(CASE)

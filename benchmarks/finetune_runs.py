@@ -102,7 +102,9 @@ def finetune_once(settings: dict[str, Any], processes: int, data: Path, folder: 
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     began = time.time()
     with (folder / "said.txt").open("wb") as said:
-        code = subprocess.run(command, cwd=ROOT, stdout=said, stderr=said, env=environment).returncode
+        code = subprocess.run(
+            command, cwd=ROOT, stdout=said, stderr=said, env=environment
+        ).returncode
     if code:
         sys.exit((folder / "said.txt").read_text(errors="replace")[-4000:])
     return _read(output, began)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from transformers import GlmConfig, GlmForCausalLM
+from transformers import Glm4Config, Glm4ForCausalLM, GlmConfig, GlmForCausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -32,9 +32,12 @@ TARGET = ROOT / "tests" / "golden" / "parity"
 ADAMW = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 
 
-def build_oracle(case: GoldenCase) -> GlmForCausalLM:
+def build_oracle(case: GoldenCase) -> GlmForCausalLM | Glm4ForCausalLM:
     """Return the oracle with the case's weights, float32."""
-    config = GlmConfig(
+    config_class, model_class = (
+        (Glm4Config, Glm4ForCausalLM) if case.has_after_norms else (GlmConfig, GlmForCausalLM)
+    )
+    config = config_class(
         vocab_size=case.vocab,
         hidden_size=case.hidden,
         intermediate_size=case.ffn,
@@ -44,7 +47,7 @@ def build_oracle(case: GoldenCase) -> GlmForCausalLM:
         head_dim=case.head_dim,
         rms_norm_eps=case.eps,
         max_position_embeddings=2048,
-        attention_bias=True,
+        attention_bias=case.has_bias,
         pad_token_id=0,
         eos_token_id=None,
         bos_token_id=None,
@@ -58,7 +61,7 @@ def build_oracle(case: GoldenCase) -> GlmForCausalLM:
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)
-    model = GlmForCausalLM(config).float().eval()
+    model = model_class(config).float().eval()
     state = {name: torch.from_numpy(value) for name, value in huggingface_weights(case).items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected, unexpected

@@ -45,7 +45,7 @@ class ExportOptions:
         force: Replace an output that exists.
         max_shard_size: Largest file when the output is a folder.
         verify: Compare the sha256 of a step folder's files before reading them.
-        tokenizer: A ``tokenizer.model`` or a folder that holds one; None: what lies beside the input.
+        tokenizer: A vocabulary file or a folder that holds one; None: what lies beside the input.
         start: Called with the bytes that will be written, before the first.
         progress: Called with the number of bytes just written.
     """
@@ -111,10 +111,11 @@ def carry_files(
             id. The source's file wins where it says so itself.
         tokenizer: As in ``ExportOptions``.
     """
-    if tokenizer is not None and Path(tokenizer).is_file():
-        carried = [write_bytes(folder / VOCAB_FILE, Path(tokenizer).read_bytes()).name]
-    else:
-        carried = copy_files(source if tokenizer is None else Path(tokenizer), folder)
+    given = Path(source if tokenizer is None else tokenizer)
+    if tokenizer is not None and given.is_file() and given.suffix != ".json":
+        carried = [write_bytes(folder / VOCAB_FILE, given.read_bytes()).name]
+    else:  # the template of a tokenizer.json stands in the files beside it
+        carried = copy_files(given.parent if given.is_file() else given, folder)
     own = read_json(source / GENERATION_FILE) if (source / GENERATION_FILE).is_file() else {}
     settings = {**generation, **{key: value for key, value in own.items() if value is not None}}
     if settings:
@@ -122,7 +123,7 @@ def carry_files(
         carried.append(GENERATION_FILE)
     if VOCAB_FILE not in carried and "tokenizer.json" not in carried:
         logger.warning(
-            "no tokenizer beside %s: copy tokenizer.model and tokenizer_config.json to the output",
+            "no tokenizer beside %s: copy tokenizer.model (or tokenizer.json) and tokenizer_config.json to the output",
             source,
         )
     return carried

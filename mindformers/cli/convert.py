@@ -152,7 +152,7 @@ def _check_paths(args: argparse.Namespace) -> None:
         raise ConfigError(f"no such file or folder: {args.tokenizer}", where="--tokenizer")
     if args.tokenizer is not None and not _has_vocabulary(Path(args.tokenizer)):
         raise ConfigError(
-            f"{args.tokenizer} holds no tokenizer.model",
+            f"{args.tokenizer} holds no tokenizer.model and no tokenizer.json",
             where="--tokenizer",
             fix="give the file, or the folder of the model",
         )

@@ -19,6 +19,7 @@ from mindformers.models.presets import PRESETS, SupportList, preset_config
 from mindformers.models.sources import is_yaml, resolve_source, without_loader_options, yaml_in
 from mindformers.parallel.runtime import default_device
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
+from mindformers.tokenizer.pretrained_files import vocabulary_in
 
 
 def _build(module_type: str, settings: Any, **overrides: Any) -> Any:
@@ -246,13 +247,13 @@ def _from_pretrained(
 ) -> Any:
     overrides = without_loader_options("AutoTokenizer", overrides)
     path = resolve_source(name_or_path)
-    if path.is_dir() and not (path / "tokenizer.model").is_file():
+    if path.is_dir() and vocabulary_in(path) is None:
         found = yaml_in(path)
         if found is None:
             raise ConfigError(
-                "no tokenizer.model and no YAML file",
+                "no tokenizer.model, no tokenizer.json and no YAML file",
                 where=str(path),
-                fix="copy the model's tokenizer.model and tokenizer_config.json there",
+                fix="copy the model's tokenizer.model or tokenizer.json, and tokenizer_config.json, there",
             )
         path = found
     if is_yaml(path):
@@ -272,7 +273,7 @@ class AutoTokenizer(SupportList):
 
     @classmethod
     def from_pretrained(cls, yaml_name_or_path: str | Path, **overrides: Any) -> Any:
-        """Return the tokenizer of a directory, a ``tokenizer.model`` file or a YAML's ``processor.tokenizer``."""
+        """Return the tokenizer of a directory, a vocabulary file or a YAML's ``processor.tokenizer``."""
         return _from_pretrained(
             MindFormerModuleType.TOKENIZER,
             lambda run: run.processor and run.processor.tokenizer,

@@ -20,6 +20,7 @@ from mindformers.parallel.runtime import launched_rank, start_runtime
 from mindformers.pet.adapter_source import base_of, existing_base, holds_adapters
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.tasks.layout import launched_layout
+from mindformers.tokenizer.pretrained_files import vocabulary_in
 from mindformers.version import __version__
 
 
@@ -212,16 +213,18 @@ def build_tokenizer(config: RunConfig) -> Any:
         MindFormerModuleType.TOKENIZER, section.type if section else "ChatGLM4Tokenizer"
     )
     if section and section.vocab_file:
-        settings = {key: value for key, value in section.model_dump().items() if value is not None}
-        for name in ("type", "trust_remote_code"):
-            settings.pop(name, None)
-        return tokenizer_class(**settings)
-    if (Path(config.weights_path) / "tokenizer.model").is_file():
+        own = {"type", "trust_remote_code", "vocab_file"}
+        settings = section.model_dump(exclude_none=True, exclude=own)
+        # Of a tokenizer.json the chat template stands in the files beside it.
+        is_json = section.vocab_file.endswith(".json")
+        build = tokenizer_class.from_pretrained if is_json else tokenizer_class
+        return build(section.vocab_file, **settings)
+    if vocabulary_in(Path(config.weights_path)) is not None:
         return tokenizer_class.from_pretrained(config.weights_path)
     raise ConfigError(
         "no vocabulary is named",
         where="processor.tokenizer.vocab_file",
-        fix="add --processor.tokenizer.vocab_file with the path of tokenizer.model",
+        fix="add --processor.tokenizer.vocab_file with the path of tokenizer.model or tokenizer.json",
     )
 
 

@@ -17,6 +17,7 @@ from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.hf_config import network_config
 from mindformers.tasks.perplexity import open_to_measure, perplexity
 from mindformers.tasks.token_rows import TokenRow, token_rows
+from mindformers.tokenizer.pretrained_files import vocabulary_in
 
 CALIBRATION_ROWS = 64
 Rows = Sequence[TokenRow]
@@ -91,9 +92,9 @@ def _settings(path: str | Path, config: str | Path | None) -> ChatGLM2Config:
 def _tokenizer(input_path: str | Path, options: ExportOptions) -> Any:
     path = Path(options.tokenizer or input_path)
     folder = path if path.is_dir() or options.tokenizer else path.parent
-    if not (folder.is_file() or (folder / "tokenizer.model").is_file()):
+    if not (folder.is_file() or vocabulary_in(folder)):
         raise ConfigError(
-            f"no tokenizer.model in {folder}, to read text with", where="--tokenizer",
-            fix="give the model's tokenizer.model",
+            f"no tokenizer.model and no tokenizer.json in {folder}, to read text with",
+            where="--tokenizer", fix="give the model's",
         )  # fmt: skip
     return AutoTokenizer.from_pretrained(folder)

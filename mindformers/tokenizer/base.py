@@ -16,15 +16,16 @@ from mindformers.tokenizer.options import NO_LIMIT, OPTION_NAMES, EncodeOptions
 from mindformers.tokenizer.settings import TokenizerSettings
 from mindformers.tokenizer.special_tokens import build_special_tokens
 from mindformers.tokenizer.text_encoder import TextEncoder
+from mindformers.tokenizer.tokenizer_json import read_added_tokens
 
 Self = TypeVar("Self", bound="PreTrainedTokenizer")
 
 
 class PreTrainedTokenizer(TextEncoder):
-    """A tokenizer of the GLM-4 form: a rank file, special tokens and a chat template.
+    """A tokenizer of the GLM-4 form: byte pairs by rank, special tokens and a chat template.
 
     Args:
-        vocab_file: Path of the rank file (``tokenizer.model``).
+        vocab_file: Path of the rank file (``tokenizer.model``) or of ``tokenizer.json``.
         **settings: See ``TokenizerSettings``; names known from other tokenizers are accepted
             without effect.
 
@@ -41,6 +42,8 @@ class PreTrainedTokenizer(TextEncoder):
     bos_token_id = unk_token_id = sep_token_id = cls_token_id = mask_token_id = None
 
     def __init__(self, vocab_file: str | Path, **settings: Any) -> None:
+        if Path(vocab_file).suffix == ".json" and settings.get("added_tokens_decoder") is None:
+            settings["added_tokens_decoder"] = read_added_tokens(Path(vocab_file))
         checked = TokenizerSettings.parse(settings)
         encoder = load_encoder(vocab_file)
         table = build_special_tokens(
@@ -144,7 +147,7 @@ class PreTrainedTokenizer(TextEncoder):
 
     @classmethod
     def from_pretrained(cls: type[Self], name_or_path: str | Path, **settings: Any) -> Self:
-        """Build the tokenizer of a model folder or of a rank file.
+        """Build the tokenizer of a model folder or of a vocabulary file in one.
 
         Raises:
             TokenizerError: If the folder has no vocabulary, or a file of it cannot be used.

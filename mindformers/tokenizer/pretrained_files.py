@@ -10,7 +10,6 @@ from mindformers.checkpoint.json_file import MAX_JSON_BYTES, read_json, write_js
 from mindformers.errors import TokenizerError
 from mindformers.logger import warn_once
 from mindformers.tokenizer.bpe import BytePairEncoder
-from mindformers.tokenizer.tokenizer_json import read_added_tokens
 
 VOCAB_NAME = "tokenizer.model"
 JSON_NAME = "tokenizer.json"
@@ -19,22 +18,28 @@ TEMPLATE_NAME = "chat_template.jinja"
 _GENERIC_CLASSES = ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
 
 
+def vocabulary_in(folder: Path) -> Path | None:
+    """Return the vocabulary file of a model folder, ``tokenizer.model`` before ``tokenizer.json``, or None."""
+    names = (VOCAB_NAME, JSON_NAME)
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
 def read_folder(path: Path, class_name: str) -> tuple[Path, dict[str, Any]]:
     """Return the vocabulary file of a model folder and the settings stored beside it.
 
     Args:
-        path: A folder, or a rank file (its folder's settings are read then too).
+        path: A folder, or a vocabulary file (its folder's settings are read then too).
         class_name: The tokenizer class that asks; another one in the folder is warned about.
 
     Raises:
         TokenizerError: If there is no vocabulary, or a file cannot be read.
     """
-    folder, vocab_file = (path, path / VOCAB_NAME) if path.is_dir() else (path.parent, path)
-    if not vocab_file.is_file() and (path / JSON_NAME).is_file():
-        vocab_file = path / JSON_NAME
-    if not vocab_file.is_file():
+    folder, vocab_file = (path, vocabulary_in(path)) if path.is_dir() else (path.parent, path)
+    if vocab_file is None or not vocab_file.is_file():
         raise TokenizerError(
-            _what_is_missing(path), where=str(path), fix=f"give a folder that holds {VOCAB_NAME}"
+            _what_is_missing(path),
+            where=str(path),
+            fix=f"give a folder that holds {VOCAB_NAME} or {JSON_NAME}",
         )
     settings: dict[str, Any] = {}
     config = folder / CONFIG_NAME
@@ -43,8 +48,6 @@ def read_folder(path: Path, class_name: str) -> tuple[Path, dict[str, Any]]:
         stored = settings.get("tokenizer_class")
         if stored not in (None, class_name, *_GENERIC_CLASSES):
             warn_once("%s names the class %s; it is read as %s", config, stored, class_name)
-    if vocab_file.suffix == ".json" and "added_tokens_decoder" not in settings:
-        settings["added_tokens_decoder"] = read_added_tokens(vocab_file)
     template = folder / TEMPLATE_NAME
     if template.is_file():
         settings["chat_template"] = _read_text(template)
@@ -55,7 +58,8 @@ def _what_is_missing(path: Path) -> str:
     if not path.exists():
         return "there is no such folder or file"
     names = sorted(entry.name for entry in path.iterdir())[:8]
-    return f"the folder has no {VOCAB_NAME}, only {', '.join(names) or 'nothing'}"
+    found = ", ".join(names) or "nothing"
+    return f"the folder has no {VOCAB_NAME} and no {JSON_NAME}, only {found}"
 
 
 def _read_text(path: Path) -> str:

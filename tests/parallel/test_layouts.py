@@ -24,6 +24,8 @@ from tests.support.shared_runs import (
 LOSS, NORM, WEIGHT = 1e-5, 1e-5, 1e-4  # relative, relative, absolute
 WHOLE = {"parallel__enable_parallel_optimizer": False}
 SHARDED = {"parallel__enable_parallel_optimizer": True}
+# The network of GLM-4-32B-0414: norms behind attention and MLP, no biases.
+AFTER_NORMS = {"post_self_attn_layernorm": True, "post_mlp_layernorm": True, "add_qkv_bias": False}
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,7 @@ def material(tmp_path_factory, request) -> Path:
     write_rows(folder / "rows.mindrecord")
     write_start(folder / "start4")
     write_start(folder / "start9", num_layers=9)
+    write_start(folder / "start_0414", **AFTER_NORMS)
     return folder
 
 
@@ -40,13 +43,13 @@ def one_process(material):
     """Return the run of one process with a batch and so many micro batches; each is made once."""
     made = {}
 
-    def run(batch: int, micro: int, layers: int = 4, is_fused: bool = True):
-        key = (batch, micro, layers, is_fused)
+    def run(batch: int, micro: int, start: str, network: dict):
+        kind = {k: v for k, v in network.items() if k != "offset"}
+        key = (batch, micro, *sorted(kind.items()))
         if key not in made:
             made[key] = finetune(
-                material / "rows.mindrecord", material / f"one_{batch}_{micro}_{layers}_{is_fused}",
-                load_checkpoint=str(material / f"start{layers}"),
-                network={"num_layers": layers, "qkv_concat": is_fused, "mlp_concat": is_fused},
+                material / "rows.mindrecord", material / f"one_{len(made)}",
+                load_checkpoint=str(material / start), network=kind,
                 runner_config__batch_size=batch, runner_config__gradient_accumulation_steps=micro,
                 runner_config__epochs=3, **WHOLE,
             )  # fmt: skip
@@ -62,17 +65,18 @@ def compare(material, one_process, name, degrees, *, layers=4, **settings):
     count *= degrees.get("pipeline_stage", 1)
     accumulated = settings.pop("accumulated", 1)
     network = {"num_layers": layers, **settings.pop("network", {})}
+    start = "start_0414" if network.keys() >= AFTER_NORMS.keys() else f"start{layers}"
     shared = finetune(
         material / "rows.mindrecord", material / name, processes=count, parallel=degrees,
-        load_checkpoint=str(material / f"start{layers}"), network=network,
+        load_checkpoint=str(material / start), network=network,
         runner_config__batch_size=1, runner_config__gradient_accumulation_steps=accumulated,
         runner_config__epochs=3, **{**WHOLE, **settings},
     )  # fmt: skip
     whole = one_process(
         degrees.get("data_parallel", 1),
         degrees.get("micro_batch_num", 1) * accumulated,
-        layers,
-        network.get("qkv_concat", True),
+        start,
+        network,
     )
     loss, norm, weight = largest_differences(whole, shared)
     print(f"{name}: loss {loss:.1e}, norm {norm:.1e}, weights {weight:.1e}")
@@ -91,6 +95,8 @@ QUICK = [
     ("cp2", {"context_parallel": 2}, {}),
     ("sp", {"model_parallel": 2, "use_seq_parallel": True, "vocab_emb_dp": False},
      {"callbacks__1__save_network_params": True, "callbacks__1__integrated_save": True}),
+    ("sp_0414", {"model_parallel": 2, "use_seq_parallel": True, "vocab_emb_dp": False},
+     {"network": AFTER_NORMS}),
     ("zero", {"data_parallel": 2}, SHARDED),
     ("dp2_tp2", {"data_parallel": 2, "model_parallel": 2, "use_seq_parallel": True}, SHARDED),
 ]  # fmt: skip

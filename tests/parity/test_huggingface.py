@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import mindspore as ms
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from mindformers.generation.runner import CachedRunner
 from mindformers.models.glm2.glm2 import ChatGLM2ForConditionalGeneration
 from mindformers.parallel.runtime import start_runtime
-from tests.support.compare import MODEL_FP32, assert_close
+from tests.support.compare import assert_close
 from tests.support.golden_model import (
     CASES,
     TRAIN_CASE,
@@ -19,29 +17,16 @@ from tests.support.golden_model import (
     huggingface_weights,
     our_weights,
     padded_batch,
-    training_batches,
 )
 from tests.support.networks import golden_config, golden_network, ints
+from tests.support.parity import check_first_step, check_greedy, check_logits
 
 pytestmark = pytest.mark.parity
-GOLDEN = Path(__file__).parents[1] / "golden" / "parity"
-
-
-def golden(name: str) -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        return dict(file)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_logits_of_a_left_padded_batch_equal_the_oracle(case: GoldenCase, mode: int) -> None:
-    network = golden_network(case)
-    network.set_train(False)
-    ids, mask, positions = padded_batch(case)
-    logits = network(ints(ids), position_ids=ints(positions), attention_mask=ints(mask))[
-        0
-    ].asnumpy()
-    real = mask.astype(bool)
-    assert_close(logits[real], golden(case.name)["logits"][real], MODEL_FP32, case.name)
+    check_logits(case)
 
 
 def test_split_weights_give_the_same_logits(pynative: None) -> None:
@@ -107,47 +92,5 @@ def test_a_prompt_read_in_chunks_gives_the_same_tokens(pynative: None) -> None:
     check_greedy(CASES[2], use_past=True, network=network)
 
 
-def check_greedy(
-    case: GoldenCase, use_past: bool, network: ChatGLM2ForConditionalGeneration | None = None
-) -> None:
-    ids, mask, _ = padded_batch(case)
-    network = network or golden_network(case)
-    output = network.generate(ids, attention_mask=mask, max_new_tokens=64, use_past=use_past)
-    for row, expected in enumerate(golden(case.name)["greedy"]):
-        assert output[row][mask[row].sum() :].tolist() == expected.tolist()
-
-
 def test_loss_and_every_gradient_of_a_step_equal_the_oracle(mode: int) -> None:
-    network, expected = golden_network(TRAIN_CASE), golden("training")
-    network.set_train(True)
-    ids, labels = training_batches(TRAIN_CASE, 1)[0]
-    loss, gradients = value_and_gradients(network, ids, labels)
-    assert loss.shape == (1,)
-    assert_close(loss.asnumpy()[0], expected["losses"][0], 1e-6)
-    names = {n.removeprefix("grad/"): v for n, v in expected.items() if n.startswith("grad/")}
-    ours = our_weights(names, TRAIN_CASE.layers)
-    assert set(ours) == set(gradients)
-    for name, gradient in gradients.items():
-        scale = np.abs(ours[name]).max()
-        assert np.abs(gradient - ours[name]).max() <= MODEL_FP32 * scale, name
-
-
-class LossAndGradients(ms.nn.Cell):
-    def __init__(self, network):
-        super().__init__(auto_prefix=False)
-        self.network = network
-        self.weights = ms.ParameterTuple(network.trainable_params())
-        self.both = ms.value_and_grad(self.forward, None, self.weights)
-
-    def forward(self, ids, labels):
-        return self.network(ids, labels)
-
-    def construct(self, ids, labels):
-        return self.both(ids, labels)
-
-
-def value_and_gradients(network, ids, labels):
-    loss, gradients = LossAndGradients(network)(ints(ids), ints(labels))
-    return loss, {
-        p.name: g.asnumpy() for p, g in zip(network.trainable_params(), gradients, strict=True)
-    }
+    check_first_step(TRAIN_CASE, "training")

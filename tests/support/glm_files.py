@@ -58,6 +58,8 @@ def glm_arrays(config: ChatGLM2Config, dtype: str = "fp32", seed: int = 0) -> Ar
             layer + "mlp.gate_up_proj.weight": (2 * ffn, hidden),
             layer + "mlp.down_proj.weight": (hidden, ffn),
         }
+        if not config.add_qkv_bias:
+            shapes = {n: s for n, s in shapes.items() if not n.endswith(".bias")}
         if config.post_mlp_layernorm:
             shapes[layer + "post_self_attn_layernorm.weight"] = (hidden,)
             shapes[layer + "post_mlp_layernorm.weight"] = (hidden,)
@@ -75,7 +77,7 @@ def chatglm_arrays(arrays: Arrays) -> Arrays:
     }
     for i in range(layers_of(arrays)):
         old, new = f"model.layers.{i}.", f"transformer.encoder.layers.{i}."
-        for part in ("weight", "bias"):
+        for part in parts_of(arrays):
             result[f"{new}self_attention.query_key_value.{part}"] = np.concatenate(
                 [arrays[f"{old}self_attn.{x}_proj.{part}"] for x in "qkv"]
             )
@@ -98,7 +100,7 @@ def our_arrays(arrays: Arrays, *, concat: bool = True) -> Arrays:
         return result
     for i in range(layers_of(arrays)):
         old, new = f"model.layers.{i}.", f"transformer.encoder.layers.{i}."
-        for part in ("weight", "bias"):
+        for part in parts_of(arrays):
             del result[f"{new}self_attention.query_key_value.{part}"]
             for x in "qkv":
                 value = arrays[f"{old}self_attn.{x}_proj.{part}"]
@@ -108,6 +110,13 @@ def our_arrays(arrays: Arrays, *, concat: bool = True) -> Arrays:
         result[new + "mlp.dense_left.weight"] = fused[:half]
         result[new + "mlp.dense_right.weight"] = fused[half:]
     return result
+
+
+def parts_of(arrays: Arrays) -> list[str]:
+    """What a projection of weights under the Hugging Face library's names has: a weight, and it may be a bias."""
+    return [
+        part for part in ("weight", "bias") if f"model.layers.0.self_attn.q_proj.{part}" in arrays
+    ]
 
 
 def layers_of(arrays: Arrays) -> int:

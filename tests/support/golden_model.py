@@ -26,6 +26,8 @@ class GoldenCase:
     vocab: int = 96
     first_position: int = 0
     eps: float = 1.5625e-07
+    has_bias: bool = True
+    has_after_norms: bool = False  # Glm4ForCausalLM instead of GlmForCausalLM
 
 
 CASES = (
@@ -38,10 +40,39 @@ CASES = (
     ),
 )
 TRAIN_CASE = CASES[1]
+# GLM-4-0414: the 9B models have biases, the 32B ones have none; eps is that of their config.json.
+CASES_0414 = (
+    GoldenCase("0414_groups1", groups=1, eps=1e-05, has_after_norms=True),
+    GoldenCase("0414_groups2", groups=2, eps=1e-05, has_after_norms=True),
+    GoldenCase(
+        "0414_groups4",
+        groups=4,
+        eps=1e-05,
+        has_after_norms=True,
+        has_bias=False,
+        first_position=900,
+    ),
+    GoldenCase("0414_groups8", groups=8, eps=1e-05, has_after_norms=True, has_bias=False),
+    GoldenCase(
+        "0414_head128",
+        groups=2,
+        heads=6,
+        head_dim=128,
+        layers=1,
+        eps=1e-05,
+        has_after_norms=True,
+        has_bias=False,
+        first_position=700,
+    ),
+)
+TRAIN_CASES_0414 = (CASES_0414[1], CASES_0414[2])
+
+
+AFTER_NORMS = ("post_self_attn_layernorm", "post_mlp_layernorm")
 
 
 def huggingface_weights(case: GoldenCase) -> dict[str, np.ndarray]:
-    """Return float32 weights under Hugging Face ``glm`` names; each tensor is seeded by its name."""
+    """Return float32 weights under Hugging Face names; each tensor is seeded by its name."""
     q, kv = case.heads * case.head_dim, case.groups * case.head_dim
     shapes = {
         "model.embed_tokens.weight": (case.vocab, case.hidden),
@@ -63,8 +94,12 @@ def huggingface_weights(case: GoldenCase) -> dict[str, np.ndarray]:
             p + "mlp.gate_up_proj.weight": (2 * case.ffn, case.hidden),
             p + "mlp.down_proj.weight": (case.hidden, case.ffn),
         }
+        if case.has_after_norms:
+            shapes |= {p + f"{norm}.weight": (case.hidden,) for norm in AFTER_NORMS}
     weights = {}
     for name, shape in shapes.items():
+        if name.endswith("bias") and not case.has_bias:
+            continue
         rng = np.random.default_rng(zlib.crc32(f"{case.name}/{name}".encode()))
         value = rng.standard_normal(shape)
         if name.endswith("norm.weight"):
@@ -86,15 +121,17 @@ def our_weights(weights: dict[str, np.ndarray], layers: int) -> dict[str, np.nda
     }
     for i in range(layers):
         hf, p = f"model.layers.{i}.", f"transformer.encoder.layers.{i}."
-        for kind in ("weight", "bias"):
+        has_bias = hf + "self_attn.q_proj.bias" in weights
+        for kind in ("weight", "bias") if has_bias else ("weight",):
             ours[p + f"self_attention.query_key_value.{kind}"] = np.concatenate(
                 [weights[hf + f"self_attn.{part}_proj.{kind}"] for part in "qkv"]
             )
         ours[p + "self_attention.dense.weight"] = weights[hf + "self_attn.o_proj.weight"]
         ours[p + "mlp.dense_h_to_4h.weight"] = weights[hf + "mlp.gate_up_proj.weight"]
         ours[p + "mlp.dense_4h_to_h.weight"] = weights[hf + "mlp.down_proj.weight"]
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            ours[p + f"{norm}.weight"] = weights[hf + f"{norm}.weight"]
+        for norm in ("input_layernorm", "post_attention_layernorm", *AFTER_NORMS):
+            if hf + f"{norm}.weight" in weights:
+                ours[p + f"{norm}.weight"] = weights[hf + f"{norm}.weight"]
     return ours
 
 

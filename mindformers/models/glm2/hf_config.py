@@ -230,14 +230,16 @@ def _to_chatglm(config: ChatGLM2Config, dtype: str | None) -> dict[str, Any]:
 
 def model_name(config: ChatGLM2Config) -> str:
     """Return which published model has these sizes, or an empty string; for hints in errors."""
-    if (config.hidden_size, config.ffn_hidden_size) != (4096, 13696):
+    sizes = (config.num_layers, config.hidden_size, config.ffn_hidden_size)
+    if config.post_mlp_layernorm:
+        size = {(40, 4096, 13696): "9B", (61, 6144, 23040): "32B"}.get(sizes)
+        return f"GLM-4-{size}-0414 or GLM-Z1-{size}-0414" if size else ""
+    if sizes[1:] != (4096, 13696):
         return ""
     if (config.num_layers, config.padded_vocab_size) == (28, 65024):
         return "glm3-6b or chatglm2-6b"
     if (config.num_layers, config.padded_vocab_size) != (40, GLM4_VOCAB):
         return ""
-    if config.post_mlp_layernorm:
-        return "GLM-4-9B-0414"
     if config.n_kv_heads == 4:
         return "glm-4-9b-chat-1m"
     by_rope = {500: "glm-4-9b-chat", 1: "glm-4-9b"}

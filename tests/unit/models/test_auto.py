@@ -139,7 +139,7 @@ def test_a_directory_without_weights_or_tokenizer_is_refused_clearly(
     (tmp_path / "config.json").write_bytes((saved / "config.json").read_bytes())
     with pytest.raises(CheckpointError, match="safetensors"):
         AutoModel.from_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"no tokenizer\.model and no YAML file"):
+    with pytest.raises(ConfigError, match=r"no tokenizer\.model, no tokenizer\.json and no YAML"):
         AutoTokenizer.from_pretrained(tmp_path)
     assert AutoModel.from_pretrained(tmp_path, load_weights=False).config.num_layers == 2
 

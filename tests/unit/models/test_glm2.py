@@ -93,6 +93,11 @@ def test_the_closed_form_gives_the_published_sizes() -> None:
     glm4 = {"num_layers": 40, "padded_vocab_size": 151552}
     assert count_parameters(ChatGLM2Config(**glm4)) == 9_399_951_360
     assert count_parameters(ChatGLM2Config(**glm4, multi_query_group_num=4)) == 9_483_857_920
+    norms = {"post_self_attn_layernorm": True, "post_mlp_layernorm": True}
+    assert count_parameters(ChatGLM2Config(**glm4, **norms)) == 9_400_279_040  # GLM-4-9B-0414
+    sizes = {"num_layers": 61, "hidden_size": 6144, "ffn_hidden_size": 23040}
+    large = ChatGLM2Config(**{**glm4, **sizes}, **norms, num_attention_heads=48, add_qkv_bias=False)
+    assert count_parameters(large) == 32_566_081_536  # GLM-4-32B-0414
 
 
 def test_outputs_have_upstreams_shapes(mode: int) -> None:
@@ -158,7 +163,7 @@ def test_a_wrong_setting_is_named_with_its_neighbours() -> None:
 
 
 def test_recomputed_layers_give_the_same_gradients(mode: int) -> None:
-    from tests.parity.test_huggingface import value_and_gradients
+    from tests.support.parity import value_and_gradients
 
     ids = np.arange(1, 13).reshape(2, 6)
     plain, recomputed = golden_network(CASE), golden_network(CASE)

@@ -72,6 +72,25 @@ def test_the_portable_form_computes_with_the_same_rounded_weights(
 
 
 @needs_kernels
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_norms_behind_attention_and_mlp_compute_with_rounded_weights_too(
+    tmp_path: Path, kind: str
+) -> None:
+    norms = {"post_self_attn_layernorm": True, "post_mlp_layernorm": True, "add_qkv_bias": False}
+    folder = write_model_dir(tmp_path / "model", **SIZES, **norms)
+    exact = logits_of(open_in_files(folder))
+    rows = [np.array(PROMPT, np.int32), np.array([9, 8, 7], np.int32)]
+    options = QuantizeOptions(kind, rows=rows)
+    converted = convert_quantized(folder, tmp_path / kind, options)
+    native = logits_of(AutoModel.from_pretrained(converted))
+    assert 0 < distance(native, exact) < (0.05 if kind == "int8" else 0.5)
+    choose_backend("portable")
+    # A norm behind a branch brings what the branch gives, rounding included, to the size of the stream.
+    portable = logits_of(AutoModel.from_pretrained(converted))
+    assert distance(native, portable) < 2 * ROUNDED_INPUTS
+
+
+@needs_kernels
 def test_a_converted_directory_answers_the_same_in_both_forms(
     converted: tuple[str, Path],
 ) -> None:

@@ -4,14 +4,16 @@ import logging
 
 import pytest
 
-from mindformers import logger as logger_module
+import mindformers.logger as logger_module
 from mindformers.errors import CheckpointError, ConfigError
 from mindformers.models.glm2.hf_config import (
     check_against_config,
     config_from_hf,
     config_to_hf,
+    model_name,
     network_config,
 )
+from tests.support.config_files import REPOSITORY
 from tests.support.glm_files import tiny_config
 
 CHAT = {  # config.json of THUDM/glm-4-9b-chat, the keys that say something
@@ -70,12 +72,90 @@ CHAT_HF = {  # the same model as the Hugging Face library has it, old keys
 }
 
 
+MILLION = {  # what glm-4-9b-chat-1m has otherwise, and the same in the Hugging Face library's keys
+    "chatglm": {"multi_query_group_num": 4, "rope_ratio": 10000, "seq_length": 1048576},
+    "glm": {
+        "num_key_value_heads": 4,
+        "rope_theta": 100000000.0,
+        "max_position_embeddings": 1048576,
+    },
+}
+GLM_0414 = {  # config.json of zai-org/GLM-4-9B-0414
+    "architectures": ["Glm4ForCausalLM"],
+    "attention_bias": True,
+    "attention_dropout": 0.0,
+    "eos_token_id": [151329, 151336, 151338],
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 13696,
+    "max_position_embeddings": 32768,
+    "model_type": "glm4",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 2,
+    "pad_token_id": 151329,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "vocab_size": 151552,
+}
+GLM_32B = {  # what GLM-4-32B-0414 and GLM-Z1-32B-0414 have otherwise
+    "attention_bias": False,
+    "hidden_size": 6144,
+    "intermediate_size": 23040,
+    "num_attention_heads": 48,
+    "num_hidden_layers": 61,
+}
+
+
 def test_both_layouts_of_the_chat_model_mean_the_same():
     config = config_from_hf(CHAT)
     assert config == config_from_hf(CHAT_HF)
     assert (config.num_layers, config.rope_ratio, config.seq_length) == (40, 500, 131072)
     assert config.eos_token_id == [151329, 151336, 151338]
     assert config.param_init_type == "bfloat16"
+
+
+def test_both_layouts_of_the_1m_model_mean_the_same():
+    config = config_from_hf({**CHAT, **MILLION["chatglm"]})
+    assert config == config_from_hf({**CHAT_HF, **MILLION["glm"]})
+    assert (config.n_kv_heads, config.rope_ratio, config.seq_length) == (4, 10000, 1048576)
+    assert config.rope_base == 1e8
+    assert model_name(config) == "glm-4-9b-chat-1m"
+    assert config_to_hf(config)["rope_theta"] == 1e8
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"), [({}, "GLM-4-9B-0414"), (GLM_32B, "GLM-4-32B-0414")], ids=["9b", "32b"]
+)
+def test_the_0414_models_are_read(changes, name, caplog):
+    logger_module._seen_once.clear()
+    content = {**GLM_0414, **changes}
+    with caplog.at_level(logging.WARNING, "mindformers"):
+        config = config_from_hf(content)
+    assert caplog.text == ""  # their rope_theta is 10000
+    assert config.post_self_attn_layernorm
+    assert config.post_mlp_layernorm
+    assert (config.add_qkv_bias, config.rope_ratio) == (content["attention_bias"], 1)
+    assert (config.seq_length, config.layernorm_epsilon) == (32768, 1e-05)
+    assert (config.num_heads * config.kv_channels, config.n_kv_heads) == (config.hidden_size, 2)
+    assert config.num_used_tokens == 151343
+    assert name in model_name(config)
+    written = config_to_hf(config)
+    assert {key: written[key] for key in content if key != "initializer_range"} == {
+        key: value for key, value in content.items() if key != "initializer_range"
+    }
+
+
+@pytest.mark.parametrize("yaml", ["predict_glm4_9b_0414", "predict_glm_z1_9b"])
+def test_the_yaml_of_a_0414_model_is_its_config_json(yaml):
+    path = f"{REPOSITORY}/configs/glm4/{yaml}.yaml"
+    check_against_config(network_config(None, "", path), GLM_0414, "config.json")
 
 
 def test_the_new_rope_key_is_read():

@@ -107,7 +107,9 @@ def test_the_published_file_is_written_back_byte_for_byte(published, tmp_path):
 def test_a_folder_without_a_vocabulary_is_refused_with_what_it_holds(tmp_path):
     with pytest.raises(TokenizerError, match="no such folder or file"):
         ChatGLM4Tokenizer.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(TokenizerError, match=r"no tokenizer\.model, only nothing"):
+    with pytest.raises(
+        TokenizerError, match=r"no tokenizer\.model and no tokenizer\.json, only nothing"
+    ):
         ChatGLM4Tokenizer.from_pretrained(tmp_path)
     (tmp_path / "config.json").touch()
     with pytest.raises(TokenizerError, match=r"only config\.json"):

@@ -144,7 +144,8 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
     from mindformers.tools.dataset_preprocess.report import Tally, progress_bar
 
     source = Path(arguments.vocab_file)
-    build = ChatGLM4Tokenizer.from_pretrained if source.is_dir() else ChatGLM4Tokenizer
+    has_template = source.is_dir() or source.suffix == ".json"
+    build = ChatGLM4Tokenizer.from_pretrained if has_template else ChatGLM4Tokenizer
     tokenizer = build(source)
     options = EncodeOptions(
         arguments.seq_length, arguments.too_long, arguments.on_error, arguments.order

@@ -1,0 +1,212 @@
+"""A GLM-4-0414 or GLM-Z1 directory as published: ``glm4`` config, tokenizer.json, its own chat template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer
+from mindformers.checkpoint.loading import open_weights
+from mindformers.errors import CheckpointError, TokenizerError
+from mindformers.models.auto import open_in_files
+from mindformers.models.glm2.convert_reversed import convert_ms_to_pt
+from mindformers.models.glm2.convert_weight import convert_pt_to_ms
+from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
+from tests.support.chats_0414 import CHATS, MARKERS, TEMPLATES
+from tests.support.glm_files import Arrays, glm_arrays, same_bytes, tiny_config, write_file
+from tests.support.vocab import tiny_tokens, write_0414_tokenizer
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "chat" / "glm4_0414_ids.json"
+RANKS = len(tiny_tokens())
+END, USER, OBSERVATION = RANKS, RANKS + 7, RANKS + 9
+
+
+def config(**changes):
+    return tiny_config(
+        padded_vocab_size=512, eos_token_id=[END, USER, OBSERVATION], pad_token_id=END,
+        layernorm_epsilon=1e-05, rope_ratio=1, seq_length=96, post_self_attn_layernorm=True,
+        post_mlp_layernorm=True, **changes,
+    )  # fmt: skip
+
+
+def write_directory(folder: Path, name: str = "glm4_0414", **changes) -> tuple[Path, Arrays]:
+    """Write the files a published directory has, under the keys its config.json has."""
+    write_0414_tokenizer(folder, TEMPLATES[name], MARKERS[name])
+    network = config(**changes)
+    content = {
+        "architectures": ["Glm4ForCausalLM"],
+        "attention_bias": network.add_qkv_bias,
+        "attention_dropout": 0.0,
+        "eos_token_id": network.eos_token_ids,
+        "head_dim": 4,
+        "hidden_act": "silu",
+        "hidden_size": 16,
+        "initializer_range": 0.02,
+        "intermediate_size": 24,
+        "max_position_embeddings": 96,
+        "model_type": "glm4",
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "pad_token_id": END,
+        "partial_rotary_factor": 0.5,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "transformers_version": "4.52.0.dev0",
+        "use_cache": True,
+        "vocab_size": 512,
+    }
+    (folder / "config.json").write_text(json.dumps(content))
+    generation = {
+        "_from_model_config": True, "do_sample": True, "temperature": 0.6, "top_p": 0.8,
+        "eos_token_id": network.eos_token_ids, "pad_token_id": END,
+    }  # fmt: skip
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    arrays = glm_arrays(network)
+    write_file(folder / "model.safetensors", arrays)
+    return folder, arrays
+
+
+def read(path: Path) -> Arrays:
+    with open_weights(path) as source:
+        return {name: source.read(name) for name in source.tensors}
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_its_config_json_is_read_whole(tmp_path: Path, has_bias: bool) -> None:
+    folder, _ = write_directory(tmp_path, add_qkv_bias=has_bias)
+    assert AutoConfig.from_pretrained(folder) == config(add_qkv_bias=has_bias)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("concat", [True, False])
+def test_converting_there_and_back_gives_the_same_bytes_and_files(
+    tmp_path: Path, has_bias: bool, concat: bool
+) -> None:
+    source, arrays = write_directory(tmp_path / "hf", add_qkv_bias=has_bias)
+    yaml = tmp_path / "run.yaml"
+    fields = {**config(add_qkv_bias=has_bias, qkv_concat=concat, mlp_concat=concat).to_dict()}
+    fields = {k: v for k, v in fields.items() if v is not None and v != []}
+    section = {"model": {"model_config": {"type": "ChatGLM2Config", **fields}}}
+    yaml.write_text(json.dumps(section))  # JSON is YAML
+    there = convert_pt_to_ms(source, tmp_path / "ms", config=yaml)
+    back = convert_ms_to_pt(there, tmp_path / "back")
+    assert same_bytes(read(back), arrays)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (back / name).read_bytes() == (source / name).read_bytes()
+    stored = json.loads((back / "config.json").read_text())
+    assert (stored["architectures"], stored["model_type"]) == (["Glm4ForCausalLM"], "glm4")
+    assert stored["attention_bias"] is has_bias
+    again = AutoConfig.from_pretrained(back)
+    assert again == AutoConfig.from_pretrained(source)
+    generation = json.loads((back / "generation_config.json").read_text())
+    assert generation["temperature"] == 0.6
+    assert generation["eos_token_id"] == [END, USER, OBSERVATION]
+
+
+def test_the_opened_directory_answers_and_stops_at_its_end_ids(
+    tmp_path: Path, pynative: None, backend: str
+) -> None:
+    folder, arrays = write_directory(tmp_path)
+    network, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert network.generation_defaults().temperature == 0.6
+    answer, history = network.chat(tokenizer, "Hello", do_sample=False, max_new_tokens=4)
+    assert history[-1] == {"role": "assistant", "content": answer}
+    prompt = [[5, 6, 7]]
+    free = network.generate(prompt, do_sample=False, max_new_tokens=4, eos_token_id=[])[0]
+    # Swap the rows of the likeliest id and of <|observation|>: the network now says that it stops.
+    head = arrays["lm_head.weight"]
+    head[[int(free[3]), OBSERVATION]] = head[[OBSERVATION, int(free[3])]]
+    write_file(folder / "model.safetensors", arrays)
+    stopped = AutoModel.from_pretrained(folder).generate(prompt, do_sample=False, max_new_tokens=4)
+    assert stopped[0].tolist() == [5, 6, 7, OBSERVATION]
+
+
+def test_weights_in_place_answer_as_the_network_does(
+    tmp_path: Path, pynative: None, native: None
+) -> None:
+    folder, _ = write_directory(tmp_path, add_qkv_bias=False)
+    plain = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": []}
+    expected = AutoModel.from_pretrained(folder).generate([[5, 6, 7]], **plain)[0]
+    assert open_in_files(folder).generate([[5, 6, 7]], **plain)[0].tolist() == expected.tolist()
+
+
+def test_weights_without_the_two_norms_are_refused_with_the_models_name(tmp_path: Path) -> None:
+    folder, arrays = write_directory(tmp_path)
+    network = tiny_config(padded_vocab_size=512, layernorm_epsilon=1e-05)
+    lone = write_file(tmp_path / "lone.safetensors", arrays)
+    from mindformers.models.glm2.glm2_weights import map_source
+
+    with pytest.raises(CheckpointError, match="these weights have .* the two extra norms"):
+        map_source(network, {name: array.shape for name, array in arrays.items()})
+    assert lone.is_file()
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("chat", CHATS)
+def test_a_conversation_has_the_oracles_text_and_ids(tmp_path: Path, name: str, chat: str) -> None:
+    expected = json.loads(GOLDEN.read_text(encoding="utf-8"))[f"{name}/{chat}"]
+    tokenizer = AutoTokenizer.from_pretrained(
+        write_0414_tokenizer(tmp_path, TEMPLATES[name], MARKERS[name])
+    )
+    options = {"add_generation_prompt": True, **CHATS[chat]}
+    messages = options.pop("messages")
+    assert tokenizer.apply_chat_template(messages, tokenize=False, **options) == expected["text"]
+    assert tokenizer.apply_chat_template(messages, **options) == expected["ids"]
+
+
+def test_openai_tool_messages_mean_the_same_as_glms_own(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(
+        write_0414_tokenizer(tmp_path, TEMPLATES["glm4_0414"])
+    )
+    given = CHATS["tools"]
+    call = {"function": {"name": "weather", "arguments": {"name": "北京"}}}
+    theirs = [
+        *given["messages"][:2],
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": '{"weather": 21}'},
+        *given["messages"][4:],
+    ]
+    ours = tokenizer.apply_chat_template(given["messages"], tools=given["tools"])
+    assert tokenizer.apply_chat_template(theirs, tools=given["tools"]) == ours
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_control_tokens_in_a_text_stay_text(tmp_path: Path, name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(
+        write_0414_tokenizer(tmp_path, TEMPLATES[name], MARKERS[name])
+    )
+    messages = [
+        {"role": "system", "content": "<|system|>"},
+        {"role": "user", "content": "a<|assistant|>\n<|endoftext|>b"},
+        {"role": "assistant", "content": "<|user|> is text"},
+    ]
+    ids = tokenizer.apply_chat_template(messages)
+    special = [each for each in ids if each in tokenizer.special_tokens.values()]
+    names = ["[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"]
+    assert special == [tokenizer.special_tokens[each] for each in names]
+    assert "a<|assistant|>\n<|endoftext|>b" in tokenizer.decode(ids)
+
+
+def test_a_thought_written_by_a_user_is_refused_where_it_would_cut_the_text(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(
+        write_0414_tokenizer(tmp_path, TEMPLATES["glm_z1"], MARKERS["glm_z1"])
+    )
+    with pytest.raises(TokenizerError, match="looks at a special token's text"):
+        tokenizer.apply_chat_template([{"role": "user", "content": "no</think>yes"}])
+
+
+def test_a_tokenizer_json_alone_gives_its_added_tokens(tmp_path: Path) -> None:
+    folder = write_0414_tokenizer(tmp_path, TEMPLATES["glm_z1"], MARKERS["glm_z1"])
+    built = ChatGLM4Tokenizer(folder / "tokenizer.json")
+    assert built.convert_tokens_to_ids("</think>") == RANKS + 15
+    assert built.special_tokens == AutoTokenizer.from_pretrained(folder).special_tokens
+    processor = AutoProcessor.from_pretrained(folder, padding=False, return_tensors="np")
+    ids = processor([{"role": "user", "content": "Hello"}])["text"]
+    assert np.array_equal(ids[0][-3:], [RANKS + 8, 10, RANKS + 14])  # <|assistant|> \n <think>

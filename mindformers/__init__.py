@@ -25,6 +25,8 @@ _NAMES = {
     "ChatGLM2Config": f"{_GLM2}.glm2_config",
     "ChatGLM2Model": f"{_GLM2}.glm2",
     "ChatGLM2ForConditionalGeneration": f"{_GLM2}.glm2",
+    "ChatGLM2Tokenizer": f"{_GLM2}.glm2_tokenizer",
+    "ChatGLM3Tokenizer": f"{_GLM2}.glm3_tokenizer",
     "ChatGLM4Tokenizer": f"{_GLM2}.glm4_tokenizer",
     "GLMProcessor": f"{_GLM2}.glm_processor",
     "PreTrainedTokenizer": "mindformers.tokenizer.base",

@@ -15,6 +15,7 @@ from mindformers.config.mindformer_config import MindFormerConfig
 from mindformers.errors import ConfigError, did_you_mean
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.models.glm2.hf_config import config_from_hf
+from mindformers.models.glm2.tokenizer_choice import open_tokenizer
 from mindformers.models.presets import PRESETS, SupportList, preset_config
 from mindformers.models.sources import is_yaml, resolve_source, without_loader_options, yaml_in
 from mindformers.parallel.runtime import default_device
@@ -240,7 +241,7 @@ class AutoModelForCausalLM(AutoModel):
 def _from_pretrained(
     module_type: str,
     section: Callable[[MindFormerConfig], Any],
-    default: str,
+    default: str | None,
     name_or_path: str | Path,
     overrides: dict[str, Any],
 ) -> Any:
@@ -264,6 +265,8 @@ def _from_pretrained(
                 fix="add a processor section, or give the model directory",
             )
         return _build(module_type, settings, **overrides)
+    if default is None:
+        return open_tokenizer(path, **overrides)
     return MindFormerRegister.get_cls(module_type, default).from_pretrained(path, **overrides)
 
 
@@ -276,7 +279,7 @@ class AutoTokenizer(SupportList):
         return _from_pretrained(
             MindFormerModuleType.TOKENIZER,
             lambda run: run.processor and run.processor.tokenizer,
-            "ChatGLM4Tokenizer",
+            None,
             yaml_name_or_path,
             overrides,
         )

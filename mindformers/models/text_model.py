@@ -147,7 +147,11 @@ class TextModel:
             streamer=streamer,
             tokenizer=tokenizer,
             allowed_vocab_size=len(tokenizer),
-            **{**kwargs, "return_dict_in_generate": True},
+            **{
+                "eos_token_id": turn_ends(self, tokenizer),
+                **kwargs,
+                "return_dict_in_generate": True,
+            },
         )
         assert isinstance(output, GenerateOutput)
         answer = answer_text(output, 0, tokenizer)
@@ -165,12 +169,21 @@ def native_runner(config: Any, open_network: Any) -> NativeRunner:
     )
 
 
+def turn_ends(model: Any, tokenizer: Any) -> list[int]:
+    """Return the ids that end an answer: the model's own, and the control tokens no answer goes beyond.
+
+    ChatGLM3's published settings name ``</s>`` alone, while the model ends a turn with ``<|user|>``.
+    """
+    ends = [tokenizer.special_tokens[name] for name in tokenizer.end_tokens]
+    return list(dict.fromkeys([*model.generation_defaults().eos_token_id, *ends]))
+
+
 def answer_text(output: GenerateOutput, row: int, tokenizer: Any) -> str:
     """Return what a row of ``output`` answers, without control tokens and without a stop string.
 
-    The model's first token after ``<|assistant|>`` is the newline that belongs to the turn's form.
+    What belongs to the form of a turn is left out: in GLM-4 the newline that begins it.
     """
     if output.texts is not None:
-        return output.texts[row].removeprefix("\n")
+        return tokenizer.strip_answer(output.texts[row])
     ids = output.sequences[row][output.num_prompt_tokens[row] :]
-    return tokenizer.decode(ids, skip_special_tokens=True).removeprefix("\n")
+    return tokenizer.strip_answer(tokenizer.decode(ids, skip_special_tokens=True))

@@ -13,6 +13,7 @@ from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError, DataError
 from mindformers.logger import logger, setup_file_logging, warn_once
 from mindformers.models.base_config import PretrainedConfig
+from mindformers.models.glm2.tokenizer_choice import open_tokenizer
 from mindformers.ops.native.library import choose_backend, is_native, set_threads
 from mindformers.parallel.agreement import require_same
 from mindformers.parallel.mesh import mesh
@@ -208,16 +209,14 @@ def build_tokenizer(config: RunConfig) -> Any:
         ConfigError: If neither is there.
     """
     section = config.processor.tokenizer if config.processor else None
-    tokenizer_class = MindFormerRegister.get_cls(
-        MindFormerModuleType.TOKENIZER, section.type if section else "ChatGLM4Tokenizer"
-    )
     if section and section.vocab_file:
+        family = MindFormerRegister.get_cls(MindFormerModuleType.TOKENIZER, section.type)
         settings = {key: value for key, value in section.model_dump().items() if value is not None}
         for name in ("type", "trust_remote_code"):
             settings.pop(name, None)
-        return tokenizer_class(**settings)
+        return family(**settings)
     if (Path(config.weights_path) / "tokenizer.model").is_file():
-        return tokenizer_class.from_pretrained(config.weights_path)
+        return open_tokenizer(config.weights_path, section.type if section else None)
     raise ConfigError(
         "no vocabulary is named",
         where="processor.tokenizer.vocab_file",

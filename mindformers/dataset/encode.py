@@ -5,8 +5,7 @@ So ``<|assistant|>`` is not learnt; the newline after it, the answer, and the ro
 follows the answer are. The family's closing token (``<|user|>``; ``</s>`` before GLM-4) is appended
 after the last turn, so every answer learns to stop. Who owns a token is told by the last role token
 at or before it; role tokens come from the chat template alone, never from text. A family without
-role tokens (ChatGLM2) learns the last answer, as its own training did: the rounds before it are one
-text with the question. Loads no MindSpore.
+role tokens (ChatGLM2) learns the last answer, as its own training did. Loads no MindSpore.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from mindformers.tokenizer.bpe import refuse_surrogates
 
 _SPACE = "\u2581"  # how SentencePiece writes a blank
 _MAX_BYTES = 2**28
+# The first field of the file is a piece, whose first field is its text; no text begins so.
+_PROTOBUF = re.compile(rb"\n[\x01-\x7f]\n")
 _RANK_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\s")
 
 
@@ -133,11 +135,11 @@ def _processor(content: bytes, where: str) -> Any:
     return processor
 
 
-def is_rank_file(path: Path) -> bool:
-    """Tell whether a ``tokenizer.model`` is a text of ranks (GLM-4's form) and no SentencePiece model."""
+def holds_sentence_pieces(path: Path) -> bool:
+    """Tell whether a ``tokenizer.model`` looks like a SentencePiece model and no text of ranks (GLM-4's form)."""
     try:
         with path.open("rb") as stream:
-            return _RANK_LINE.match(stream.read(4096)) is not None
+            return _PROTOBUF.match(stream.read(64)) is not None
     except OSError:
         return False
 
@@ -167,10 +169,11 @@ def load_sentence_pieces(path: str | Path) -> SentencePieces:
 
 @lru_cache(maxsize=4)
 def _load(path: Path, modified_ns: int, size: int) -> SentencePieces:
-    if is_rank_file(path):
+    content = path.read_bytes()
+    if _RANK_LINE.match(content):
         raise TokenizerError(
             "is GLM-4's form of a vocabulary, no SentencePiece model",
             where=str(path),
             fix="open it with ChatGLM4Tokenizer",
         )
-    return SentencePieces(path.read_bytes(), str(path))
+    return SentencePieces(content, str(path))

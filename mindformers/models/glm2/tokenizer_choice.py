@@ -15,7 +15,7 @@ from mindformers.errors import TokenizerError
 from mindformers.logger import logger
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.tokenizer.pretrained_files import CONFIG_NAME, TEMPLATE_NAME, VOCAB_NAME
-from mindformers.tokenizer.sentence_pieces import is_rank_file, load_sentence_pieces
+from mindformers.tokenizer.sentence_pieces import holds_sentence_pieces, load_sentence_pieces
 
 GLM2, GLM3, GLM4 = "ChatGLM2Tokenizer", "ChatGLM3Tokenizer", "ChatGLM4Tokenizer"
 _ROLE_TOKEN = "<|assistant|>"  # ChatGLM3 has role tokens, ChatGLM2 has none
@@ -53,7 +53,7 @@ def _class_name(source: Path) -> str:
     named = settings.get("tokenizer_class")
     if MindFormerRegister.is_exist(MindFormerModuleType.TOKENIZER, str(named)):
         return str(named)
-    if not vocab_file.is_file() or vocab_file.suffix == ".json" or is_rank_file(vocab_file):
+    if not holds_sentence_pieces(vocab_file):
         return GLM4
     found = _from_role_tokens(folder, settings) or _from_names(folder, settings)
     if not found:
@@ -110,10 +110,10 @@ def check_vocabulary(source: Path) -> None:
     vocab_file = source / VOCAB_NAME if source.is_dir() else source
     if not vocab_file.is_file() or (source / CONFIG_NAME).exists():
         return
-    if is_rank_file(vocab_file):
-        open_tokenizer(vocab_file)
-    else:
+    if holds_sentence_pieces(vocab_file):
         load_sentence_pieces(vocab_file)
+    else:
+        open_tokenizer(vocab_file)
 
 
 def describe_tokenizer(folder: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mindformers.errors import MissingExtraError, TokenizerError
-from mindformers.tokenizer.sentence_pieces import is_rank_file, load_sentence_pieces
+from mindformers.tokenizer.sentence_pieces import holds_sentence_pieces, load_sentence_pieces
 from tests.support.sentence_pieces import write_tiny_model
 from tests.support.vocab import write_tiny_vocab
 
@@ -72,11 +72,12 @@ def test_bad_files_and_texts_are_told_apart(tmp_path):
     with pytest.raises(TokenizerError, match="is no SentencePiece model.*published ChatGLM"):
         load_sentence_pieces(tmp_path / "noise.model")
     ranks = write_tiny_vocab(tmp_path / "ranks")
-    assert is_rank_file(ranks)
+    assert not holds_sentence_pieces(ranks)
     with pytest.raises(TokenizerError, match="GLM-4's form.*ChatGLM4Tokenizer"):
         load_sentence_pieces(ranks)
     pieces = write_tiny_model(tmp_path / "pieces")
-    assert not is_rank_file(pieces)
+    assert holds_sentence_pieces(pieces)
+    (tmp_path / "lines").write_bytes(b"\n \nAA== 0\n")
     with pytest.raises(TokenizerError, match=r"lone surrogate U\+D800 at character 1"):
         load_sentence_pieces(pieces).encode("a\ud800")
 

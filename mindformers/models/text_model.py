@@ -158,14 +158,25 @@ class TextModel:
         return answer, [*messages, {"role": assistant_role_name, "content": answer}]
 
 
-def native_runner(config: Any, open_network: Any) -> NativeRunner:
-    """Return the runner of a native network; ``open_network`` gives it as its weights are now."""
+def native_runner(
+    config: Any, open_network: Any, prefix_length: int = 0, prefix: Any = None
+) -> NativeRunner:
+    """Return the runner of a native network.
+
+    Args:
+        config: The network's settings.
+        open_network: Gives the network as its weights are now.
+        prefix_length: Positions of a trained prefix.
+        prefix: Gives that prefix as it is now.
+    """
     return NativeRunner(
         open_network,
         vocab_size=config.vocab_size,
         max_length=config.seq_length,
         block_size=config.block_size,
         block_limit=config.num_blocks,
+        prefix_length=prefix_length,
+        prefix=prefix,
     )
 
 

@@ -19,6 +19,7 @@ from mindformers.parallel.agreement import require_same
 from mindformers.parallel.mesh import mesh
 from mindformers.parallel.runtime import launched_rank, start_runtime
 from mindformers.pet.adapter_source import base_of, existing_base, holds_adapters
+from mindformers.pet.prefix_source import require_prefix
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.tasks.layout import launched_layout
 from mindformers.version import __version__
@@ -175,6 +176,7 @@ def open_text_model(config: RunConfig, weights: str) -> Any:
     assert config.model is not None
     kind, name = MindFormerModuleType.TEXT_MODEL, config.model.arch.type
     choose_kernels(config)
+    require_prefix(network_settings(config), weights)
     is_alone = config.context.device_target == "CPU" and not config.use_parallel
     if is_alone and MindFormerRegister.is_exist(kind, name):
         found = MindFormerRegister.get_cls(kind, name).open(network_settings(config), weights)

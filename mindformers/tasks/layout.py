@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mindformers.config.pet import Ptuning2Section, pet_of
 from mindformers.config.preflight import TRAINING_MODES
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
@@ -76,12 +77,18 @@ def _refuse_unknown(config: RunConfig, layout: Layout) -> None:
             allowed="model_parallel alone; the other degrees 1",
             fix=f"--parallel_config.model_parallel {layout.size}, and 1 for the others",
         )  # fmt: skip
-    adapters = config.model is not None and config.model.network.pet_config is not None
-    if adapters and layout.tensor * layout.pipeline > 1:
+    pet = None if config.model is None else pet_of(config.model.network)
+    if pet is not None and layout.tensor * layout.pipeline > 1:
         raise ConfigError(
             "adapters are not shared among processes",
             where="parallel_config: model_parallel, pipeline_stage",
             allowed="1 with pet_config", fix="use data_parallel",
+        )  # fmt: skip
+    if isinstance(pet, Ptuning2Section) and layout.context > 1:
+        raise ConfigError(
+            "a trained prefix is not shared along the sequence",
+            where="parallel_config.context_parallel",
+            allowed="1 with pet_type: ptuning2", fix="use data_parallel",
         )  # fmt: skip
     if degrees.expert_parallel > 1 or degrees.seq_split_num > 1 or degrees.ulysses_degree_in_cp > 1:
         raise ConfigError(

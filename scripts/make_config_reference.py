@@ -17,7 +17,7 @@ from mindformers.checkpoint.atomic import write_text
 from mindformers.cli.flags import FLAGS
 from mindformers.config.neutral_keys import NeutralKeys
 from mindformers.config.run_config import RunConfig
-from mindformers.config.schema import keys_of, sections_in
+from mindformers.config.schema import keys_of, sections_in, types_of
 from mindformers.config.section import Section
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "config_reference.md"
@@ -87,7 +87,7 @@ def chapters(root: type[Section]) -> Iterator[tuple[str, type[Section]]]:
                 waiting.append((f"{title}.", choice))
                 if choice not in seen:
                     seen.add(choice)
-                    name = choice.model_fields["type"].default if len(choices) > 1 else ""
+                    name = types_of(choice)[0] if len(choices) > 1 else ""
                     yield f"`{title}`" + (f": {name}" if name else ""), choice
 
 

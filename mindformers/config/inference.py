@@ -13,12 +13,23 @@ from mindformers.config.section import Section, only
 class TokenizerSection(Section):
     """``processor.tokenizer``: text to token ids and back."""
 
-    type: Literal["ChatGLM4Tokenizer"] = Field(
+    type: Literal["ChatGLM4Tokenizer", "ChatGLM3Tokenizer", "ChatGLM2Tokenizer"] = Field(
         default="ChatGLM4Tokenizer", description="The tokenizer."
     )
     vocab_file: OptionalText = Field(default="", description="Path of tokenizer.model.")
-    eos_token: str = Field(default="<|endoftext|>", description="Token that ends a text.")
-    pad_token: str = Field(default="<|endoftext|>", description="Token that fills up short rows.")
+    eos_token: str | None = Field(
+        default=None, description="Token that ends a text; null: the tokenizer's own."
+    )
+    pad_token: str | None = Field(
+        default=None, description="Token that fills up short rows; null: the tokenizer's own."
+    )
+    bos_token: str | None = Field(
+        default=None, description="ChatGLM2 and ChatGLM3: upstream's name; ids do not follow it."
+    )
+    end_token: str | None = Field(default=None, description="As bos_token.")
+    mask_token: str | None = Field(default=None, description="As bos_token.")
+    gmask_token: str | None = Field(default=None, description="As bos_token.")
+    unk_token: str | None = Field(default=None, description="As bos_token.")
     chat_template: str | None = Field(
         default=None, description="Jinja template of a conversation; null: GLM-4's own."
     )

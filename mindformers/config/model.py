@@ -108,14 +108,15 @@ class Glm2ModelSection(Section):
     quantization_embedding: Literal["int8", "int4", "none"] = Field(
         default="none", description="With quantization: what the embedding is rounded to."
     )
-    pre_seq_len: Annotated[int | None, only(None, feature="P-tuning v2")] = Field(
-        default=None, description="Length of a trained prefix (tokens); not implemented."
+    pre_seq_len: Count | None = Field(
+        default=None,
+        description="Positions of a trained prefix (P-tuning v2), as in pet_config; null: none.",
     )
-    prefix_projection: Annotated[bool, only(False, feature="P-tuning v2")] = Field(
-        default=False, description="Projection of a trained prefix; not implemented."
+    prefix_projection: bool = Field(
+        default=False, description="With pre_seq_len and no pet_config: as in pet_config."
     )
     pet_config: PetSection | None = Field(
-        default=None, description="LoRA; null: every weight is trained."
+        default=None, description="LoRA or P-tuning v2; null: every weight is trained."
     )
     param_init_type: Dtype = Field(default="float16", description="Type the weights are stored in.")
     compute_dtype: Dtype = Field(
@@ -253,11 +254,23 @@ class Glm2ModelSection(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_prefix(self) -> Glm2ModelSection:
+        """Refuse a ``pre_seq_len`` that says something else than ``pet_config``."""
+        length = getattr(self.pet_config, "pre_seq_len", None)
+        if self.pet_config is not None and self.pre_seq_len not in (None, length):
+            raise ValueError(
+                f"pre_seq_len {self.pre_seq_len} beside a pet_config of "
+                + (f"pre_seq_len {length}" if length else f"pet_type {self.pet_config.pet_type}")
+                + "; leave one of them out"
+            )
+        return self
+
 
 class ArchSection(Section):
     """``model.arch``: the network."""
 
-    type: Literal["ChatGLM2ForConditionalGeneration"] = Field(
+    type: Literal["ChatGLM2ForConditionalGeneration", "ChatGLM2WithPtuning2"] = Field(
         default="ChatGLM2ForConditionalGeneration", description="Class of the network."
     )
 

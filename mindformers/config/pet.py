@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from mindformers.config.fields import Count, PositiveRate
+from mindformers.config.report import bind_section
 from mindformers.config.section import Section, only
+from mindformers.errors import ConfigError, did_you_mean
 
 LORA_A, LORA_B = "mindpet_delta_lora_a", "mindpet_delta_lora_b"  # upstream's names of A and B
 LORA_DRAW = "lora_dropout_draw"  # ours: what the elements that are dropped follow from
 # Query, key and value projections in either layout of the weights: what peft takes for this family.
 DEFAULT_TARGETS = r".*(query_key_value|wq|wk|wv)$"
+PREFIX = "transformer.prefix_encoder."  # begins the names of a trained prefix; the original's
 Targets = str | list[str]
 _ALL_FROZEN: tuple[Any, ...] = (None, [], ["*"])
 _ADAPTERS_FREE: tuple[Any, ...] = (None, [], ["*lora*"], ["*mindpet_delta_lora*"])
 
 
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
 def _plain(value: Any) -> Any:
-    """Take a ``LoraConfig`` for its fields."""
-    return value.to_dict() if hasattr(value, "to_dict") else value
+    """Take a ``LoraConfig`` for its fields; settings that name no method are LoRA's."""
+    value = value.to_dict() if hasattr(value, "to_dict") else value
+    return {"pet_type": "lora", **value} if isinstance(value, Mapping) else value
 
 
 class LoraSection(Section):
     """LoRA: y = W x + scale * B A x with trained A and B; W stays as it is."""
 
-    pet_type: Literal["lora"] = Field(default="lora", description="The method; others are refused.")
+    pet_type: Literal["lora"] = Field(default="lora", description="The method.")
     lora_rank: Count = Field(default=8, description="Rows of A and columns of B.")
     lora_alpha: PositiveRate = Field(
         default=16, description="The adapter's product is multiplied by lora_alpha / lora_rank."
     )
-    lora_dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
+    lora_dropout: Share = Field(
         default=0.01, description="Share of an adapter's inputs set to 0 in training."
     )
     lora_a_init: Literal["he_uniform", "normal"] = Field(
@@ -125,4 +133,69 @@ def _of_pattern(pattern: dict[str, Any], name: str, default: Any) -> Any:
     return next((value for key, value in pattern.items() if fits_end(key, name)), default)
 
 
-PetSection = Annotated[LoraSection, BeforeValidator(_plain)]
+class Ptuning2Section(Section):
+    """P-tuning v2: trained keys and values before the first token of every layer; all weights are frozen."""
+
+    pet_type: Literal["ptuning2"] = Field(default="ptuning2", description="The method.")
+    pre_seq_len: Count = Field(default=128, description="Trained positions before the first token.")
+    prefix_projection: bool = Field(
+        default=False,
+        description="Make the prefix of its rows by two layers with tanh between them.",
+    )
+    projection_dim: Count = Field(
+        default=128, description="Channels between those two layers; the original has hidden_size."
+    )
+    dropout_prob: Share = Field(
+        default=0.01, description="Share of the prefix set to 0 in training; the original has 0.1."
+    )
+
+
+AnyPet = LoraSection | Ptuning2Section
+PetSection = Annotated[
+    Annotated[LoraSection | Ptuning2Section, Field(discriminator="pet_type")],
+    BeforeValidator(_plain),
+]
+
+
+def pet_of(network: Any) -> AnyPet | None:
+    """Return what a network trains beside its frozen weights, or None where it trains these.
+
+    A ``pre_seq_len`` without ``pet_config`` asks for a prefix as the original repository makes it.
+
+    Args:
+        network: Settings with ``pet_config``, ``pre_seq_len``, ``prefix_projection`` and ``hidden_size``.
+    """
+    given = network.pet_config
+    if given is not None:
+        return bind_pet(given)
+    if network.pre_seq_len is None:
+        return None
+    return Ptuning2Section(
+        pre_seq_len=network.pre_seq_len,
+        prefix_projection=network.prefix_projection,
+        projection_dim=network.hidden_size,
+        dropout_prob=0.1,  # modeling_chatglm.py of chatglm2-6b: self.dropout
+    )
+
+
+def bind_pet(settings: Any) -> AnyPet:
+    """Return the checked form of settings given as a mapping, a configuration object or a section.
+
+    Raises:
+        ConfigError: If a key is unknown or a value cannot be used.
+    """
+    if isinstance(settings, AnyPet):
+        return settings
+    plain = _plain(settings)
+    sections: dict[str, type[Section]] = {"lora": LoraSection, "ptuning2": Ptuning2Section}
+    kind = plain["pet_type"]
+    if kind not in sections:
+        raise ConfigError(
+            f"pet_type {kind!r}",
+            where="pet_config",
+            allowed=", ".join(sections),
+            fix=did_you_mean(str(kind), sections),
+        )
+    section = bind_section(sections[kind], plain, "pet_config")
+    assert isinstance(section, AnyPet)
+    return section

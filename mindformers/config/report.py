@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from mindformers.config.loader import Document
-from mindformers.config.schema import all_keys, keys_of, section_at, sections_in, types_of
+from mindformers.config.schema import TAGS, all_keys, keys_of, section_at, sections_in, types_of
 from mindformers.config.section import Section
 from mindformers.config.yaml_text import KeyPath
 from mindformers.errors import ConfigError, MindFormersError, did_you_mean
@@ -181,8 +181,9 @@ def _problem(
         return Problem((*path, "type"), "the key is missing", allowed)
     if kind == "union_tag_invalid" and isinstance(value, dict):
         names = re.findall(r"'([^']*)'", context["expected_tags"])
-        fix = did_you_mean(str(value.get("type")), names)
-        return Problem((*path, "type"), f"found {show(value.get('type'))}", _names(names), fix)
+        tag = next((each for each in TAGS if f"'{each}'" == context["discriminator"]), TAGS[0])
+        fix = did_you_mean(str(value.get(tag)), names)
+        return Problem((*path, tag), f"found {show(value.get(tag))}", _names(names), fix)
     if kind == "value_error":
         return _own_check(path, value, str(context["error"]))
     if kind == "literal_error":

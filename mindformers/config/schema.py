@@ -10,6 +10,8 @@ from pydantic.fields import FieldInfo
 from mindformers.config.section import Section
 from mindformers.config.yaml_text import KeyPath
 
+TAGS = ("type", "pet_type")  # keys that say which of several sections is meant
+
 
 def keys_of(section: type[Section]) -> dict[str, FieldInfo]:
     """Return the fields of a section by the key that a YAML file uses."""
@@ -27,9 +29,9 @@ def sections_in(annotation: Any) -> list[type[Section]]:
 
 
 def types_of(section: type[Section]) -> list[str]:
-    """Return the values the section's ``type`` key takes; empty if it has none."""
-    field = section.model_fields.get("type")
-    return _literals(field.annotation) if field else []
+    """Return the values the section's ``type`` (or ``pet_type``) takes; empty if it has none."""
+    fields = [section.model_fields[tag] for tag in TAGS if tag in section.model_fields]
+    return [text for field in fields for text in _literals(field.annotation)]
 
 
 def _literals(annotation: Any) -> list[str]:
@@ -42,8 +44,8 @@ def section_for(candidates: Sequence[type[Section]], value: Any) -> type[Section
     """Return the section that a mapping is meant for: by its ``type``, else the first one."""
     if not candidates:
         return None
-    wanted = value.get("type") if isinstance(value, dict) else None
-    return next((each for each in candidates if wanted in types_of(each)), candidates[0])
+    wanted = {str(value[tag]) for tag in TAGS if tag in value} if isinstance(value, dict) else set()
+    return next((each for each in candidates if wanted & {*types_of(each)}), candidates[0])
 
 
 def child_section(section: type[Section] | None, key: str, value: Any) -> type[Section] | None:

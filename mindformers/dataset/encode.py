@@ -2,9 +2,10 @@
 
 The rule (GLM-4's own): a token is learnt when the token BEFORE it belongs to an assistant's turn.
 So ``<|assistant|>`` is not learnt; the newline after it, the answer, and the role token that
-follows the answer are. A ``<|user|>`` is appended after the last turn, so every answer learns to
-stop. Who owns a token is told by the last role token at or before it; role tokens come from the
-chat template alone, never from text. Loads no MindSpore.
+follows the answer are. The family's closing token (``<|user|>``; ``</s>`` before GLM-4) is appended
+after the last turn, so every answer learns to stop. Who owns a token is told by the last role token
+at or before it; role tokens come from the chat template alone, never from text. A family without
+role tokens (ChatGLM2) learns the last answer, as its own training did. Loads no MindSpore.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mindformers.dataset.messages import data_error
 from mindformers.errors import DataError, TokenizerError
 
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
-_ANSWER, _END = "<|assistant|>", "<|user|>"
+_ANSWER = "<|assistant|>"
 
 
 class Tokenizer(Protocol):
@@ -29,6 +30,10 @@ class Tokenizer(Protocol):
     @property
     def special_tokens(self) -> dict[str, int]:
         """Ids of the control tokens by their text."""
+
+    @property
+    def closing_token(self) -> str:
+        """The control token that follows the last answer."""
 
     @property
     def pad_token_id(self) -> int:
@@ -177,10 +182,15 @@ def encode_conversations(
     errors: list[DataError | None] = []
     ids: list[int] = []
     ends: list[int] = []
-    closing = tokenizer.special_tokens[_END]
+    answers: list[int] = []  # tokens of each row's last message
+    closing = tokenizer.special_tokens[tokenizer.closing_token]
+    has_roles = _ANSWER in tokenizer.special_tokens
     for prompt in prompts:
         try:
-            ids += tokenizer.encode_segments(tokenizer.render(prompt.messages, prompt.tools))
+            segments = tokenizer.render(prompt.messages, prompt.tools)
+            ids += tokenizer.encode_segments(segments)
+            if not has_roles:
+                answers.append(_answer_tokens(tokenizer, prompt.messages, segments))
         except TokenizerError as error:
             errors.append(data_error(error, prompt.where))
             continue
@@ -189,7 +199,12 @@ def encode_conversations(
         errors.append(None)
     lengths = np.diff(np.array([0, *ends], dtype=np.int64))
     built = np.array(ids, dtype=np.int32)
-    rows = _cut(built, _labels(built, lengths, tokenizer.special_tokens), lengths, seq_length)
+    owned = (
+        _owned_by_roles(built, lengths, tokenizer.special_tokens)
+        if has_roles
+        else _owned_at_end(lengths, np.array(answers, dtype=np.int64))
+    )
+    rows = _cut(built, _labels(built, lengths, owned), lengths, seq_length)
     kept = np.ones(len(rows), dtype=bool)
     places = [place for place, error in enumerate(errors) if error is None]
     for row in np.flatnonzero((rows.num_trained == 0) | (not truncate) & (rows.num_cut > 0)):
@@ -205,10 +220,25 @@ def encode_conversations(
     return rows.only(kept), errors
 
 
-def _labels(
+def _answer_tokens(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], segments: Any
+) -> int:
+    """Return the length of a last answer, which is a segment of its own; 0 where there is none."""
+    is_answer = messages[-1].get("role") == "assistant"
+    return len(tokenizer.encode_segments(segments[-1:])) if is_answer else 0
+
+
+def _owned_at_end(lengths: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Return, (tokens,) bool, before which tokens of rows stands the last answer or its end."""
+    from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(int(lengths.sum()))
+    # The row ends with the closing token (1); the answer's last token (2) is followed by it.
+    return (from_end >= 2) & (from_end <= np.repeat(np.where(answers > 0, answers + 2, 0), lengths))
+
+
+def _owned_by_roles(
     built: np.ndarray, lengths: np.ndarray, special_tokens: Mapping[str, int]
 ) -> np.ndarray:
-    """Return the shifted labels of rows that end with the closing ``<|user|>``; (tokens,) int32."""
+    """Return, (tokens,) bool, which tokens belong to an assistant's turn."""
     positions = np.arange(len(built))
     is_role = np.zeros(len(built), dtype=bool)
     for name in ROLE_TOKENS:
@@ -218,8 +248,14 @@ def _labels(
     is_role[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
     # Position of the last role token at or before each token.
     last_role = np.maximum.accumulate(np.where(is_role, positions, 0))
-    is_owned = built[last_role] == special_tokens[_ANSWER]
-    # The closing token is the user's, so no label is taken from the row behind.
+    is_owned: np.ndarray = built[last_role] == special_tokens[_ANSWER]
+    return is_owned
+
+
+def _labels(built: np.ndarray, lengths: np.ndarray, is_owned: np.ndarray) -> np.ndarray:
+    """Return the shifted labels of rows that end with the closing token; (tokens,) int32."""
+    # Nothing follows a row's last token: no label is taken from the row behind.
+    is_owned[np.cumsum(lengths)[lengths > 0] - 1] = False
     following = np.append(built[1:], np.int32(IGNORED_LABEL))
     return np.where(is_owned, following, np.int32(IGNORED_LABEL))
 

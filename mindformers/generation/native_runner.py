@@ -22,6 +22,9 @@ class PagedNetwork(Protocol):
     def allocate_cache(self, num_blocks: int) -> None:
         """Give every layer an empty cache of ``num_blocks`` blocks."""
 
+    def write_cache(self, slots: Array, past: Array) -> None:
+        """Put keys and values that come from no token into slots of every layer."""
+
     def run(
         self,
         ids: Array,
@@ -48,6 +51,8 @@ class NativeRunner:
         block_size: Tokens of a block.
         block_limit: Blocks the cache may have.
         chunk: Tokens of prompts that go through the network at once.
+        prefix_length: Positions of a trained prefix, which every row begins with.
+        prefix: Gives that prefix as it is now, (layers, 2, positions, groups, head_dim).
     """
 
     def __init__(
@@ -59,7 +64,10 @@ class NativeRunner:
         block_size: int,
         block_limit: int,
         chunk: int = PREFILL_CHUNK,
+        prefix_length: int = 0,
+        prefix: Callable[[], Array] | None = None,
     ):
+        self.prefix_length, self.prefix = prefix_length, prefix
         self.open_network, self.vocab_size, self.max_length = open_network, vocab_size, max_length
         self.block_size, self.block_limit, self.chunk = block_size, block_limit, chunk
         self.blocks = BlockManager(2, block_size)
@@ -74,7 +82,13 @@ class NativeRunner:
             GenerationError: If they do not fit into the cache.
         """
         self._make_room(len(prompts))
-        self.blocks.allocate(list(range(len(prompts))), [len(prompt) for prompt in prompts])
+        rows = list(range(len(prompts)))
+        self.blocks.allocate(rows, [self.prefix_length + len(prompt) for prompt in prompts])
+        if self.prefix is not None and self.prefix_length:
+            assert self.network is not None
+            past = self.prefix()
+            for slots in self.blocks.slot_mapping(rows, np.arange(self.prefix_length)):
+                self.network.write_cache(slots, past)
         logits = np.empty((len(prompts), self.vocab_size), np.float32)
         for pieces in _pieces([len(prompt) for prompt in prompts], self.chunk):
             self._run_pieces(prompts, pieces, logits)
@@ -92,7 +106,7 @@ class NativeRunner:
         positions = [np.arange(start, stop) for _, start, stop in pieces]
         starts = np.cumsum([0, *(len(each) for each in positions)])
         slots = [
-            self.blocks.slot_mapping([row], each)[0]
+            self.blocks.slot_mapping([row], each + self.prefix_length)[0]
             for row, each in zip(rows, positions, strict=True)
         ]
         ends = [i for i, (row, _, stop) in enumerate(pieces) if stop == len(prompts[row])]
@@ -101,7 +115,7 @@ class NativeRunner:
             np.concatenate(positions),
             np.concatenate(slots),
             starts,
-            np.array([stop for _, _, stop in pieces]),
+            np.array([self.prefix_length + stop for _, _, stop in pieces]),
             self.blocks.block_tables(rows),
             starts[1:][ends] - 1,
         )
@@ -122,7 +136,7 @@ class NativeRunner:
         steps = np.arange(len(running) + 1, dtype=np.int32)
         return self.network.run(
             np.asarray(tokens),
-            lengths - 1,
+            lengths - 1 - self.prefix_length,
             self.blocks.last_slots(running),
             steps,
             lengths,
@@ -137,7 +151,13 @@ class NativeRunner:
 
     def _make_room(self, batch: int) -> None:
         network = self.open_network()
-        wanted = min(self.block_limit, batch * self.blocks.blocks_for(self.max_length)) + 1
+        wanted = (
+            min(
+                self.block_limit,
+                batch * self.blocks.blocks_for(self.prefix_length + self.max_length),
+            )
+            + 1
+        )
         if network is not self.network or wanted > self._allocated:
             network.allocate_cache(wanted)
             self.network, self._allocated = network, wanted

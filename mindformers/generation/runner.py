@@ -117,7 +117,8 @@ class CachedRunner:
     ``config.num_blocks`` blocks, and made anew when a larger batch comes.
 
     Args:
-        network: A network with ``allocate_cache``, ``cached_logits`` and ``add_flags_custom``.
+        network: A network with ``allocate_cache``, ``cached_logits``, ``add_flags_custom``, and
+            ``prefix_length`` and ``write_prefix`` for a trained prefix that every row begins with.
         chunk: Tokens of a prompt that go through the network at once.
     """
 
@@ -125,6 +126,7 @@ class CachedRunner:
         config = network.config
         self.network = network
         self.vocab_size, self.max_length = config.vocab_size, config.seq_length
+        self.prefix_length = network.prefix_length
         # An NPU's prompt attention sees this pass only, so a prompt goes through in one piece there.
         self.tells_passes_apart = active_backend() == "ascend"
         self.chunk = self.max_length if self.tells_passes_apart else chunk
@@ -141,7 +143,10 @@ class CachedRunner:
         self._make_room(len(prompts))
         rows = list(range(len(prompts)))
         lengths = np.array([len(prompt) for prompt in prompts])
-        self.blocks.allocate(rows, lengths.tolist())
+        self.blocks.allocate(rows, (self.prefix_length + lengths).tolist())
+        if self.prefix_length:
+            places = np.arange(self.prefix_length)
+            self.network.write_prefix(self.blocks.slot_mapping(rows, places))
         ids = right_padded(prompts)
         tables = self.blocks.block_tables(rows)
         logits = np.empty((len(prompts), self.vocab_size), np.float32)
@@ -154,9 +159,9 @@ class CachedRunner:
             found = self._run(
                 ids[:, start:stop],
                 positions,
-                self.blocks.slot_mapping(rows, positions),
+                self.blocks.slot_mapping(rows, positions + self.prefix_length),
                 tables,
-                np.minimum(lengths, stop),
+                self.prefix_length + np.minimum(lengths, stop),
                 last,
             )
             ends_here = (lengths > start) & (lengths <= stop)
@@ -177,7 +182,7 @@ class CachedRunner:
         lengths = self.blocks.lengths(running)
         return self._run(
             np.asarray(tokens)[:, None],
-            (lengths - 1)[:, None],
+            (lengths - 1 - self.prefix_length)[:, None],
             self.blocks.last_slots(running)[:, None],
             self.blocks.block_tables(running),
             lengths,
@@ -189,9 +194,9 @@ class CachedRunner:
         self.blocks.free_all()
 
     def _make_room(self, batch: int) -> None:
-        wanted = (
-            min(self.block_limit, batch * self.blocks.blocks_for(self.max_length)) + 1
-        )  # block 0 is the dump
+        length = self.prefix_length + self.max_length
+        wanted = min(self.block_limit, batch * self.blocks.blocks_for(length)) + 1
+        # One more than needed: block 0 is the dump.
         if self.forward is None or wanted > self.blocks.num_blocks:
             self.blocks = BlockManager(wanted, self.block_size)
             self.network.allocate_cache(wanted)

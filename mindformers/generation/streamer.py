@@ -67,6 +67,7 @@ class TextStreamer(BaseStreamer):
                 where=type(self).__name__,
                 fix="pass the tokenizer that encoded the prompt",
             )
+        self._tokenizer = tokenizer
         self._open = lambda: open_decoder(tokenizer, skip_special_tokens, decode_kwargs)
         self._skip_prompt = skip_prompt
         self._decoder = self._open()

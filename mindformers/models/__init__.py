@@ -9,6 +9,9 @@ _GLM2 = "mindformers.models.glm2"
 for _kind, _path in (
     (_Kind.CONFIG, f"{_GLM2}.glm2_config:ChatGLM2Config"),
     (_Kind.MODELS, f"{_GLM2}.glm2:ChatGLM2ForConditionalGeneration"),
+    (_Kind.MODELS, f"{_GLM2}.glm2_ptuning2:ChatGLM2WithPtuning2"),
+    (_Kind.TOKENIZER, f"{_GLM2}.glm2_tokenizer:ChatGLM2Tokenizer"),
+    (_Kind.TOKENIZER, f"{_GLM2}.glm3_tokenizer:ChatGLM3Tokenizer"),
     (_Kind.TOKENIZER, f"{_GLM2}.glm4_tokenizer:ChatGLM4Tokenizer"),
     (_Kind.PROCESSOR, f"{_GLM2}.glm_processor:GLMProcessor"),
 ):

@@ -15,6 +15,7 @@ from mindformers.config.mindformer_config import MindFormerConfig
 from mindformers.errors import ConfigError, did_you_mean
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.models.glm2.hf_config import config_from_hf
+from mindformers.models.glm2.tokenizer_choice import open_tokenizer
 from mindformers.models.presets import PRESETS, SupportList, preset_config
 from mindformers.models.sources import is_yaml, resolve_source, without_loader_options, yaml_in
 from mindformers.parallel.runtime import default_device
@@ -241,7 +242,7 @@ class AutoModelForCausalLM(AutoModel):
 def _from_pretrained(
     module_type: str,
     section: Callable[[MindFormerConfig], Any],
-    default: str,
+    default: str | None,
     name_or_path: str | Path,
     overrides: dict[str, Any],
 ) -> Any:
@@ -253,18 +254,19 @@ def _from_pretrained(
             raise ConfigError(
                 "no tokenizer.model, no tokenizer.json and no YAML file",
                 where=str(path),
-                fix="copy the model's tokenizer.model or tokenizer.json, and tokenizer_config.json, there",
+                fix="copy tokenizer.model or tokenizer.json, and tokenizer_config.json, there",
             )
         path = found
     if is_yaml(path):
-        settings = section(MindFormerConfig(str(path)))
-        if not settings:
+        if not (settings := section(MindFormerConfig(str(path)))):
             raise ConfigError(
                 f"the file describes no {module_type}",
                 where=str(path),
                 fix="add a processor section, or give the model directory",
             )
         return _build(module_type, settings, **overrides)
+    if default is None:
+        return open_tokenizer(path, **overrides)
     return MindFormerRegister.get_cls(module_type, default).from_pretrained(path, **overrides)
 
 
@@ -277,7 +279,7 @@ class AutoTokenizer(SupportList):
         return _from_pretrained(
             MindFormerModuleType.TOKENIZER,
             lambda run: run.processor and run.processor.tokenizer,
-            "ChatGLM4Tokenizer",
+            None,
             yaml_name_or_path,
             overrides,
         )

@@ -7,18 +7,20 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from mindspore import Parameter, nn
 
 from mindformers.checkpoint.export import GENERATION_FILE, TOKENIZER_FILES, copy_files
 from mindformers.config.options import refuse_options, say_without_effect
-from mindformers.config.pet import LORA_A, LORA_B, LORA_DRAW
-from mindformers.errors import CheckpointError, ConfigError
+from mindformers.config.pet import LORA_A, LORA_B, LORA_DRAW, PREFIX
+from mindformers.errors import CheckpointError, ConfigError, GenerationError
 from mindformers.generation.native_runner import NativeRunner
 from mindformers.generation.runner import CachedRunner, RecomputeRunner
 from mindformers.logger import logger
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.models.presets import SupportList
 from mindformers.models.text_model import TextModel, native_runner
+from mindformers.ops.backend import active_backend
 from mindformers.pet.adapter_files import save_adapter
 from mindformers.pet.adapter_source import BASE, MARK
 from mindformers.pet.identity import base_mark, check_base
@@ -53,11 +55,12 @@ class PreTrainedModel(nn.Cell, SupportList, TextModel):
     # --- weights -------------------------------------------------------------------------------
 
     def weight_parameters(self) -> dict[str, Parameter]:
-        """Return the weights by name: every parameter but the key/value caches and the adapters."""
+        """Return the weights by name: every parameter but the key/value caches, adapters and prefix."""
         return {
             p.name: p
             for p in self.get_parameters()
             if not p.name.endswith(("key_cache", "value_cache", LORA_A, LORA_B, LORA_DRAW))
+            and not p.name.startswith(PREFIX)
         }
 
     def step_parameters(self) -> list[Parameter]:
@@ -174,11 +177,21 @@ class PreTrainedModel(nn.Cell, SupportList, TextModel):
 
     def build_runner(self, use_cache: bool) -> CachedRunner | RecomputeRunner | NativeRunner:
         """Return a new runner: the native one where it can be had."""
-        if not use_cache:
+        if not use_cache or (self.prefix_length and active_backend() == "ascend"):
+            # An NPU's attention of a prompt sees the tokens of the pass alone, and no prefix.
             return RecomputeRunner(self)
         if self.native_network() is None:
             return CachedRunner(self)
-        return native_runner(self.config, self.native_network)
+        return native_runner(self.config, self.native_network, self.prefix_length, self.prefix)
+
+    @property
+    def prefix_length(self) -> int:
+        """Positions of a trained prefix before the first token; 0 without one."""
+        return 0
+
+    def prefix(self) -> np.ndarray:
+        """Return the prefix as it is now, (layers, 2, positions, heads, channels) float32; a family says how."""
+        raise GenerationError(f"{type(self).__name__} has no prefix")
 
     def answering(self) -> AbstractContextManager[None]:
         """Return a context in which the network is not training."""

@@ -8,6 +8,28 @@ from mindformers.logger import logger
 from mindformers.models.glm2.glm4_tokens import END_IDS, PAD_ID
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
+# ChatGLM2-6B and ChatGLM3-6B are the same network; configs/glm3/predict_glm3_6b.yaml.
+_CHATGLM: dict[str, Any] = {
+    "num_layers": 28,
+    "padded_vocab_size": 65024,
+    "seq_length": 2048,
+    "layernorm_epsilon": 1e-5,
+    "rope_ratio": 1,
+    "compute_dtype": "float16",
+    "param_init_type": "float16",
+    "use_past": True,
+    "use_flash_attention": True,
+    "block_size": 16,
+    "num_blocks": 128,
+    "is_dynamic": True,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "max_decode_length": 256,
+    "max_length": 256,
+    "top_k": 1,
+    "top_p": 1,
+    "do_sample": False,
+}
 # Name -> (configuration class, its settings); those of configs/glm4/predict_glm4_9b_chat.yaml.
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm4_9b": (
@@ -33,7 +55,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "top_p": 1,
             "do_sample": False,
         },
-    )
+    ),
+    **dict.fromkeys(("glm2_6b", "glm3_6b"), ("ChatGLM2Config", _CHATGLM)),
 }
 
 

@@ -147,30 +147,54 @@ class TextModel:
             streamer=streamer,
             tokenizer=tokenizer,
             allowed_vocab_size=len(tokenizer),
-            **{**kwargs, "return_dict_in_generate": True},
+            **{
+                "eos_token_id": turn_ends(self, tokenizer),
+                **kwargs,
+                "return_dict_in_generate": True,
+            },
         )
         assert isinstance(output, GenerateOutput)
         answer = answer_text(output, 0, tokenizer)
         return answer, [*messages, {"role": assistant_role_name, "content": answer}]
 
 
-def native_runner(config: Any, open_network: Any) -> NativeRunner:
-    """Return the runner of a native network; ``open_network`` gives it as its weights are now."""
+def native_runner(
+    config: Any, open_network: Any, prefix_length: int = 0, prefix: Any = None
+) -> NativeRunner:
+    """Return the runner of a native network.
+
+    Args:
+        config: The network's settings.
+        open_network: Gives the network as its weights are now.
+        prefix_length: Positions of a trained prefix.
+        prefix: Gives that prefix as it is now.
+    """
     return NativeRunner(
         open_network,
         vocab_size=config.vocab_size,
         max_length=config.seq_length,
         block_size=config.block_size,
         block_limit=config.num_blocks,
+        prefix_length=prefix_length,
+        prefix=prefix,
     )
+
+
+def turn_ends(model: Any, tokenizer: Any) -> list[int]:
+    """Return the ids that end an answer: the model's own, and the control tokens no answer goes beyond.
+
+    ChatGLM3's published settings name ``</s>`` alone, while the model ends a turn with ``<|user|>``.
+    """
+    ends = [tokenizer.special_tokens[name] for name in tokenizer.end_tokens]
+    return list(dict.fromkeys([*model.generation_defaults().eos_token_id, *ends]))
 
 
 def answer_text(output: GenerateOutput, row: int, tokenizer: Any) -> str:
     """Return what a row of ``output`` answers, without control tokens and without a stop string.
 
-    The model's first token after ``<|assistant|>`` is the newline that belongs to the turn's form.
+    What belongs to the form of a turn is left out: in GLM-4 the newline that begins it.
     """
     if output.texts is not None:
-        return output.texts[row].removeprefix("\n")
+        return tokenizer.strip_answer(output.texts[row])
     ids = output.sequences[row][output.num_prompt_tokens[row] :]
-    return tokenizer.decode(ids, skip_special_tokens=True).removeprefix("\n")
+    return tokenizer.strip_answer(tokenizer.decode(ids, skip_special_tokens=True))

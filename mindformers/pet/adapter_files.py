@@ -17,16 +17,24 @@ from mindformers.errors import CheckpointError, ConfigError
 from mindformers.logger import logger
 from mindformers.parallel.mesh import mesh
 from mindformers.pet.adapter_layout import WEIGHT, Adapter, adapters_in_layout
-from mindformers.pet.adapter_source import CONFIG_FILE, MARK, PREFIX, WEIGHT_FILE, read_adapters
+from mindformers.pet.adapter_source import (
+    CONFIG_FILE,
+    MARK,
+    PEFT_PREFIX,
+    WEIGHT_FILE,
+    holds_prefix,
+    read_adapters,
+)
 from mindformers.pet.identity import base_mark, check_base
 from mindformers.pet.lora import get_pet_model, lora_layers
 from mindformers.pet.pet_config import bind_lora
+from mindformers.pet.prefix import load_prefix, prefix_parameters, save_prefix
 
 OWN_LAYOUT = "mindformers"
 
 
 def save_adapter(network: Any, save_directory: str | Path, layout: str | None = None) -> Path:
-    """Write a network's adapters as peft reads them.
+    """Write a network's adapters as peft reads them; of a prefix, as the original repository names it.
 
     Args:
         network: The network with adapters.
@@ -44,6 +52,8 @@ def save_adapter(network: Any, save_directory: str | Path, layout: str | None = 
             refuses the write.
     """
     folder = Path(save_directory)
+    if prefix_parameters(network):
+        return save_prefix(network, folder)
     layers = lora_layers(network)
     if not layers:
         raise CheckpointError(
@@ -58,7 +68,7 @@ def save_adapter(network: Any, save_directory: str | Path, layout: str | None = 
     adapters, every = _in_layout(network, own, layout)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = [
-        array_to_write(f"{PREFIX}{name}.lora_{kind}.weight", array)
+        array_to_write(f"{PEFT_PREFIX}{name}.lora_{kind}.weight", array)
         for name, each in adapters.items()
         for kind, array in (("A", each.low), ("B", each.high))
     ]
@@ -138,7 +148,7 @@ def _plain(alpha: float) -> float:
 
 
 def load_adapter(network: Any, source: str | Path) -> Any:
-    """Fill a network's adapters from a folder in peft's layout or a step of a LoRA run.
+    """Fill a network's adapters from a folder in peft's layout or a step of a run; see also ``load_prefix``.
 
     A network without adapters gets them, with the settings of the file.
 
@@ -154,6 +164,8 @@ def load_adapter(network: Any, source: str | Path) -> Any:
             on other weights.
         ConfigError: If the network has adapters with other settings.
     """
+    if holds_prefix(source):
+        return load_prefix(network, source)
     found = read_adapters(source)
     names = [f"{layer}{WEIGHT}" for layer in found.adapters]
     stored = network.detect_tensors(names, found.where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,18 @@ from mindformers.checkpoint.loading import open_weights
 from mindformers.checkpoint.manifest import committed_steps
 from mindformers.checkpoint.step_format import MANIFEST_NAME, read_manifest
 from mindformers.checkpoint.weight_source import WeightSource
-from mindformers.config.pet import LORA_A, LoraSection
+from mindformers.config.pet import LORA_A, PREFIX, LoraSection
 from mindformers.errors import CheckpointError
 from mindformers.pet.adapter_layout import Adapter
 from mindformers.pet.pet_config import bind_lora
 
 CONFIG_FILE, WEIGHT_FILE = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."  # peft's wrappers around the network
+PEFT_PREFIX = "base_model.model."  # peft's wrappers around the network
 BASE, MARK = (
     "adapter_base",
     "adapter_base_mark",
 )  # what a step, or a file's header, says of the base
-_THEIRS = re.compile(re.escape(PREFIX) + r"(.+)\.lora_([AB])(?:\.\w+)?\.weight")
+_THEIRS = re.compile(re.escape(PEFT_PREFIX) + r"(.+)\.lora_([AB])(?:\.\w+)?\.weight")
 _OURS = re.compile(rf"(.+)\.{LORA_A[:-1]}([ab])")
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "bias": (None, "none"),
@@ -58,12 +58,29 @@ class AdapterSource:
 
 
 def holds_adapters(source: str | Path) -> bool:
-    """Tell whether a path holds adapters and no whole network; what cannot be opened holds none."""
+    """Tell whether a path holds adapters, or a prefix, and no whole network; what cannot be opened holds none."""
     try:
         with open_weights(source, verify=False) as weights:
-            return all(_THEIRS.fullmatch(name) or _OURS.fullmatch(name) for name in weights.tensors)
+            names = list(weights.tensors)
     except CheckpointError:
         return False
+    return all(_THEIRS.fullmatch(name) or _OURS.fullmatch(name) for name in names) or _are_prefix(
+        names
+    )
+
+
+def holds_prefix(source: str | Path) -> bool:
+    """Tell whether a path holds a trained prefix and nothing else.
+
+    Raises:
+        CheckpointError: If it cannot be opened.
+    """
+    with open_weights(source, verify=False) as weights:
+        return _are_prefix(list(weights.tensors))
+
+
+def _are_prefix(names: Sequence[str]) -> bool:
+    return bool(names) and all(name.startswith(PREFIX) for name in names)
 
 
 def read_adapters(source: str | Path) -> AdapterSource:
@@ -88,7 +105,7 @@ def read_adapters(source: str | Path) -> AdapterSource:
         adapters = {
             layer: _adapter(layer, pair, settings, str(source)) for layer, pair in pairs.items()
         }
-        return AdapterSource(str(source), adapters, settings, *_base(Path(source), weights))
+        return AdapterSource(str(source), adapters, settings, *base_and_mark(Path(source), weights))
 
 
 def _adapter(
@@ -107,7 +124,7 @@ def _adapter(
 def base_of(source: str | Path) -> str:
     """Return the path of the weights that adapters were trained on; empty where it is not known."""
     with open_weights(source, verify=False) as weights:
-        return _base(Path(source), weights)[0]
+        return base_and_mark(Path(source), weights)[0]
 
 
 def existing_base(config: Any, source: str | Path) -> Path:
@@ -176,7 +193,8 @@ def _from_peft(content: Mapping[str, Any], where: str) -> LoraSection:
     )
 
 
-def _base(source: Path, weights: WeightSource) -> tuple[str, str | None]:
+def base_and_mark(source: Path, weights: WeightSource) -> tuple[str, str | None]:
+    """Return path (may be empty) and mark (None: not known) of the weights that adapters belong to."""
     step = weights.folder if (weights.folder / MANIFEST_NAME).is_file() else source
     newest = [step, *committed_steps(step)][-1] if step.is_dir() else step
     if (newest / MANIFEST_NAME).is_file():

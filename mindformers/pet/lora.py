@@ -15,8 +15,11 @@ from mindformers.config.pet import (
     DEFAULT_TARGETS,
     LORA_A,
     LORA_B,
+    AnyPet,
     LoraSection,
+    Ptuning2Section,
     Targets,
+    bind_pet,
     fits_end,
     matches,
 )
@@ -26,15 +29,18 @@ from mindformers.modules.linear import Linear
 from mindformers.modules.lora import LoraLinear, new_draw, start_of_a
 from mindformers.ops.dropout import HashedDropout, HostDropout, as_int32
 from mindformers.parallel.mesh import mesh
-from mindformers.pet.pet_config import LoraConfig, bind_lora
+from mindformers.pet.pet_config import LoraConfig, Ptuning2Config, note_settings
+from mindformers.pet.prefix import add_prefix, prefix_parameters
 
 
-def get_pet_model(base_model: Any, pet_config: LoraConfig | LoraSection | Mapping[str, Any]) -> Any:
-    """Give a network's linear layers adapters and freeze everything else.
+def get_pet_model(
+    base_model: Any, pet_config: LoraConfig | Ptuning2Config | AnyPet | Mapping[str, Any]
+) -> Any:
+    """Give a network adapters in its linear layers, or a prefix, and freeze everything else.
 
     Args:
         base_model: The network; it is changed in place.
-        pet_config: Settings of LoRA.
+        pet_config: Settings of LoRA or of P-tuning v2.
 
     Returns:
         The network.
@@ -42,13 +48,17 @@ def get_pet_model(base_model: Any, pet_config: LoraConfig | LoraSection | Mappin
     Raises:
         ConfigError: If a setting cannot be used, no layer matches, or there are adapters already.
     """
-    settings = bind_lora(pet_config)
+    settings = bind_pet(pet_config)
     if lora_layers(base_model):
         raise ConfigError(
             "the network has adapters already",
             where="get_pet_model",
             fix="merge them first: merge_adapter(network)",
         )
+    if isinstance(settings, Ptuning2Section):
+        return add_prefix(base_model, settings)
+    if prefix_parameters(base_model):
+        raise ConfigError("the network has a trained prefix", where="get_pet_model")
     chosen = _chosen_layers(base_model, settings)
     starts = _starts(base_model, settings, chosen)
     for parameter in base_model.get_parameters():
@@ -63,7 +73,7 @@ def get_pet_model(base_model: Any, pet_config: LoraConfig | LoraSection | Mappin
             f"{path}.{LORA_A}",
             f"{path}.{LORA_B}",
         )
-    _set_pet_config(base_model, settings)
+    note_settings(base_model, settings)
     trained = sum(parameter.size for parameter in base_model.trainable_params())
     logger.info("LoRA: %d layers, %s trained parameters", len(chosen), f"{trained:,}")
     return base_model
@@ -93,8 +103,8 @@ def lora_layers(network: nn.Cell) -> dict[str, LoraLinear]:
 
 
 def adapter_parameters(network: nn.Cell) -> list[Parameter]:
-    """Return A and B of every layer that has them, in the network's order."""
-    return [
+    """Return A and B of every layer that has them, or what a prefix is made of, in the network's order."""
+    return [*prefix_parameters(network).values()] or [
         parameter
         for layer in lora_layers(network).values()
         for parameter in (layer.mindpet_delta_lora_a, layer.mindpet_delta_lora_b)
@@ -108,18 +118,18 @@ def adapter_ranks(network: nn.Cell) -> dict[str, int]:
 
 
 def draw_dropout(network: nn.Cell, step: int, part: int) -> None:
-    """Let adapters drop other inputs than before: which follows from the seed and these numbers alone.
+    """Let dropout choose other elements than before: which follows from the seed and these numbers alone.
 
     Args:
         network: The network.
         step: Finished updates of the run.
         part: Micro batch of the step.
     """
-    for layer in lora_layers(network).values():
-        if isinstance(layer.dropout, (HashedDropout, HostDropout)):
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, (HashedDropout, HostDropout)):
             text = f"{ms.get_seed() or 0} {step} {part}"
             draw = as_int32(zlib.crc32(text.encode()))
-            layer.dropout.draw.set_data(Tensor([draw], ms.int32))
+            cell.draw.set_data(Tensor([draw], ms.int32))
             return  # they share it
 
 
@@ -136,7 +146,10 @@ def merge_adapter(network: Any) -> Any:
     """
     layers = lora_layers(network)
     if not layers:
-        raise CheckpointError("the network has no adapters", where="merge_adapter")
+        is_prefix = (
+            "; a trained prefix is no part of the weights" if prefix_parameters(network) else ""
+        )
+        raise CheckpointError(f"the network has no adapters{is_prefix}", where="merge_adapter")
     merged = {path: _merged_weight(path, layer) for path, layer in layers.items()}
     cells = dict(network.cells_and_names())
     for path, layer in layers.items():
@@ -144,7 +157,7 @@ def merge_adapter(network: Any) -> Any:
         _put_in_place(cells, path, layer.base)
     for parameter in network.weight_parameters().values():
         parameter.requires_grad = True
-    _set_pet_config(network, None)
+    note_settings(network, None)
     return network
 
 
@@ -165,17 +178,6 @@ def _put_in_place(cells: Mapping[str, nn.Cell], path: str, layer: nn.Cell) -> No
     setattr(cells[owner], attribute, layer)  # puts the attribute before the names
     for parameter in layer.get_parameters():
         parameter.name = names[id(parameter)]
-
-
-def _set_pet_config(network: Any, settings: LoraSection | None) -> None:
-    """Note the settings in the network's configuration, of which others may hold the old object."""
-    config = getattr(network, "config", None)
-    if config is not None:
-        dump = settings.model_dump() if settings else None
-        network.config = type(config)(**{**config.to_dict(), "pet_config": dump})
-    # What was compiled knows the layers as they were.
-    network.compile_cache.clear()
-    getattr(network, "_runners", {}).clear()
 
 
 def _chosen_layers(network: nn.Cell, settings: LoraSection) -> dict[str, Linear]:

@@ -1,11 +1,11 @@
-"""``LoraConfig``: the settings of LoRA as an object, with upstream's arguments. Loads no MindSpore."""
+"""``LoraConfig`` and ``Ptuning2Config``: settings as objects, with upstream's arguments. Loads no MindSpore."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from mindformers.config.pet import LoraSection, Targets
+from mindformers.config.pet import AnyPet, LoraSection, Ptuning2Section, Targets
 from mindformers.config.report import bind_section
 
 
@@ -79,3 +79,53 @@ def bind_lora(settings: Any) -> LoraSection:
     plain = dict(settings if isinstance(settings, Mapping) else settings.to_dict())
     section: LoraSection = bind_section(LoraSection, plain, "pet_config")
     return section
+
+
+class Ptuning2Config:
+    """Settings of P-tuning v2; each is an attribute.
+
+    Args:
+        pre_seq_len: Trained positions before the first token.
+        prefix_projection: Make the prefix of its rows by two layers with tanh between them.
+        projection_dim: Channels between those two layers.
+        dropout_prob: Share of the prefix set to 0 in training.
+        **further: ``pet_type``.
+
+    Raises:
+        ConfigError: If an argument is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        pre_seq_len: int = 128,
+        prefix_projection: bool = False,
+        projection_dim: int = 128,
+        dropout_prob: float = 0.01,
+        **further: Any,
+    ):
+        given = {
+            "pre_seq_len": pre_seq_len,
+            "prefix_projection": prefix_projection,
+            "projection_dim": projection_dim,
+            "dropout_prob": dropout_prob,
+        }
+        section = bind_section(Ptuning2Section, {**given, **further}, "pet_config")
+        self.__dict__.update(section.model_dump())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field, as it would stand under ``pet_config``."""
+        return dict(self.__dict__)
+
+    def __repr__(self) -> str:
+        return f"Ptuning2Config({self.to_dict()})"
+
+
+def note_settings(network: Any, settings: AnyPet | None) -> None:
+    """Note the settings in the network's configuration, of which others may hold the old object."""
+    config = getattr(network, "config", None)
+    if config is not None:
+        dump = settings.model_dump() if settings else None
+        network.config = type(config)(**{**config.to_dict(), "pet_config": dump})
+    # What was compiled knows the layers as they were.
+    network.compile_cache.clear()
+    getattr(network, "_runners", {}).clear()

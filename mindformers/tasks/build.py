@@ -13,11 +13,13 @@ from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError, DataError
 from mindformers.logger import logger, setup_file_logging, warn_once
 from mindformers.models.base_config import PretrainedConfig
+from mindformers.models.glm2.tokenizer_choice import open_tokenizer
 from mindformers.ops.native.library import choose_backend, is_native, set_threads
 from mindformers.parallel.agreement import require_same
 from mindformers.parallel.mesh import mesh
 from mindformers.parallel.runtime import launched_rank, start_runtime
 from mindformers.pet.adapter_source import base_of, existing_base, holds_adapters
+from mindformers.pet.prefix_source import require_prefix
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.tasks.layout import launched_layout
 from mindformers.tokenizer.pretrained_files import vocabulary_in
@@ -175,6 +177,7 @@ def open_text_model(config: RunConfig, weights: str) -> Any:
     assert config.model is not None
     kind, name = MindFormerModuleType.TEXT_MODEL, config.model.arch.type
     choose_kernels(config)
+    require_prefix(network_settings(config), weights)
     is_alone = config.context.device_target == "CPU" and not config.use_parallel
     if is_alone and MindFormerRegister.is_exist(kind, name):
         found = MindFormerRegister.get_cls(kind, name).open(network_settings(config), weights)
@@ -209,18 +212,16 @@ def build_tokenizer(config: RunConfig) -> Any:
         ConfigError: If neither is there.
     """
     section = config.processor.tokenizer if config.processor else None
-    tokenizer_class = MindFormerRegister.get_cls(
-        MindFormerModuleType.TOKENIZER, section.type if section else "ChatGLM4Tokenizer"
-    )
     if section and section.vocab_file:
+        family = MindFormerRegister.get_cls(MindFormerModuleType.TOKENIZER, section.type)
         own = {"type", "trust_remote_code", "vocab_file"}
         settings = section.model_dump(exclude_none=True, exclude=own)
         # Of a tokenizer.json the chat template stands in the files beside it.
         is_json = section.vocab_file.endswith(".json")
-        build = tokenizer_class.from_pretrained if is_json else tokenizer_class
+        build = family.from_pretrained if is_json else family
         return build(section.vocab_file, **settings)
     if vocabulary_in(Path(config.weights_path)) is not None:
-        return tokenizer_class.from_pretrained(config.weights_path)
+        return open_tokenizer(config.weights_path, section.type if section else None)
     raise ConfigError(
         "no vocabulary is named",
         where="processor.tokenizer.vocab_file",

@@ -23,7 +23,8 @@ class AnswerStreamer(TextStreamer):
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Write ``text``, its first newline left out."""
         if text and not self.has_begun:
-            text, self.has_begun = text.removeprefix("\n"), True
+            text = self._tokenizer.strip_answer(text, is_whole=False)
+            self.has_begun = bool(text) or not self._tokenizer.trims_answers
         super().on_finalized_text(text, stream_end)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mindformers.config.pet import Ptuning2Section, pet_of
 from mindformers.config.preflight import TRAINING_MODES
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
@@ -75,6 +76,13 @@ def _refuse_unknown(config: RunConfig, layout: Layout) -> None:
             f"answering is shared by {layout}", where="parallel_config",
             allowed="model_parallel alone; the other degrees 1",
             fix=f"--parallel_config.model_parallel {layout.size}, and 1 for the others",
+        )  # fmt: skip
+    pet = None if config.model is None else pet_of(config.model.network)
+    if isinstance(pet, Ptuning2Section) and layout.size > layout.data:
+        raise ConfigError(
+            "a trained prefix is not shared among processes",
+            where="parallel_config: model_parallel, pipeline_stage, context_parallel",
+            allowed="1 with pet_type: ptuning2", fix="use data_parallel",
         )  # fmt: skip
     if degrees.expert_parallel > 1 or degrees.seq_split_num > 1 or degrees.ulysses_degree_in_cp > 1:
         raise ConfigError(

@@ -10,7 +10,7 @@ from mindformers.config.options import say_without_effect, without_options
 from mindformers.errors import ConfigError, did_you_mean
 from mindformers.generation.engine import GenerateOutput
 from mindformers.models.auto import AutoModel, AutoTokenizer, open_in_files
-from mindformers.models.text_model import answer_text
+from mindformers.models.text_model import answer_text, turn_ends
 from mindformers.parallel.runtime import default_device
 
 TASKS = ("text_generation",)
@@ -108,6 +108,7 @@ class TextGenerationPipeline:
             tokenizer=self.tokenizer,
             **{
                 "allowed_vocab_size": len(self.tokenizer),
+                **({} if all(plain) else {"eos_token_id": turn_ends(self.model, self.tokenizer)}),
                 **settings,
                 "return_dict_in_generate": True,
             },

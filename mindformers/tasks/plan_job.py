@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from mindformers.checkpoint.keymap import Stored
-from mindformers.config.pet import DEFAULT_TARGETS, LoraSection, matches
+from mindformers.config.pet import DEFAULT_TARGETS, LoraSection, Ptuning2Section, matches, pet_of
 from mindformers.config.preflight import TRAINING_MODES
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
@@ -259,6 +259,10 @@ def job_of(config: RunConfig) -> Job:
     section = config.model.network
     if config.run_mode is None:
         config = config.model_copy(update={"run_mode": "finetune"})
+    pet = pet_of(section)
+    if isinstance(pet, Ptuning2Section):
+        raise ConfigError("a trained prefix is not planned", where="model.model_config",
+                          allowed="every weight trained, or pet_type: lora")  # fmt: skip
     names = {"type", "checkpoint_name_or_path", "parallel_config"}
     network = ChatGLM2Config(**section.model_dump(exclude=names))
     is_training = config.run_mode in TRAINING_MODES
@@ -270,7 +274,7 @@ def job_of(config: RunConfig) -> Job:
         rows=config.runner_config.batch_size if is_training else _answers_at_once(config),
         micro_batches=config.micro_batches if is_training else 1,
         recompute=tuple(recompute) if isinstance(recompute, list) else bool(recompute),
-        adapters=section.pet_config,
+        adapters=pet,
         is_training=is_training,
         on_cpu=config.context.device_target == "CPU",
     )

@@ -26,7 +26,7 @@ _NO_EFFECT = ("eval_dataset", "compute_metrics", "eval_callbacks", "image_proces
 _OPTIONS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(_NO_EFFECT, ()),
     "data_collator": (None,),
-    "pet_method": (None, "", "lora"),
+    "pet_method": (None, "", "lora", "ptuning2"),
     "audio_processor": (None,),
     "save_config": (),  # the resolved settings are always saved in the output folder
 }
@@ -59,8 +59,8 @@ class Trainer(TrainerBase):
         callbacks: One callback or several, besides those of the settings.
         reset_model: True: a network built from the settings is not kept after a run.
         options: Upstream's other arguments: ``eval_callbacks`` and ``image_processor`` (no effect),
-            ``save_config`` (always done), ``audio_processor`` (none), ``pet_method`` (``lora``: adapters
-            as ``pet_config`` of the settings says, or its defaults).
+            ``save_config`` (always done), ``audio_processor`` (none), ``pet_method`` (``lora``: adapters,
+            ``ptuning2``: a prefix, as ``pet_config`` of the settings says, or its defaults).
 
     Attributes:
         model: The network; after ``train`` the trained one.
@@ -248,7 +248,7 @@ class Trainer(TrainerBase):
         if isinstance(self.model, (str, Path)):
             build.start(run)  # the device is set before the first tensor
             self.model = AutoModel.from_pretrained(self.model)
-        if self.model is not None and self.pet_method and not self.model.config.pet_config:
+        if self.model is not None and self.pet_method and not self.model.config.pet:
             get_pet_model(self.model, run.model.network.pet_config)
         if self.model is not None and weights:
             self.model.load_checkpoint(weights)

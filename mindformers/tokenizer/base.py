@@ -14,9 +14,10 @@ from mindformers.tokenizer.chat import Segment, default_template
 from mindformers.tokenizer.chat import chat_template as find_template
 from mindformers.tokenizer.options import NO_LIMIT, OPTION_NAMES, EncodeOptions
 from mindformers.tokenizer.settings import TokenizerSettings
-from mindformers.tokenizer.special_tokens import build_special_tokens
+from mindformers.tokenizer.special_tokens import SpecialTokens, build_special_tokens
 from mindformers.tokenizer.text_encoder import TextEncoder
 from mindformers.tokenizer.tokenizer_json import read_added_tokens
+from mindformers.tokenizer.vocabulary import Vocabulary
 
 Self = TypeVar("Self", bound="PreTrainedTokenizer")
 
@@ -36,6 +37,9 @@ class PreTrainedTokenizer(TextEncoder):
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": pretrained_files.VOCAB_NAME}
     family_tokens: ClassVar[tuple[str, ...]] = ()
     end_tokens: ClassVar[tuple[str, ...]] = ()  # each ends an answer
+    closing_token: ClassVar[str] = "<|user|>"  # follows the last answer of a training row
+    trims_answers: ClassVar[bool] = False  # True: blanks around an answer are not part of it
+    folder_classes: ClassVar[tuple[str, ...]] = ()  # names of this class in a model folder
     is_fast: ClassVar[bool] = False
     # Roles other tokenizers have a token for, and these vocabularies have not.
     bos_token = unk_token = sep_token = cls_token = mask_token = None
@@ -45,17 +49,25 @@ class PreTrainedTokenizer(TextEncoder):
         if Path(vocab_file).suffix == ".json" and settings.get("added_tokens_decoder") is None:
             settings["added_tokens_decoder"] = read_added_tokens(Path(vocab_file))
         checked = TokenizerSettings.parse(settings)
-        encoder = load_encoder(vocab_file)
-        table = build_special_tokens(
-            encoder.num_ranks,
-            self.family_tokens,
-            checked.added_tokens_decoder,
-            checked.additional_special_tokens,
-        )
-        super().__init__(encoder, table, checked)
+        encoder = self.open_vocabulary(vocab_file)
+        super().__init__(encoder, self.build_table(encoder, checked), checked)
         self.vocab_file = str(vocab_file)
         self.name_or_path = str(Path(vocab_file).parent)
         self.chat_template = checked.chat_template
+
+    @staticmethod
+    def open_vocabulary(vocab_file: str | Path) -> Vocabulary:
+        """Return the vocabulary of a file."""
+        return load_encoder(vocab_file)
+
+    def build_table(self, vocabulary: Vocabulary, settings: TokenizerSettings) -> SpecialTokens:
+        """Return the special tokens beside a vocabulary."""
+        return build_special_tokens(
+            vocabulary.num_ranks,
+            self.family_tokens,
+            settings.added_tokens_decoder,
+            settings.additional_special_tokens,
+        )
 
     @property
     def special_tokens_map(self) -> dict[str, str]:
@@ -139,6 +151,17 @@ class PreTrainedTokenizer(TextEncoder):
         encoding = self._finish(rows, is_batch, checked)
         return encoding if return_dict else encoding["input_ids"]
 
+    def strip_answer(self, text: str, *, is_whole: bool = True) -> str:
+        """Return an answer's text without what belongs to the form of its turn.
+
+        Args:
+            text: What the model wrote after the assistant's token, or (not whole) its beginning.
+            is_whole: Whether the end of ``text`` is the end of the answer.
+        """
+        if not self.trims_answers:
+            return text.removeprefix("\n")
+        return text.strip() if is_whole else text.lstrip()
+
     def _truncate(self, ids: list[int], options: EncodeOptions) -> list[int]:
         limit = options.resolve_max_length(self.model_max_length)
         if options.truncation == "do_not_truncate" or limit is None or len(ids) <= limit:
@@ -152,7 +175,9 @@ class PreTrainedTokenizer(TextEncoder):
         Raises:
             TokenizerError: If the folder has no vocabulary, or a file of it cannot be used.
         """
-        vocab_file, stored = pretrained_files.read_folder(Path(name_or_path), cls.__name__)
+        vocab_file, stored = pretrained_files.read_folder(
+            Path(name_or_path), cls.__name__, *cls.folder_classes
+        )
         return cls(vocab_file, **{**stored, **settings})
 
     def save_pretrained(self, save_directory: str | Path, **unused: Any) -> tuple[str, ...]:

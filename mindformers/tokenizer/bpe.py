@@ -69,7 +69,7 @@ class BytePairEncoder:
         Raises:
             TokenizerError: If the text holds a lone surrogate, which has no UTF-8 form.
         """
-        _refuse_surrogates(text)
+        refuse_surrogates(text)
         if _has_long_blank(text):
             return self._encode_piecewise(text)
         ranks: list[int] = self._encoding.encode_ordinary(text)
@@ -98,12 +98,17 @@ class BytePairEncoder:
             ) from error
         return decoded
 
+    @staticmethod
+    def begin(token: bytes) -> tuple[bytes, bool]:
+        """Return a token as it is at the start of a text: unchanged."""
+        return token, True
+
 
 def _has_long_blank(text: str) -> bool:
     return len(text) >= _LONG_RUN and _LONG_BLANK.search(text) is not None
 
 
-def _refuse_surrogates(text: str) -> None:
+def refuse_surrogates(text: str) -> None:
     """Raise TokenizerError for half a character: the backend would replace it without a word."""
     try:
         text.encode("utf-8")

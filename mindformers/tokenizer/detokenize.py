@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mindformers.errors import TokenizerError
-from mindformers.tokenizer.bpe import BytePairEncoder
 from mindformers.tokenizer.special_tokens import SpecialTokens
+from mindformers.tokenizer.vocabulary import Vocabulary
 
 UnknownIds = Literal["strict", "placeholder"]
 
@@ -67,7 +67,7 @@ class Detokenizer:
         special_tokens: The tokens beside it.
     """
 
-    def __init__(self, encoder: BytePairEncoder, special_tokens: SpecialTokens) -> None:
+    def __init__(self, encoder: Vocabulary, special_tokens: SpecialTokens) -> None:
         self.encoder = encoder
         self.special_tokens = special_tokens
 
@@ -93,6 +93,10 @@ class Detokenizer:
         if rules.skip_special_tokens:
             return None
         return token.content if token is not None else f"<|unused_{token_id}|>"
+
+    def begin(self, piece: bytes | str) -> tuple[bytes | str, bool]:
+        """Return the first piece of a text as it is shown, and whether the text has begun with it."""
+        return (piece, True) if isinstance(piece, str) else self.encoder.begin(piece)
 
     def decode(self, token_ids: Sequence[int], rules: DecodeRules) -> str:
         """Return the text of ids; bytes that are no UTF-8 become U+FFFD.
@@ -135,6 +139,7 @@ class StreamDecoder:
         self._detokenizer = detokenizer
         self._rules = rules
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._has_begun = False
         self._last: type | None = None  # kind of the piece before: bytes, str, or None at the start
 
     def put(self, token_id: int) -> str:
@@ -142,6 +147,8 @@ class StreamDecoder:
         piece = self._detokenizer.piece(token_id, self._rules)
         if piece is None:
             return ""
+        if not self._has_begun:
+            piece, self._has_begun = self._detokenizer.begin(piece)
         before, self._last = self._last, type(piece)
         gap = before is not None and (isinstance(piece, str) or before is str)
         space = " " if gap and self._rules.spaces_between_special_tokens else ""

@@ -9,7 +9,7 @@ from mindformers.checkpoint.atomic import write_bytes, write_text
 from mindformers.checkpoint.json_file import MAX_JSON_BYTES, read_json, write_json
 from mindformers.errors import TokenizerError
 from mindformers.logger import warn_once
-from mindformers.tokenizer.bpe import BytePairEncoder
+from mindformers.tokenizer.vocabulary import Vocabulary
 
 VOCAB_NAME = "tokenizer.model"
 JSON_NAME = "tokenizer.json"
@@ -24,12 +24,13 @@ def vocabulary_in(folder: Path) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def read_folder(path: Path, class_name: str) -> tuple[Path, dict[str, Any]]:
+def read_folder(path: Path, class_name: str, *aliases: str) -> tuple[Path, dict[str, Any]]:
     """Return the vocabulary file of a model folder and the settings stored beside it.
 
     Args:
         path: A folder, or a vocabulary file (its folder's settings are read then too).
         class_name: The tokenizer class that asks; another one in the folder is warned about.
+        aliases: Other names of that class.
 
     Raises:
         TokenizerError: If there is no vocabulary, or a file cannot be read.
@@ -46,7 +47,7 @@ def read_folder(path: Path, class_name: str) -> tuple[Path, dict[str, Any]]:
     if config.is_file():
         settings = read_json(config, TokenizerError)
         stored = settings.get("tokenizer_class")
-        if stored not in (None, class_name, *_GENERIC_CLASSES):
+        if stored not in (None, class_name, *aliases, *_GENERIC_CLASSES):
             warn_once("%s names the class %s; it is read as %s", config, stored, class_name)
     template = folder / TEMPLATE_NAME
     if template.is_file():
@@ -73,12 +74,14 @@ def _read_text(path: Path) -> str:
 
 def write_config(folder: Path, content: dict[str, Any]) -> Path:
     """Write tokenizer_config.json (and a template file that is there) into ``folder``."""
-    if (folder / TEMPLATE_NAME).exists():  # it would hide the template written here
+    if (
+        "chat_template" in content and (folder / TEMPLATE_NAME).exists()
+    ):  # it would hide the template written here
         write_text(folder / TEMPLATE_NAME, content["chat_template"])
     return write_json(_made(folder) / CONFIG_NAME, content)
 
 
-def write_vocabulary(target: Path, filename_prefix: str | None, encoder: BytePairEncoder) -> Path:
+def write_vocabulary(target: Path, filename_prefix: str | None, encoder: Vocabulary) -> Path:
     """Write the rank file into a folder, or as ``target`` if that has a suffix; return its path."""
     folder, name = (
         (target, VOCAB_NAME)

@@ -15,11 +15,11 @@ from mindformers.tokenizer.batch import (
     as_rows,
     truncate_pair,
 )
-from mindformers.tokenizer.bpe import BytePairEncoder
 from mindformers.tokenizer.options import EncodeOptions
 from mindformers.tokenizer.settings import TokenizerSettings, check_known_token
 from mindformers.tokenizer.special_tokens import SpecialTokens
 from mindformers.tokenizer.token_table import TokenTable
+from mindformers.tokenizer.vocabulary import Vocabulary
 
 
 class TextEncoder(TokenTable):
@@ -37,7 +37,7 @@ class TextEncoder(TokenTable):
     model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask", "position_ids"]
 
     def __init__(
-        self, encoder: BytePairEncoder, special_tokens: SpecialTokens, settings: TokenizerSettings
+        self, encoder: Vocabulary, special_tokens: SpecialTokens, settings: TokenizerSettings
     ) -> None:
         super().__init__(encoder, special_tokens)
         for name in ("eos_token", "pad_token"):

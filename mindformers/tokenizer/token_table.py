@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 from mindformers.errors import TokenizerError, did_you_mean
-from mindformers.tokenizer.bpe import BytePairEncoder
 from mindformers.tokenizer.detokenize import (
     DecodeRules,
     Detokenizer,
@@ -17,6 +16,7 @@ from mindformers.tokenizer.detokenize import (
     unknown_id,
 )
 from mindformers.tokenizer.special_tokens import Segment, SpecialTokens
+from mindformers.tokenizer.vocabulary import Vocabulary
 
 Token = bytes | str
 
@@ -33,8 +33,11 @@ class TokenTable:
 
     encode_special_tokens: bool = False
     clean_up_tokenization_spaces: bool = False
+    # How ids become text where a caller does not say.
+    skips_special_tokens: ClassVar[bool] = False
+    spaces_between: ClassVar[bool] = True
 
-    def __init__(self, encoder: BytePairEncoder, special_tokens: SpecialTokens) -> None:
+    def __init__(self, encoder: Vocabulary, special_tokens: SpecialTokens) -> None:
         self._encoder = encoder
         self._special_tokens = special_tokens
         self._detokenizer = Detokenizer(encoder, special_tokens)
@@ -45,7 +48,7 @@ class TokenTable:
         return self._encoder.num_ranks
 
     def __len__(self) -> int:
-        return max(self._special_tokens.by_id, default=self.vocab_size - 1) + 1
+        return max(self._special_tokens.by_id, default=self._encoder.num_ranks - 1) + 1
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -190,33 +193,41 @@ class TokenTable:
     def decode(
         self,
         token_ids: Any,
-        skip_special_tokens: bool = False,
+        skip_special_tokens: bool | None = None,
         clean_up_tokenization_spaces: bool | None = None,
         *,
-        spaces_between_special_tokens: bool = True,
+        spaces_between_special_tokens: bool | None = None,
         errors: UnknownIds = "strict",
     ) -> Any:
         """Return the text of ids; of a list of lists, a list of texts.
 
         Args:
             token_ids: An id, a sequence, an array or a tensor of ids.
-            skip_special_tokens: Leave special tokens out.
+            skip_special_tokens: Leave special tokens out; None is the family's way.
             clean_up_tokenization_spaces: Remove blanks before English punctuation; None is the
                 tokenizer's own setting.
-            spaces_between_special_tokens: Surround special tokens with blanks.
+            spaces_between_special_tokens: Surround special tokens with blanks; None is the
+                family's way.
             errors: ``"strict"``, or ``"placeholder"`` to show ids without a token as
                 ``<|unused_ID|>``.
 
         Raises:
             TokenizerError: If no token has an id and ``errors`` is strict.
         """
-        rules = DecodeRules(skip_special_tokens, spaces_between_special_tokens, errors)
+        rules = self._rules(skip_special_tokens, spaces_between_special_tokens, errors)
         clean = clean_up_tokenization_spaces
         clean = self.clean_up_tokenization_spaces if clean is None else clean
         ids = as_id_list(token_ids)
         if ids and isinstance(ids[0], list | tuple):
             return [self._decode_one(as_id_list(row), rules, clean) for row in ids]
         return self._decode_one(ids, rules, clean)
+
+    def _rules(self, skip: bool | None, spaces: bool | None, errors: UnknownIds) -> DecodeRules:
+        return DecodeRules(
+            self.skips_special_tokens if skip is None else skip,
+            self.spaces_between if spaces is None else spaces,
+            errors,
+        )
 
     def _decode_one(self, ids: list[int], rules: DecodeRules, clean: bool) -> str:
         text = self._detokenizer.decode(ids, rules)
@@ -225,7 +236,7 @@ class TokenTable:
     def batch_decode(
         self,
         sequences: Any,
-        skip_special_tokens: bool = False,
+        skip_special_tokens: bool | None = None,
         clean_up_tokenization_spaces: bool | None = None,
         **options: Any,
     ) -> list[str]:
@@ -237,12 +248,12 @@ class TokenTable:
 
     def stream_decoder(
         self,
-        skip_special_tokens: bool = False,
-        spaces_between_special_tokens: bool = True,
+        skip_special_tokens: bool | None = None,
+        spaces_between_special_tokens: bool | None = None,
         errors: UnknownIds = "strict",
     ) -> StreamDecoder:
         """Return a decoder for one request; its parts joined equal ``decode`` of all ids."""
-        rules = DecodeRules(skip_special_tokens, spaces_between_special_tokens, errors)
+        rules = self._rules(skip_special_tokens, spaces_between_special_tokens, errors)
         return StreamDecoder(self._detokenizer, rules)
 
     @staticmethod

@@ -149,11 +149,17 @@ def test_auto_classes_build_tokenizer_and_network(folder: Path) -> None:
 def test_a_name_gives_the_configuration_of_the_published_yaml() -> None:
     from mindformers import AutoConfig, AutoModel, ChatGLM2Config
 
-    assert AutoConfig.get_support_list() == ["glm4_9b"]
-    named = AutoConfig.from_pretrained("glm4_9b").to_dict()
-    written = AutoConfig.from_pretrained(ROOT / "configs/glm4/predict_glm4_9b_chat.yaml").to_dict()
-    differing = {key for key in written if written[key] != named[key]}
-    assert differing <= {"checkpoint_name_or_path", "auto_map"}
+    published = {
+        "glm4_9b": "glm4/predict_glm4_9b_chat.yaml",
+        "glm2_6b": "glm2/predict_glm2_6b.yaml",
+        "glm3_6b": "glm3/predict_glm3_6b.yaml",
+    }
+    assert AutoConfig.get_support_list() == list(published)
+    for name, path in published.items():
+        named = AutoConfig.from_pretrained(name).to_dict()
+        written = AutoConfig.from_pretrained(ROOT / "configs" / path).to_dict()
+        differing = {key for key in written if written[key] != named[key]}
+        assert differing <= {"checkpoint_name_or_path", "auto_map"}, name
     assert ChatGLM2Config.from_pretrained("glm4_9b", seq_length=64).seq_length == 64
     with pytest.raises(ConfigError, match=r"glm4_9b: a name gives a configuration .* not files"):
         AutoModel.from_pretrained("glm4_9b")
@@ -365,8 +371,8 @@ def test_trainer_refuses_what_is_not_there_in_one_sentence(run_yaml: Path) -> No
     trainer = Trainer(str(run_yaml))
     with pytest.raises(ConfigError, match=r"Trainer\.evaluate: evaluation is not implemented"):
         trainer.evaluate(eval_checkpoint=True)
-    with pytest.raises(ConfigError, match=r"Trainer\.pet_method: 'ptuning2' is not implemented"):
-        Trainer(str(run_yaml), pet_method="ptuning2")
+    with pytest.raises(ConfigError, match=r"Trainer\.pet_method: 'prompt' is not implemented"):
+        Trainer(str(run_yaml), pet_method="prompt")
     with pytest.raises(ConfigError, match="Module is no callback|Callback is no callback"):
         trainer.add_callback(ms.train.Callback())
     with pytest.raises(ConfigError, match=r"Trainer\.train\.do_evl.*did you mean 'do_eval'"):

@@ -37,8 +37,8 @@ from mindformers.models.glm2.glm2_weights import (
     map_source,
     stored_tensors,
 )
-from mindformers.models.glm2.glm4_tokenizer import check_vocabulary, describe_tokenizer
 from mindformers.models.glm2.hf_config import generation_settings, is_tied, network_config
+from mindformers.models.glm2.tokenizer_choice import check_vocabulary, describe_tokenizer
 
 _ELEMENTS = 2**22  # rounded at once
 

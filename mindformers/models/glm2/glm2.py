@@ -18,7 +18,7 @@ from mindformers.modules.embedding import build_embedding_table
 from mindformers.modules.loss import build_head_loss
 from mindformers.ops.attention import build_mask, causal_mask
 from mindformers.ops.backend import active_backend, compute_dtype, storage_dtype
-from mindformers.ops.cast import build_cast
+from mindformers.ops.cast import Keep, build_cast
 from mindformers.ops.native.arrays import Buffer
 from mindformers.ops.native.network import NativeNetwork, Vectors
 from mindformers.ops.native.tensors import of_parameter
@@ -50,6 +50,8 @@ class ChatGLM2Model(nn.Cell):
             config.seq_length, config.rotary_dim, config.kv_channels, config.rope_base, compute
         )
         self.mask = build_mask()
+        self.prefix_encoder: nn.Cell = Keep()  # P-tuning puts a trained prefix here
+        self.prefix_length = 0
         self.encoder = ChatGLM2Transformer(config)
         self.enter_head = build_enter()
         if layout.is_last_stage:
@@ -86,7 +88,7 @@ class ChatGLM2Model(nn.Cell):
         first = self.part * tokens  # where this rank's part of the sequence begins
         steps = ops.arange(first, first + tokens).astype(ms.int32).expand_dims(0)  # (1, S)
         cos, sin = self.rotary_angles(steps if position_ids is None else position_ids)
-        mask = self.mask(steps, attention_mask)
+        mask = self.prefix_encoder(self.mask(steps, attention_mask))
         return self.encoder(self.embed(input_ids) if stream is None else stream, cos, sin, mask)
 
     def with_cache(
@@ -109,7 +111,8 @@ class ChatGLM2Model(nn.Cell):
         offsets = ops.arange(self.block_size).astype(ms.int32)
         slots = block_tables.expand_dims(2) * self.block_size + offsets  # (B, W, block_size)
         slots = slots.reshape((block_tables.shape[0], -1))  # (B, L)
-        cached = ops.arange(slots.shape[1]).astype(ms.int32).expand_dims(0)  # (1, L)
+        # A prefix stands before position 0.
+        cached = ops.arange(slots.shape[1]).astype(ms.int32).expand_dims(0) - self.prefix_length
         mask = causal_mask(position_ids, cached)  # (B, 1, S, L)
         cos, sin = self.rotary_angles(position_ids)
         cache = (mask, slot_mapping, slots, block_tables, batch_valid_length)
@@ -139,8 +142,8 @@ class ChatGLM2ForConditionalGeneration(SharedGLM2Model):
         self._native: NativeNetwork | None = None
         self._vectors = Vectors()
         self._merged = MergedWeights()
-        if config.pet_config:
-            get_pet_model(self, config.pet_config)
+        if config.pet:
+            get_pet_model(self, config.pet)
         if config.checkpoint_name_or_path:
             self.load_checkpoint(config.checkpoint_name_or_path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from mindformers.config.model import Glm2ModelSection
+from mindformers.config.pet import AnyPet, pet_of
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.models.glm2.glm4_tokens import SPECIAL_TOKENS
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
@@ -45,6 +46,11 @@ class ChatGLM2Config(PretrainedConfig):
     def rope_base(self) -> float:
         """Wavelength base of the rotary table."""
         return ROPE_BASE * float(self.rope_ratio)
+
+    @property
+    def pet(self) -> AnyPet | None:
+        """What is trained beside frozen weights; None: the weights themselves."""
+        return pet_of(self)
 
     @property
     def eos_token_ids(self) -> list[int]:

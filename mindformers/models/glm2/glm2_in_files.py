@@ -39,7 +39,7 @@ class GlmInFiles(TextModel):
         Raises:
             CheckpointError: If the files are damaged or hold another network's weights.
         """
-        if config.pet_config or holds_adapters(source):
+        if config.pet or holds_adapters(source):
             return None  # weights with adapters are not those of the files
         weights = mapped_weights(Path(source), config) if is_native() else None
         if weights is None:

@@ -19,7 +19,7 @@ from mindformers.checkpoint.keymap import Stored
 from mindformers.checkpoint.parts import Parted
 from mindformers.config.data import IGNORED_LABEL
 from mindformers.models.glm2.glm2_modules import residual_dtype
-from mindformers.models.glm2.glm2_pretrained import GLM2PreTrainedModel
+from mindformers.models.glm2.glm2_prefix import PrefixedGLM2
 from mindformers.models.glm2.glm2_shares import (
     Copied,
     adapter_copies,
@@ -34,7 +34,7 @@ from mindformers.parallel.mesh import mesh
 from mindformers.pet.lora import adapter_ranks
 
 
-class SharedGLM2Model(GLM2PreTrainedModel):
+class SharedGLM2Model(PrefixedGLM2):
     """Base of the GLM networks that can be one rank's share; alone the share is the whole.
 
     The network has ``transformer`` and ``head_loss``.

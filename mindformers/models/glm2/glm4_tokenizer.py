@@ -93,24 +93,3 @@ class ChatGLM4Tokenizer(PreTrainedTokenizer):
         if not tokenize:
             return "".join(segment.text for segment in segments)
         return self.encode_segments(segments)
-
-
-def check_vocabulary(source: Path) -> None:
-    """Read the bare ``tokenizer.model`` that ``describe_tokenizer`` will meet, before any work is done.
-
-    Args:
-        source: The file, or a folder that may hold one.
-
-    Raises:
-        TokenizerError: If it is no vocabulary.
-    """
-    vocab_file = source / "tokenizer.model" if source.is_dir() else source
-    if vocab_file.is_file() and not (source / "tokenizer_config.json").exists():
-        ChatGLM4Tokenizer(vocab_file)
-
-
-def describe_tokenizer(folder: Path) -> None:
-    """Write ``tokenizer_config.json`` beside a bare ``tokenizer.model``; leave other folders alone."""
-    vocab_file = folder / "tokenizer.model"
-    if vocab_file.is_file() and not (folder / "tokenizer_config.json").exists():
-        ChatGLM4Tokenizer(vocab_file).save_pretrained(folder)

@@ -10,7 +10,7 @@ from typing import Any
 from mindformers.checkpoint.json_file import read_json, write_json
 from mindformers.errors import TokenizerError
 from mindformers.logger import warn_once
-from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
+from mindformers.models.glm2.tokenizer_choice import open_tokenizer
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
 CONFIG_NAME = "processor_config.json"
@@ -111,5 +111,5 @@ class GLMProcessor:
         config = Path(name_or_path) / CONFIG_NAME
         stored = read_json(config, TokenizerError) if config.is_file() else {}
         names = ("max_length", "padding", "return_tensors")
-        tokenizer = ChatGLM4Tokenizer.from_pretrained(name_or_path)
+        tokenizer = open_tokenizer(name_or_path)
         return cls(tokenizer, **{**{n: stored[n] for n in names if n in stored}, **settings})

@@ -46,6 +46,7 @@ _CHATGLM_FIELDS = (
     "attention_softmax_in_fp32", "fp32_residual_connection", "bias_dropout_fusion",
     "post_self_attn_layernorm", "post_mlp_layernorm",
 )  # fmt: skip
+_PREFIX_FIELDS = ("pre_seq_len", "prefix_projection")
 _NEUTRAL: dict[str, tuple[Any, ...]] = {  # key -> the values under which the network is ours
     "hidden_act": ("silu",),
     "rmsnorm": (True,),
@@ -54,7 +55,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {  # key -> the values under which the ne
     "add_bias_linear": (False,),
     "apply_residual_connection_post_layernorm": (False,),
     "quantization_bit": (0, None),
-    "pre_seq_len": (None, 0),
     "quantization_config": (None,),
     "vision_config": (None,),
     "mlp_bias": (False, None),
@@ -108,6 +108,8 @@ def _token_ids(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_chatglm(content: Mapping[str, Any]) -> dict[str, Any]:
     fields = {key: content[key] for key in _CHATGLM_FIELDS if key in content}
+    if content.get("pre_seq_len"):  # the original repository's P-tuning
+        fields |= {key: content[key] for key in _PREFIX_FIELDS if key in content}
     if "num_layers" not in fields and "num_hidden_layers" in content:
         fields["num_layers"] = content["num_hidden_layers"]
     return fields

@@ -12,6 +12,7 @@ import numpy as np
 
 from mindformers.errors import ConfigError, DeviceError
 from mindformers.ops.native.arrays import Buffer, as_float32
+from mindformers.ops.native.cache_rows import write_rows
 from mindformers.ops.native.checks import LARGEST, check_sizes, check_weights
 from mindformers.ops.native.library import (
     DTYPES,
@@ -215,6 +216,17 @@ class NativeNetwork:
         arrays += [np.zeros(width, np.float32) for _ in range(2)]
         layer.cache = CacheStruct(*(array.ctypes.data for array in arrays))
         return arrays
+
+    def write_cache(self, slots: np.ndarray, past: np.ndarray) -> None:
+        """Put keys and values that come from no token into slots of every layer.
+
+        Args:
+            slots: (P,), block * block_size + offset, in the cache.
+            past: (layers, 2, P, groups, head_dim) float32.
+        """
+        with self._gate:
+            for arrays, layer in zip(self._cache, past, strict=True):
+                write_rows(arrays, slots, layer)
 
     def run(
         self,

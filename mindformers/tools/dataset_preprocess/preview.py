@@ -34,7 +34,7 @@ def trained_runs(
             runs.append(([], flag))
         runs[-1][0].append(token)
     decode = tokenizer.decode
-    return [(decode(part, spaces_between_special_tokens=False), flag) for part, flag in runs]
+    return [(decode(part, False, spaces_between_special_tokens=False), flag) for part, flag in runs]
 
 
 def print_sample(number: int, runs: Sequence[tuple[str, bool]], note: str) -> None:

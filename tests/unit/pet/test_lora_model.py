@@ -83,7 +83,7 @@ def test_excluded_layers_have_no_adapter(tmp_path: Path) -> None:
         ({"lora_rank": 0}, "lora_rank: found 0; allowed: 1 or more"),
         ({"lora_dropout": 1.0}, "lora_dropout: found 1.0; allowed: less than 1"),
         ({"lora_rnak": 4}, "unknown key 'lora_rnak'; did you mean 'lora_rank'"),
-        ({"pet_type": "ptuning2"}, "pet_type"),
+        ({"pet_type": "slora"}, "pet_type: found 'slora'.*allowed: lora, ptuning2"),
         ({"freeze_include": ["*norm*"]}, "freezing only a part of the network is not implemented"),
         ({"param_init_type": "float16"}, "param_init_type"),
     ],

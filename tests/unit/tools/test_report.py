@@ -13,8 +13,8 @@ from mindformers.tools.dataset_preprocess.report import Tally, counts, print_tab
 class Letters:
     """Decodes id 1 to a, 2 to b, ..."""
 
-    def decode(self, ids, spaces_between_special_tokens=True):
-        assert not spaces_between_special_tokens
+    def decode(self, ids, skip_special_tokens=False, spaces_between_special_tokens=True):
+        assert not skip_special_tokens and not spaces_between_special_tokens
         return "".join(chr(96 + token) for token in ids)
 
 

@@ -51,6 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="tokenizer.model, or a model folder, whose chat template is then used too "
         "(default: %(default)s)",
     )
+    add(
+        "--tokenizer_type",
+        choices=("ChatGLM2Tokenizer", "ChatGLM3Tokenizer", "ChatGLM4Tokenizer"),
+        help="whose form of a conversation is written (default: that of the vocabulary's folder)",
+    )
     add("--file_partition", type=_count, default=1, help="number of MindRecord files (default: 1)")
     add("--repeat", type=_count, default=1, help="how often the data is written (default: 1)")
     add("--seq_length", type=_count, default=8192, help="tokens of a row (default: %(default)s)")
@@ -139,14 +144,15 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
         MindFormersError: If input, vocabulary or output cannot be used, or no row is left.
     """
     from mindformers.dataset.mindrecord import mindrecord_writer
-    from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
+    from mindformers.models.glm2.tokenizer_choice import tokenizer_class
     from mindformers.tools.dataset_preprocess.encoding import EncodeOptions, encode_files
     from mindformers.tools.dataset_preprocess.report import Tally, progress_bar
 
     source = Path(arguments.vocab_file)
+    family = tokenizer_class(source, arguments.tokenizer_type)
+    # Of a tokenizer.model alone, the family's own template is used.
     has_template = source.is_dir() or source.suffix == ".json"
-    build = ChatGLM4Tokenizer.from_pretrained if has_template else ChatGLM4Tokenizer
-    tokenizer = build(source)
+    tokenizer = family.from_pretrained(source) if has_template else family(source)
     options = EncodeOptions(
         arguments.seq_length, arguments.too_long, arguments.on_error, arguments.order
     )

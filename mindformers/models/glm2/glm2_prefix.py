@@ -1,0 +1,81 @@
+"""``PrefixedGLM2``: what a GLM network needs to begin every sequence with a trained prefix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+
+from mindformers.config.pet import PREFIX, Ptuning2Section
+from mindformers.errors import ConfigError
+from mindformers.models.glm2.glm2_pretrained import GLM2PreTrainedModel
+from mindformers.modules.prefix import PrefixedAttention, PrefixEncoder
+from mindformers.ops.attention import PortableMask, build_attention
+from mindformers.ops.backend import compute_dtype
+from mindformers.parallel.mesh import mesh
+
+
+class PrefixedGLM2(GLM2PreTrainedModel):
+    """Base of the GLM networks that can have a trained prefix; the network has ``transformer``."""
+
+    transformer: Any
+
+    def attach_prefix(self, settings: Ptuning2Section) -> None:
+        """Put a prefix before the first token of every layer.
+
+        Raises:
+            ConfigError: If the network is one rank's share of a network.
+        """
+        layout = mesh().layout
+        if layout.tensor * layout.pipeline * layout.context > 1:
+            raise ConfigError("a trained prefix is not shared", where="get_pet_model",
+                              fix="use data_parallel")  # fmt: skip
+        model, config = self.transformer, self.config
+        dtype = compute_dtype(config.compute_dtype)
+        encoder = PrefixEncoder(
+            settings,
+            num_layers=config.num_layers,
+            num_groups=config.n_kv_heads,
+            head_dim=config.kv_channels,
+            dtype=dtype,
+        )
+        names = {id(p): f"{PREFIX}{name}" for name, p in encoder.parameters_and_names()}
+        model.prefix_encoder, model.prefix_length = encoder, settings.pre_seq_len
+        for parameter in encoder.get_parameters():  # assigning a cell names them by its attribute
+            parameter.name = names[id(parameter)]
+        model.mask = PortableMask()  # a tensor, which the prefix can be put before
+        for index, layer in enumerate(model.encoder.layers):
+            attention = layer.self_attention
+            form = build_attention(
+                attention.num_heads,
+                attention.num_groups,
+                attention.head_dim,
+                config.use_flash_attention,
+            )
+            attention.attention = PrefixedAttention(attention.rotate, form, index)
+
+    @property
+    def prefix_length(self) -> int:
+        """Positions of a trained prefix before the first token; 0 without one."""
+        return int(self.transformer.prefix_length)
+
+    def prefix(self) -> np.ndarray:
+        """Return the prefix as it is now, (layers, 2, positions, heads, channels) float32."""
+        past: np.ndarray = self.transformer.prefix_encoder.past().asnumpy()
+        return past.astype(np.float32)
+
+    def write_prefix(self, slots: np.ndarray) -> None:
+        """Put the prefix into the cache of every layer.
+
+        Args:
+            slots: (rows, positions), where the prefix of each row goes.
+        """
+        past = self.prefix()
+        rows = past.reshape((*past.shape[:3], -1))  # (layers, 2, P, G * D)
+        places = Tensor(slots.reshape(-1).astype(np.int32))
+        for layer, (keys, values) in zip(self.transformer.encoder.layers, rows, strict=True):
+            cached = layer.self_attention.cached_attention
+            for table, one in ((cached.key_cache, keys), (cached.value_cache, values)):
+                every = np.tile(one, (len(slots), 1))  # (rows * P, G * D)
+                cached.write(table, places, Tensor(every).astype(table.dtype))

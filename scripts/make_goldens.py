@@ -53,6 +53,7 @@ def build_oracle(case: GoldenCase) -> GlmForCausalLM | Glm4ForCausalLM:
         bos_token_id=None,
         rope_parameters={
             "rope_type": "default",
+            **(case.rope_scaling or {}),
             "rope_theta": case.rope_theta,
             "partial_rotary_factor": 0.5,
         },

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mindformers.config.fields import Count, Fraction, PositiveRate, Rate
 from mindformers.config.pet import PetSection
+from mindformers.config.rope import RopeScalingSection
 from mindformers.config.section import Section, only
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -55,6 +56,9 @@ class Glm2ModelSection(Section):
     )
     rope_ratio: PositiveRate = Field(
         default=1, description="Rotary base = 10000 x this; 500 in glm-4-9b-chat."
+    )
+    rope_scaling: RopeScalingSection | None = Field(
+        default=None, description="Positions beyond the trained length; null: within it."
     )
     rmsnorm: Annotated[bool, only(True, feature="LayerNorm instead of RMSNorm")] = Field(
         default=True, description="RMSNorm; LayerNorm is not implemented."

@@ -14,7 +14,6 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindformers.ops.cast import build_cast
-from mindformers.ops.rotary_table import build_rotary_table
 
 
 def swap_pairs_matrix(rotary_dim: int, head_dim: int) -> np.ndarray:
@@ -30,18 +29,14 @@ class RotaryAngles(nn.Cell):
     """Look up cos and sin for token positions, spread over all channels of a head.
 
     Args:
-        num_positions: Longest position plus one.
-        rotary_dim: Rotated channels R.
+        table: (P, R/2, 2) float32 of ``build_rotary_table``: cos and sin at each position.
         head_dim: Channels of a head D.
-        base: Wavelength base.
         dtype: Type of the result.
     """
 
-    def __init__(
-        self, num_positions: int, rotary_dim: int, head_dim: int, base: float, dtype: ms.dtype.Type
-    ):
+    def __init__(self, table: np.ndarray, head_dim: int, dtype: ms.dtype.Type):
         super().__init__()
-        table = build_rotary_table(num_positions, rotary_dim, base)
+        rotary_dim = 2 * table.shape[1]
         self.cos_table = Tensor(np.ascontiguousarray(table[..., 0]))  # (P, R/2)
         self.sin_table = Tensor(np.ascontiguousarray(table[..., 1]))  # (P, R/2)
         spread = np.zeros((rotary_dim // 2, head_dim), np.float32)

@@ -182,11 +182,11 @@ def open_text_model(config: RunConfig, weights: str) -> Any:
     if is_alone and MindFormerRegister.is_exist(kind, name):
         found = MindFormerRegister.get_cls(kind, name).open(network_settings(config), weights)
         if found is not None:
+            found.pretrained_dir = None  # lengths and sampling are the run's, not the folder's
             return found
     start_device(config)
     network = build_network(config, weights)
     network.load_checkpoint(weights)
-    network.pretrained_dir = Path(weights) if Path(weights).is_dir() else None
     return network
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,15 @@ class GoldenCase:
     eps: float = 1.5625e-07
     has_bias: bool = True
     has_after_norms: bool = False  # Glm4ForCausalLM instead of GlmForCausalLM
+    yarn: tuple[float, int] | None = None  # factor and trained length
+
+    @property
+    def rope_scaling(self) -> dict[str, Any] | None:
+        """YaRN as a config.json has it, or None."""
+        if self.yarn is None:
+            return None
+        keys = ("factor", "original_max_position_embeddings")
+        return {"rope_type": "yarn", **dict(zip(keys, self.yarn, strict=True))}
 
 
 CASES = (
@@ -63,6 +73,16 @@ CASES_0414 = (
         has_after_norms=True,
         has_bias=False,
         first_position=700,
+    ),
+    GoldenCase(
+        "0414_yarn",
+        groups=2,
+        heads=4,
+        head_dim=32,
+        eps=1e-05,
+        has_after_norms=True,
+        yarn=(4.0, 256),
+        first_position=900,
     ),
 )
 TRAIN_CASES_0414 = (CASES_0414[1], CASES_0414[2])

@@ -30,6 +30,7 @@ def golden_config(case: GoldenCase, **changes: Any) -> ChatGLM2Config:
             "post_mlp_layernorm": case.has_after_norms,
             "seq_length": 1024,
             "rope_ratio": case.rope_theta / 10000.0,
+            "rope_scaling": case.rope_scaling,
             "param_init_type": "float32",
             "compute_dtype": "float32",
             "block_size": 4,

@@ -47,7 +47,7 @@ class ChatGLM2Model(nn.Cell):
                 out_dtype=compute,
             )
         self.rotary_angles = RotaryAngles(
-            config.seq_length, config.rotary_dim, config.kv_channels, config.rope_base, compute
+            config.rotary_table(config.seq_length), config.kv_channels, compute
         )
         self.mask = build_mask()
         self.prefix_encoder: nn.Cell = Keep()  # P-tuning puts a trained prefix here

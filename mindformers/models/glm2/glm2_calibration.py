@@ -15,7 +15,6 @@ from mindformers.checkpoint.gptq import Correlations, quantize_for_inputs
 from mindformers.checkpoint.quantized import QuantizedMatrix, dequantize
 from mindformers.checkpoint.quantized_files import Description
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
-from mindformers.ops.rotary_table import build_rotary_table
 
 Floats = NDArray[np.float32]
 ReadWeight = Callable[[str], Floats]
@@ -42,7 +41,7 @@ class CalibrationWalk:
         self.config, self.read = config, read
         self.lengths = [len(row) for row in rows]
         self.hidden = embedding[np.concatenate(rows)]
-        table = build_rotary_table(max(self.lengths), config.rotary_dim, config.rope_base)
+        table = config.rotary_table(max(self.lengths))
         self.angles = np.concatenate([table[:length] for length in self.lengths])
 
     def next_layer(self, index: int, description: Description) -> dict[str, QuantizedMatrix]:

@@ -16,7 +16,6 @@ from mindformers.ops.native.network import (
     NetworkSizes,
     Vectors,
 )
-from mindformers.ops.rotary_table import build_rotary_table
 
 Parts = Sequence[Buffer]
 EMBEDDING = "transformer.embedding.embedding_weight"
@@ -56,7 +55,7 @@ def native_network(
         _linear(config, weights, [EMBEDDING]),
         _linear(config, weights, [HEAD]),
         vectors.take(weights["transformer.encoder.final_layernorm.weight"]),
-        build_rotary_table(config.seq_length, config.rotary_dim, config.rope_base),
+        config.rotary_table(config.seq_length),
         config.kv_cache_dtype or _compute(config),
     )
 

@@ -12,21 +12,20 @@ from typing import Any
 
 from mindformers.config.loader import load_yaml
 from mindformers.errors import CheckpointError, ConfigError, did_you_mean
-from mindformers.logger import warn_once
-from mindformers.models.glm2.glm2_config import ROPE_BASE, ChatGLM2Config
+from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm4_tokens import END_IDS, PAD_ID
+from mindformers.models.glm2.hf_rope import rope_from_hf, rope_to_hf
 
 MODEL_TYPES = ("chatglm", "glm", "glm4", "glm2")
 # Fields that change what the weights compute; a file and a run that differ here cannot go together.
 MODEL_FIELDS = (
     "num_layers", "padded_vocab_size", "hidden_size", "ffn_hidden_size", "kv_channels",
     "num_attention_heads", "n_kv_heads", "add_qkv_bias", "layernorm_epsilon", "rope_ratio",
-    "post_self_attn_layernorm", "post_mlp_layernorm",
+    "post_self_attn_layernorm", "post_mlp_layernorm", "rope_scaling",
 )  # fmt: skip
 _SPELLED = {"n_kv_heads": "multi_query_group_num"}
 GLM4_VOCAB = 151552
 GLM4_IDS = {"eos_token_id": list(END_IDS), "pad_token_id": PAD_ID}
-_SUSPECT_LENGTH = 131072  # seq_length of glm-4-9b-chat, whose rope_theta is 5,000,000
 
 _HF_FIELDS = {  # Hugging Face key -> our field, and what that library takes for an absent key
     "vocab_size": ("padded_vocab_size", GLM4_VOCAB),
@@ -44,7 +43,7 @@ _CHATGLM_FIELDS = (
     "num_attention_heads", "seq_length", "layernorm_epsilon", "rope_ratio", "add_qkv_bias",
     "multi_query_attention", "multi_query_group_num", "apply_query_key_layer_scaling",
     "attention_softmax_in_fp32", "fp32_residual_connection", "bias_dropout_fusion",
-    "post_self_attn_layernorm", "post_mlp_layernorm",
+    "post_self_attn_layernorm", "post_mlp_layernorm", "rope_scaling",
 )  # fmt: skip
 _PREFIX_FIELDS = ("pre_seq_len", "prefix_projection")
 _NEUTRAL: dict[str, tuple[Any, ...]] = {  # key -> the values under which the network is ours
@@ -122,38 +121,10 @@ def _from_glm(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     fields["kv_channels"] = (
         content.get("head_dim", 128) or fields["hidden_size"] // fields["num_attention_heads"]
     )
-    fields["rope_ratio"] = _rope_ratio(content, fields["seq_length"], where)
+    fields |= rope_from_hf(content, fields["seq_length"], where)
     if content["model_type"] == "glm4":
         fields |= {"post_self_attn_layernorm": True, "post_mlp_layernorm": True}
     return fields
-
-
-def _rope_ratio(content: Mapping[str, Any], seq_length: int, where: str) -> float:
-    """Return rope_theta / 10000 from the new (``rope_parameters``) or the old keys."""
-    rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ConfigError(
-            f"rope_type {kind!r}",
-            where=where,
-            allowed="'default'",
-            fix="remove the scaling from config.json to run within the trained length",
-        )
-    factor = rope.get("partial_rotary_factor", content.get("partial_rotary_factor", 0.5))
-    if factor != 0.5:
-        raise ConfigError(f"partial_rotary_factor {factor}", where=where, allowed="0.5")
-    theta = rope.get("rope_theta", content.get("rope_theta", ROPE_BASE))
-    if not isinstance(theta, int | float):
-        raise ConfigError(f"rope_theta {theta!r}", where=where, allowed="a number")
-    ratio = theta / ROPE_BASE
-    if ratio == 1 and seq_length >= _SUSPECT_LENGTH and content["model_type"] == "glm":
-        warn_once(
-            "%s: rope_theta 10000 with max_position_embeddings %d: some published converters lose "
-            "rope_ratio; glm-4-9b-chat needs rope_theta 5000000, glm-4-9b-chat-1m 100000000",
-            where,
-            seq_length,
-        )
-    return int(ratio) if ratio == int(ratio) else ratio
 
 
 def config_to_hf(
@@ -181,7 +152,6 @@ def config_to_hf(
             fix="use --layout chatglm",
         )
     kind, name = ("glm4", "Glm4ForCausalLM") if sandwich else ("glm", "GlmForCausalLM")
-    rotary = {"partial_rotary_factor": 0.5, "rope_theta": config.rope_base}
     return {
         "architectures": [name],
         "model_type": kind,
@@ -189,8 +159,7 @@ def config_to_hf(
         "num_key_value_heads": config.n_kv_heads,
         "head_dim": config.kv_channels,
         "hidden_act": "silu",
-        "rope_parameters": {"rope_type": "default", **rotary},
-        **rotary,  # older releases of the library read these two from here
+        **rope_to_hf(config),
         **_common(config, dtype),
     }
 
@@ -212,7 +181,7 @@ def generation_settings(config: ChatGLM2Config) -> dict[str, Any]:
 
 def _to_chatglm(config: ChatGLM2Config, dtype: str | None) -> dict[str, Any]:
     fields = {key: getattr(config, key) for key in _CHATGLM_FIELDS}
-    for flag in ("post_self_attn_layernorm", "post_mlp_layernorm"):
+    for flag in ("post_self_attn_layernorm", "post_mlp_layernorm", "rope_scaling"):
         if not fields[flag]:
             del fields[flag]  # the original has no such key
     return {
@@ -264,6 +233,8 @@ def check_against_config(
         f"{getattr(stored, name)!r} with the weights"
         for name in MODEL_FIELDS
         if getattr(config, name) != getattr(stored, name)
+        # A run may reach beyond the trained length of weights that know nothing of it, not fall short of it.
+        and (name != "rope_scaling" or stored.rope_scaling is not None)
     ]
     if lines:
         name = f" (this is {model_name(stored)})" if model_name(stored) else ""

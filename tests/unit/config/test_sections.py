@@ -127,7 +127,7 @@ MODEL_BAD = [
     ({"pet_config": {"lora_rnak": 8}}, "pet_config.lora_rnak: unknown key 'lora_rnak'; did you mean"),
     ({"eos_token_id": [-1]}, "eos_token_id.0: found -1; allowed: 0 or more"),
     ({"rope_ratio": 0}, "rope_ratio: found 0; allowed: more than 0"),
-    ({"rope_ration": 500}, "rope_ration: unknown key 'rope_ration'; did you mean 'rope_ratio'?"),
+    ({"rope_ration": 500}, "rope_ration: unknown key 'rope_ration'; did you mean 'rope_ratio' "),
 ]  # fmt: skip
 
 

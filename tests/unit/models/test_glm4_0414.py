@@ -10,12 +10,18 @@ import pytest
 
 from mindformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer
 from mindformers.checkpoint.loading import open_weights
+from mindformers.config.loader import load_yaml
+from mindformers.config.run_config import bind_run_config
 from mindformers.errors import CheckpointError, TokenizerError
 from mindformers.models.auto import open_in_files
 from mindformers.models.glm2.convert_reversed import convert_ms_to_pt
 from mindformers.models.glm2.convert_weight import convert_pt_to_ms
+from mindformers.models.glm2.glm2_weights import map_source
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
+from mindformers.tasks.build import build_tokenizer
+from mindformers.tasks.predict import predict
 from tests.support.chats_0414 import CHATS, MARKERS, TEMPLATES
+from tests.support.config_files import REPOSITORY
 from tests.support.glm_files import Arrays, glm_arrays, same_bytes, tiny_config, write_file
 from tests.support.vocab import tiny_tokens, write_0414_tokenizer
 
@@ -136,16 +142,39 @@ def test_weights_in_place_answer_as_the_network_does(
     assert open_in_files(folder).generate([[5, 6, 7]], **plain)[0].tolist() == expected.tolist()
 
 
-def test_weights_without_the_two_norms_are_refused_with_the_models_name(tmp_path: Path) -> None:
-    folder, arrays = write_directory(tmp_path)
-    network = tiny_config(padded_vocab_size=512, layernorm_epsilon=1e-05)
-    lone = write_file(tmp_path / "lone.safetensors", arrays)
-    from mindformers.models.glm2.glm2_weights import map_source
+@pytest.mark.parametrize("names_its_vocabulary", [False, True])
+def test_the_shipped_yaml_answers_with_the_directorys_own_vocabulary_and_template(
+    tmp_path: Path, pynative: None, names_its_vocabulary: bool
+) -> None:
+    folder, _ = write_directory(tmp_path / "model", "glm_z1")
+    document = load_yaml(REPOSITORY / "configs" / "glm4" / "predict_glm4_9b_0414.yaml")
+    small = {**config().to_dict(), "num_blocks": 64, "max_length": 24}
+    document.data["model"]["model_config"] = {k: v for k, v in small.items() if v is not None}
+    document.data["load_checkpoint"] = str(folder)
+    document.data["output_dir"] = str(tmp_path / "output")
+    document.data["save_file"] = str(tmp_path / "answers.json")
+    document.data["input_data"] = "Hello"
+    document.data["context"] = {"device_target": "CPU", "mode": 1}
+    if names_its_vocabulary:
+        path = str(folder / "tokenizer.json")
+        document.data["processor"]["tokenizer"]["vocab_file"] = path
+    run = bind_run_config(document)
+    tokenizer = build_tokenizer(run)
+    assert tokenizer.chat_template == TEMPLATES["glm_z1"]
+    assert tokenizer.convert_tokens_to_ids("<think>") == RANKS + 14
+    # The folder's generation_config.json says to draw, with no length: the YAML decides.
+    (found,) = predict(run)
+    expected, _ = AutoModel.from_pretrained(folder).chat(
+        tokenizer, "Hello", do_sample=False, max_length=24
+    )
+    assert found == {"text_generation_text": [expected]}
 
+
+def test_weights_with_the_two_norms_are_recognised_where_none_were_asked_for() -> None:
+    arrays = glm_arrays(config())
+    network = tiny_config(padded_vocab_size=512, layernorm_epsilon=1e-05)
     with pytest.raises(CheckpointError, match="these weights have .* the two extra norms"):
         map_source(network, {name: array.shape for name, array in arrays.items()})
-    assert lone.is_file()
-    assert folder.is_dir()
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

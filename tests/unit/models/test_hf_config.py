@@ -152,6 +152,29 @@ def test_the_0414_models_are_read(changes, name, caplog):
     }
 
 
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+
+
+def test_yarn_is_read_from_either_key_and_reaches_further():
+    config = config_from_hf({**GLM_0414, "rope_scaling": YARN})
+    rope = {**YARN, "rope_type": "yarn", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    assert config == config_from_hf({**GLM_0414, "rope_parameters": rope})
+    assert config.seq_length == 131072
+    assert config.rope_scaling["factor"] == 4.0
+    content = config_to_hf(config)
+    assert content["rope_scaling"]["original_max_position_embeddings"] == 32768
+    assert content["rope_parameters"]["rope_type"] == "yarn"
+    for layout in ("glm", "chatglm"):
+        assert config_from_hf(config_to_hf(config, layout)) == config
+
+
+def test_a_run_may_add_yarn_to_weights_but_not_drop_it():
+    plain, scaled = GLM_0414, {**GLM_0414, "rope_scaling": YARN}
+    check_against_config(config_from_hf(scaled), plain, "config.json")
+    with pytest.raises(CheckpointError, match=r"rope_scaling: None in the run, \{'rope_type'"):
+        check_against_config(config_from_hf(plain), scaled, "config.json")
+
+
 @pytest.mark.parametrize("yaml", ["predict_glm4_9b_0414", "predict_glm_z1_9b"])
 def test_the_yaml_of_a_0414_model_is_its_config_json(yaml):
     path = f"{REPOSITORY}/configs/glm4/{yaml}.yaml"
@@ -217,7 +240,13 @@ def test_the_glm_layout_has_the_library_s_keys():
         ({"model_type": "glm4_moe"}, "did you mean"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'; allowed: 'silu'"),
         ({"partial_rotary_factor": 0.25}, "partial_rotary_factor 0.25; allowed: 0.5"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4}}, "rope_type 'yarn'"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 4}},
+            "'linear'; allowed: 'default' or 'yarn'",
+        ),
+        ({"rope_scaling": {"type": "yarn", "factor": 4, "mscale": 1}}, "rope_scaling has mscale 1"),
+        ({"rope_scaling": {"type": "yarn"}}, "c.json: rope_scaling.factor: .*"),
+        ({"rope_scaling": {"type": "yarn", "factor": 0.5}}, "c.json: rope_scaling.factor: .*0.5"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"vision_config": {}}, "vision_config"),
         ({"rope_theta": "x"}, "rope_theta 'x'; allowed: a number"),

@@ -44,6 +44,18 @@ class DatasetSection(Section):
     batch_size: Count | None = Field(
         default=None, description="Rows of one micro batch; null: runner_config.batch_size."
     )
+    packing: bool = Field(
+        default=False,
+        description="Several documents a row; none sees another, so they train as they would alone.",
+    )
+    max_seq_length: Count | None = Field(
+        default=None,
+        description="Tokens of a row of several documents; null: the model's seq_length.",
+    )
+    cache_dir: OptionalText = Field(
+        default="",
+        description="Folder where token ids are kept between runs; empty: the user's cache folder.",
+    )
     drop_remainder: bool = Field(
         default=True, description="Leave out the last batch when it is not full."
     )

@@ -25,6 +25,7 @@ from mindformers.dataset.mindrecord_check import (
     check_vocabulary,
     find_files,
 )
+from mindformers.dataset.sharing import own_rows, own_tokens
 from mindformers.errors import DataError
 from mindformers.parallel.layout import Layout
 
@@ -118,15 +119,9 @@ class TrainDataset:
         """
         order = self._order(epoch)[start * self.batch_size : len(self) * self.batch_size]
         layout = self._options.layout
-        if layout.is_single:
-            yield from self._read(order, self.batch_size)
-            return
-        rows = self.batch_size // layout.data
-        own = order.reshape(-1, layout.data, rows)[:, layout.data_rank].reshape(-1)
-        tokens = self.seq_length // layout.context
-        part = slice(layout.context_rank * tokens, (layout.context_rank + 1) * tokens)
-        for batch in self._read(own, rows):
-            yield {name: np.ascontiguousarray(values[:, part]) for name, values in batch.items()}
+        own = own_rows(order, self.batch_size, layout)
+        for batch in self._read(own, self.batch_size // layout.data):
+            yield own_tokens(batch, layout)
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self._options.shuffle:

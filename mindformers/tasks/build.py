@@ -249,7 +249,11 @@ def build_train_dataset(config: RunConfig, network: Any) -> Any:
     settings.setdefault("batch_size", config.runner_config.batch_size)
     settings["batch_size"] *= layout.data
     dataset = CausalLanguageModelDataset(
-        settings, vocab_size=network.config.vocab_size, layout=layout
+        settings,
+        seq_length=network.config.seq_length if section.packing else None,
+        vocab_size=network.config.vocab_size,
+        layout=layout,
+        pad_token_id=network.config.pad_token_id,
     )
     check_dataset(dataset, network.config)
     require_same({"the training data": dataset.fingerprint})

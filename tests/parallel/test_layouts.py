@@ -23,6 +23,8 @@ from tests.support.shared_runs import (
 LOSS, NORM, WEIGHT = 1e-5, 1e-5, 1e-4  # relative, relative, absolute
 WHOLE = {"parallel__enable_parallel_optimizer": False}
 SHARDED = {"parallel__enable_parallel_optimizer": True}
+LONG = {"seq_length": 48}  # three documents a row
+PACKED = {"train_dataset__packing": True, "network": LONG}
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +41,19 @@ def one_process(material):
     """Return the run of one process with a batch and so many micro batches; each is made once."""
     made = {}
 
-    def run(batch: int, micro: int, layers: int = 4, is_fused: bool = True):
-        key = (batch, micro, layers, is_fused)
+    def run(
+        batch: int, micro: int, layers: int = 4, is_fused: bool = True, is_packed: bool = False
+    ):
+        key = (batch, micro, layers, is_fused, is_packed)
         if key not in made:
+            network = {"num_layers": layers, "qkv_concat": is_fused, "mlp_concat": is_fused}
             made[key] = finetune(
-                material / "rows.mindrecord", material / f"one_{batch}_{micro}_{layers}_{is_fused}",
+                material / "rows.mindrecord", material / "_".join(map(str, ("one", *key))),
                 load_checkpoint=str(material / f"start{layers}"),
-                network={"num_layers": layers, "qkv_concat": is_fused, "mlp_concat": is_fused},
+                network={**network, **(LONG if is_packed else {})},
                 runner_config__batch_size=batch, runner_config__gradient_accumulation_steps=micro,
-                runner_config__epochs=3, **WHOLE,
+                runner_config__epochs=3, train_dataset__packing=is_packed,
+                train_dataset__cache_dir=str(material / "cache"), **WHOLE,
             )  # fmt: skip
         return made[key]
 
@@ -65,13 +71,15 @@ def compare(material, one_process, name, degrees, *, layers=4, **settings):
         material / "rows.mindrecord", material / name, processes=count, parallel=degrees,
         load_checkpoint=str(material / f"start{layers}"), network=network,
         runner_config__batch_size=1, runner_config__gradient_accumulation_steps=accumulated,
-        runner_config__epochs=3, **{**WHOLE, **settings},
+        runner_config__epochs=3, train_dataset__cache_dir=str(material / "cache"),
+        **{**WHOLE, **settings},
     )  # fmt: skip
     whole = one_process(
         degrees.get("data_parallel", 1),
         degrees.get("micro_batch_num", 1) * accumulated,
         layers,
         network.get("qkv_concat", True),
+        settings.get("train_dataset__packing", False),
     )
     loss, norm, weight = largest_differences(whole, shared)
     print(f"{name}: loss {loss:.1e}, norm {norm:.1e}, weights {weight:.1e}")
@@ -90,8 +98,11 @@ QUICK = [
     ("sp", {"model_parallel": 2, "use_seq_parallel": True, "vocab_emb_dp": False}, {}),
     ("zero", {"data_parallel": 2}, SHARDED),
     ("dp2_tp2", {"data_parallel": 2, "model_parallel": 2, "use_seq_parallel": True}, SHARDED),
+    ("packed_pp2", {"pipeline_stage": 2, "micro_batch_num": 2}, PACKED),
 ]  # fmt: skip
 SLOW = [
+    ("packed_dp2", {"data_parallel": 2}, PACKED),
+    ("packed_cp2_tp2", {"context_parallel": 2, "model_parallel": 2, "use_seq_parallel": True}, PACKED),
     ("tp4", {"model_parallel": 4}, {}),
     ("tp4_sp", {"model_parallel": 4, "use_seq_parallel": True}, {}),
     ("tp2_split", {"model_parallel": 2},

@@ -5,9 +5,10 @@ import sys
 import numpy as np
 import pytest
 
+from mindformers.dataset.tally import Tally
 from mindformers.errors import DataError
 from mindformers.tools.dataset_preprocess.preview import print_sample, printable, trained_runs
-from mindformers.tools.dataset_preprocess.report import Tally, counts, print_table, progress_bar
+from mindformers.tools.dataset_preprocess.report import counts, print_table, progress_bar
 
 
 class Letters:

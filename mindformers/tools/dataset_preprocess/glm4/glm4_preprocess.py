@@ -19,8 +19,8 @@ from mindformers.errors import DataError, did_you_mean
 from mindformers.guard import DEBUG_FLAG, FlagParser, leaving_on_sigterm, run_guarded
 
 if TYPE_CHECKING:
-    from mindformers.tools.dataset_preprocess.encoding import EncodeOptions
-    from mindformers.tools.dataset_preprocess.report import Tally
+    from mindformers.dataset.encoding import EncodeOptions
+    from mindformers.dataset.tally import Tally
 
 
 _SMALL_INPUT_BYTES = 2**21  # encoded in a quarter of a second
@@ -138,10 +138,11 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
     Raises:
         MindFormersError: If input, vocabulary or output cannot be used, or no row is left.
     """
+    from mindformers.dataset.encoding import EncodeOptions, encode_files
     from mindformers.dataset.mindrecord import mindrecord_writer
+    from mindformers.dataset.tally import Tally
     from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
-    from mindformers.tools.dataset_preprocess.encoding import EncodeOptions, encode_files
-    from mindformers.tools.dataset_preprocess.report import Tally, progress_bar
+    from mindformers.tools.dataset_preprocess.report import progress_bar
 
     source = Path(arguments.vocab_file)
     build = ChatGLM4Tokenizer.from_pretrained if source.is_dir() else ChatGLM4Tokenizer
@@ -185,7 +186,7 @@ def _preview(
     files: Sequence[Path], tokenizer: Any, options: EncodeOptions, num_samples: int
 ) -> None:
     """Show the first rows, before the work begins."""
-    from mindformers.tools.dataset_preprocess.encoding import encoded_samples
+    from mindformers.dataset.encoding import encoded_samples
     from mindformers.tools.dataset_preprocess.preview import print_sample, trained_runs
 
     samples = islice(encoded_samples(files, tokenizer, options), max(0, num_samples))

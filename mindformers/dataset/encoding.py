@@ -22,8 +22,8 @@ from mindformers.dataset.formats import conversation_or_error
 from mindformers.dataset.messages import Conversation, OrderPolicy
 from mindformers.dataset.mindrecord_rows import PackedRows, RowPacker
 from mindformers.dataset.rows import RawRow, read_rows
+from mindformers.dataset.tally import Tally
 from mindformers.errors import DataError
-from mindformers.tools.dataset_preprocess.report import Tally
 
 MALFORMED, TOO_LONG, NOTHING_TO_LEARN = "malformed", "too long", "nothing to learn"
 _CHUNK_ROWS, _CHUNK_TOKENS, _CHUNK_BYTES = 512, 2**19, 2**20
@@ -236,7 +236,7 @@ def encode_files(
         packed: Iterator[PackedChunk] = map(encoder.pack, chunks)
     else:
         # Loaded here: a small data set needs neither processes nor what they are made with.
-        from mindformers.tools.dataset_preprocess.workers import pack_in_workers
+        from mindformers.dataset.workers import pack_in_workers
 
         packed = pack_in_workers(chunks, encoder, num_workers)
     for chunk in packed:

@@ -16,14 +16,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import NamedTuple
 
-from mindformers.dataset.mindrecord_rows import record_bytes
-from mindformers.errors import DataError
-from mindformers.tools.dataset_preprocess.encoding import (
+from mindformers.dataset.encoding import (
     PackedChunk,
     RowEncoder,
     Rows,
     rows_of_chunk,
 )
+from mindformers.dataset.mindrecord_rows import record_bytes
+from mindformers.errors import DataError
 
 WORKER_TIMEOUT = 300.0  # seconds for one chunk; it takes a fraction of one
 

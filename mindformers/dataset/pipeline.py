@@ -7,7 +7,6 @@ run that begins in the middle of an epoch reads no row it does not need.
 from __future__ import annotations
 
 import hashlib
-import os
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -19,6 +18,7 @@ import numpy as np
 
 from mindformers.checkpoint.step_format import file_sha256
 from mindformers.config.columns import COLUMNS, IGNORED_LABEL
+from mindformers.dataset.encoding import num_cores
 from mindformers.dataset.mindrecord_check import (
     check_files,
     check_length,
@@ -213,11 +213,6 @@ class TrainDataset:
             step = -(-len(unknown) // _NUM_PROBED_ROWS)
             for _ in self._read(unknown[::step], self.batch_size):
                 pass
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _first_error(error: RuntimeError) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from mindformers.errors import DataError
 from mindformers.logger import logger
 
 FORMAT_VERSION = 1
-_IDS, _LABELS, _ROWS, _FACTS = "ids.bin", "labels.bin", "rows.npy", "facts.json"
+# None of the names is one that is looked for where data files are: a cache may lie beside them.
+_IDS, _LABELS, _ROWS, _FACTS = "ids.bin", "labels.bin", "rows.npy", "facts"
 _DATA_FILES = (_IDS, _LABELS, _ROWS)
 
 
@@ -175,7 +176,7 @@ def _make(folder: Path, facts: Mapping[str, Any], write: Callable[[RowWriter], T
                 fix=tally.advice(),
             )
         tally.rows_written = writer.num_rows
-        writer.finish({**facts, "tally": asdict(tally)})
+        writer.finish({**facts, "tally": tally.as_dict()})
         remove(folder)  # one that is damaged
         temp.rename(folder)
         sync_folder(folder.parent)

@@ -23,6 +23,8 @@ class Tally:
         trained_tokens: Labels that are not -100.
         truncated: Rows cut at seq_length.
         cut_tokens: Tokens lost by cutting.
+        split: Conversations that became several rows.
+        unlearnt: Rows without a label that were kept.
         dropped: Rows left out, by reason.
         examples: The first few messages about dropped rows, by reason.
     """
@@ -33,6 +35,8 @@ class Tally:
     trained_tokens: int = 0
     truncated: int = 0
     cut_tokens: int = 0
+    split: int = 0
+    unlearnt: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
@@ -53,9 +57,13 @@ class Tally:
             kept = self.examples.setdefault(reason, [])
             kept.extend(messages[: _NUM_EXAMPLES - len(kept)])
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts as JSON can hold them."""
+        return {**vars(self), "dropped": dict(self.dropped)}
+
     @staticmethod
     def from_dict(content: Mapping[str, Any]) -> Tally:
-        """Return the tally that ``dataclasses.asdict`` gave ``content`` of."""
+        """Return the tally that ``as_dict`` gave ``content`` of."""
         return Tally(**{**content, "dropped": Counter(content["dropped"])})
 
     def advice(self) -> str:

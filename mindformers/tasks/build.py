@@ -20,7 +20,12 @@ from mindformers.parallel.runtime import launched_rank, start_runtime
 from mindformers.pet.adapter_source import base_of, existing_base, holds_adapters
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.tasks.layout import launched_layout
+from mindformers.tasks.tokenizers import build_tokenizer as build_tokenizer
+from mindformers.tasks.tokenizers import check_tokenizer as check_tokenizer
+from mindformers.tasks.tokenizers import training_tokenizer
 from mindformers.version import __version__
+
+_DATASET = "CausalLanguageModelDataset"
 
 
 def start(config: RunConfig) -> Path:
@@ -201,30 +206,6 @@ def named_weights(config: RunConfig) -> str:
     return config.weights_path
 
 
-def build_tokenizer(config: RunConfig) -> Any:
-    """Return the tokenizer of the processor section, or of the weights' own directory.
-
-    Raises:
-        ConfigError: If neither is there.
-    """
-    section = config.processor.tokenizer if config.processor else None
-    tokenizer_class = MindFormerRegister.get_cls(
-        MindFormerModuleType.TOKENIZER, section.type if section else "ChatGLM4Tokenizer"
-    )
-    if section and section.vocab_file:
-        settings = {key: value for key, value in section.model_dump().items() if value is not None}
-        for name in ("type", "trust_remote_code"):
-            settings.pop(name, None)
-        return tokenizer_class(**settings)
-    if (Path(config.weights_path) / "tokenizer.model").is_file():
-        return tokenizer_class.from_pretrained(config.weights_path)
-    raise ConfigError(
-        "no vocabulary is named",
-        where="processor.tokenizer.vocab_file",
-        fix="add --processor.tokenizer.vocab_file with the path of tokenizer.model",
-    )
-
-
 def build_train_dataset(config: RunConfig, network: Any) -> Any:
     """Return the training data, checked against the network's length and vocabulary.
 
@@ -232,14 +213,14 @@ def build_train_dataset(config: RunConfig, network: Any) -> Any:
         ConfigError: If the file names no data.
         DataError: If the data cannot be used with this network.
     """
-    from mindformers.dataset.causal_lm import CausalLanguageModelDataset  # not for answering
+    from mindformers.dataset import causal_lm  # not for answering
 
     section = config.train_dataset
     if section is None or not section.data_loader.dataset_dir:
         raise ConfigError(
             "no training data is named",
             where="train_dataset.data_loader.dataset_dir",
-            fix="add --train_dataset_dir with a MindRecord file or a folder of them",
+            fix="add --train_dataset_dir with a MindRecord, JSON, JSON Lines or Parquet file",
         )
     settings = {
         **section.model_dump(exclude_none=True),
@@ -248,9 +229,12 @@ def build_train_dataset(config: RunConfig, network: Any) -> Any:
     layout = mesh().layout
     settings.setdefault("batch_size", config.runner_config.batch_size)
     settings["batch_size"] *= layout.data
-    dataset = CausalLanguageModelDataset(
+    is_text = section.data_loader.is_text
+    name = config.train_dataset_task.type if config.train_dataset_task else _DATASET
+    dataset = getattr(causal_lm, name)(
         settings,
-        seq_length=network.config.seq_length if section.packing else None,
+        seq_length=network.config.seq_length if section.packing or is_text else None,
+        tokenizer=training_tokenizer(config, network.config) if is_text else None,
         vocab_size=network.config.vocab_size,
         layout=layout,
         pad_token_id=network.config.pad_token_id,
@@ -271,30 +255,4 @@ def check_dataset(dataset: Any, settings: PretrainedConfig) -> None:
             f"rows of {dataset.seq_length} tokens for a network of seq_length {settings.seq_length}",
             where="the training data",
             fix="preprocess again with --seq_length, or raise model.model_config.seq_length",
-        )
-
-
-def check_tokenizer(tokenizer: Any, settings: PretrainedConfig) -> None:
-    """Refuse a vocabulary that is not the network's.
-
-    Raises:
-        ConfigError: If it has more ids than the network, or the ids that end an answer are none of its
-            control tokens.
-    """
-    where = "processor.tokenizer.vocab_file"
-    if len(tokenizer) > settings.vocab_size:
-        raise ConfigError(
-            f"a vocabulary of {len(tokenizer)} ids for a network of {settings.vocab_size}",
-            where=where,
-            fix="take the tokenizer.model the network was trained with",
-        )
-    special = tokenizer.special_tokens
-    strange = [each for each in settings.eos_token_ids if each not in special.values()]
-    if strange:
-        proper = [special[name] for name in tokenizer.end_tokens]
-        raise ConfigError(
-            f"eos_token_id {strange} is no control token of this vocabulary",
-            where=where,
-            allowed=f"eos_token_id {proper} and pad_token_id {tokenizer.pad_token_id}",
-            fix="set them under model.model_config, or take the network's own tokenizer.model",
         )

@@ -143,7 +143,9 @@ def test_conversations_are_encoded_together_as_one_by_one(tokenizer) -> None:
         Prompt(messages, None, f"f:{number}") for number, messages in enumerate(conversations)
     ]
     for truncate in (True, False):
-        rows, errors = encode_conversations(tokenizer, prompts, 12, truncate=truncate)
+        rows, errors = encode_conversations(
+            tokenizer, prompts, 12, too_long="truncate" if truncate else "error"
+        )
         start, good = 0, 0
         for prompt, error in zip(prompts, errors, strict=True):
             if error is not None:

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from mindformers.dataset.tally import Tally
 
 
-_SMALL_INPUT_BYTES = 2**21  # encoded in a quarter of a second
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = FlagParser(
@@ -138,7 +135,7 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
     Raises:
         MindFormersError: If input, vocabulary or output cannot be used, or no row is left.
     """
-    from mindformers.dataset.encoding import EncodeOptions, encode_files
+    from mindformers.dataset.encoding import EncodeOptions, encode_files, worthwhile_workers
     from mindformers.dataset.mindrecord import mindrecord_writer
     from mindformers.dataset.tally import Tally
     from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
@@ -158,7 +155,7 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
             files,
             tokenizer,
             options,
-            num_workers=arguments.num_workers or _worthwhile_workers(total_bytes),
+            num_workers=arguments.num_workers or worthwhile_workers(total_bytes),
             repeat=arguments.repeat,
             on_bytes=bar.add_bytes,
         )
@@ -193,13 +190,6 @@ def _preview(
     for number, (ids, labels) in enumerate(samples, start=1):
         note = f"{len(ids)} of {options.seq_length} tokens"
         print_sample(number, trained_runs(tokenizer, ids, labels), note)
-
-
-def _worthwhile_workers(total_bytes: int) -> int:
-    """Return as many processes as there are cores; for an input that is done sooner, only this one."""
-    from mindformers.dataset.pipeline import num_cores
-
-    return num_cores() if total_bytes >= _SMALL_INPUT_BYTES else 1
 
 
 def _count(text: str) -> int:

@@ -99,6 +99,10 @@ def counts(tally: Tally, seconds: float) -> dict[str, str]:
         lines["tokens"] = f"{tally.tokens:,}"
         lines["trained tokens"] = f"{tally.trained_tokens:,} ({share:.1f} %)"
         lines["truncated rows"] = f"{tally.truncated:,} ({tally.cut_tokens:,} tokens cut)"
+    if tally.split:
+        lines["split rows"] = f"{tally.split:,}"
+    if tally.unlearnt:
+        lines["rows without a label"] = f"{tally.unlearnt:,}"
     lines["dropped rows"] = f"{sum(tally.dropped.values()):,}"
     for reason, count in sorted(tally.dropped.items()):
         lines[f"  {reason}"] = f"{count:,}"

@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--input_glob",
         default="./alpaca_glm4_data.jsonl",
         help="input files, JSON Lines or JSON arrays: a path or a pattern such as 'data/**/*.jsonl'"
-        " (in quotes); messages, alpaca and sharegpt rows (default: %(default)s)",
+        " (in quotes), or Parquet files; messages, alpaca, sharegpt, ADGen rows (default: %(default)s)",
     )
     add(
         "--output_file",
@@ -62,9 +62,28 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num_workers", type=_count, help="processes that encode (default: the cores)")
     add(
         "--too_long",
-        choices=("truncate", "drop", "error"),
+        choices=("truncate", "drop", "error", "split"),
         default="truncate",
-        help="what to do with a conversation of more than seq_length tokens (default: %(default)s)",
+        help="what to do with a conversation of more than seq_length tokens; split makes several rows "
+        "of it (default: %(default)s)",
+    )
+    add(
+        "--no_label",
+        choices=("drop", "error", "keep"),
+        default="drop",
+        help="what to do with a row of which nothing is learnt (default: %(default)s)",
+    )
+    add(
+        "--train_on",
+        choices=("all", "last"),
+        default="all",
+        help="which of an assistant's turns are learnt (default: %(default)s)",
+    )
+    add(
+        "--format",
+        choices=("auto", "messages", "sharegpt", "alpaca", "adgen", "toolalpaca"),
+        default="auto",
+        help="form of the rows (default: told by the keys of each)",
     )
     add(
         "--on_error",
@@ -145,8 +164,9 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
     build = ChatGLM4Tokenizer.from_pretrained if source.is_dir() else ChatGLM4Tokenizer
     tokenizer = build(source)
     options = EncodeOptions(
-        arguments.seq_length, arguments.too_long, arguments.on_error, arguments.order
-    )
+        arguments.seq_length, arguments.too_long, arguments.on_error, arguments.order,
+        arguments.no_label, arguments.train_on, arguments.format,
+    )  # fmt: skip
     _preview(files, tokenizer, options, arguments.preview)
     tally = Tally()
     total_bytes = arguments.repeat * sum(file.stat().st_size for file in files)

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from mindformers.config.data import DatasetSection
 from mindformers.config.report import bind_section
-from mindformers.dataset.encoding import EncodeOptions
-from mindformers.dataset.formats import Form
-from mindformers.dataset.mindrecord_check import check_vocabulary
-from mindformers.dataset.mindrecord_store import rows_of_mindrecord
 from mindformers.dataset.pipeline import ReadOptions, TrainDataset
-from mindformers.dataset.row_store import RowStore
-from mindformers.dataset.text_rows import rows_of_text
-from mindformers.dataset.token_dataset import RowForm, TokenDataset
-from mindformers.errors import ConfigError
-from mindformers.ops.native.cache import cache_folder
+from mindformers.dataset.sources import open_stored
+from mindformers.dataset.token_dataset import TokenDataset
 from mindformers.parallel.layout import Layout
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
 DEFAULT_BATCH_SIZE = 8
-_READ_AT_ONCE = 64  # rows of MindRecord files that are copied to a store
 
 
 @MindFormerRegister.register(MindFormerModuleType.DATASET)
@@ -74,13 +64,14 @@ class CausalLanguageModelDataset:
             num_samples=loader.num_samples,
             num_parallel_workers=section.num_parallel_workers,
             layout=layout or Layout(),
+            eod_token_id=section.eod_token_id if section.eod_reset else None,
         )
         self._data: TrainDataset | TokenDataset
-        if loader.is_text or section.packing:
-            store, length = _stored(section, seq_length, tokenizer, vocab_size)
-            pad = pad_token_id if tokenizer is None else tokenizer.pad_token_id
-            form = RowForm(length, pad, is_packed=section.packing)
-            self._data = TokenDataset(store, form, options)
+        if section.is_stored:
+            self._data = open_stored(
+                section, options, seq_length=seq_length, tokenizer=tokenizer,
+                vocab_size=vocab_size, pad_token_id=pad_token_id,
+            )  # fmt: skip
         else:
             self._data = TrainDataset(
                 loader.dataset_dir, options, seq_length=seq_length, vocab_size=vocab_size
@@ -95,46 +86,6 @@ class CausalLanguageModelDataset:
     def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Yield the batches of an epoch; see ``TrainDataset.batches`` and ``TokenDataset.batches``."""
         return self._data.batches(epoch, start)
-
-
-def _stored(
-    section: DatasetSection, seq_length: int | None, tokenizer: Any, vocab_size: int | None
-) -> tuple[RowStore, int]:
-    """Return the rows of the section's files without their filling, and the tokens of a row."""
-    loader, workers = section.data_loader, section.num_parallel_workers
-    folder, length = cache_dir(section.cache_dir), section.row_length or seq_length
-    if not loader.is_text:
-        plain = ReadOptions(_READ_AT_ONCE, drop_remainder=False, num_parallel_workers=workers)
-        files = TrainDataset(loader.dataset_dir, plain, vocab_size=vocab_size)
-        return rows_of_mindrecord(files, folder), length or files.seq_length
-    if tokenizer is None:
-        raise ConfigError(
-            "text needs a tokenizer",
-            where="train_dataset.tokenizer",
-            fix="name its vocab_file, or give the data set a tokenizer",
-        )
-    if length is None:
-        raise ConfigError(
-            "no length of a row is given",
-            where="train_dataset.max_seq_length",
-            fix="set it, or give the model's seq_length",
-        )
-    options = EncodeOptions(
-        length, loader.too_long, loader.on_error, loader.order, loader.no_label, loader.train_on,
-        cast(Form, loader.row_format),
-    )  # fmt: skip
-    source = loader.dataset_dir
-    store = rows_of_text(source, tokenizer, options, cache_dir=folder, num_workers=workers)
-    if vocab_size is not None:
-        check_vocabulary(store.max_id, vocab_size, Path(str(source)))
-    return store, length
-
-
-def cache_dir(named: str = "") -> Path:
-    """Return where rows are kept between runs: ``named``, else a folder of the user's cache."""
-    if named:
-        return Path(named).expanduser()
-    return (cache_folder() or Path(tempfile.gettempdir()) / "mindformers") / "data"
 
 
 def _bind(

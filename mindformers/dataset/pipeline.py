@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mindformers.checkpoint.step_format import file_sha256
-from mindformers.config.columns import COLUMNS, IGNORED_LABEL
+from mindformers.config.columns import COLUMNS, IGNORED_LABEL, STARTS_COLUMN
 from mindformers.dataset.encoding import num_cores
 from mindformers.dataset.mindrecord_check import (
     check_files,
@@ -45,6 +45,7 @@ class ReadOptions:
         num_samples: Rows to use, from the first on; None: all.
         num_parallel_workers: Threads that read; never more than there are cores.
         layout: How processes share a batch: each has some rows, and of these a part of the tokens.
+        eod_token_id: Ends a document where rows hold several; None: a row is one.
     """
 
     batch_size: int = 1
@@ -54,6 +55,7 @@ class ReadOptions:
     num_samples: int | None = None
     num_parallel_workers: int = 1
     layout: Layout = field(default_factory=Layout)
+    eod_token_id: int | None = None
 
 
 class TrainDataset:
@@ -112,7 +114,8 @@ class TrainDataset:
 
         Yields:
             ``input_ids`` and ``labels``, each (batch_size, seq_length) int32, or this process's part of
-            these rows and tokens; labels are shifted and -100 where nothing is learnt.
+            these rows and tokens; labels are shifted and -100 where nothing is learnt. Where rows hold
+            several documents, ``document_starts`` too: where in its row each token's begins.
 
         Raises:
             DataError: If a row cannot be read, has another length or an id beyond the vocabulary.
@@ -121,6 +124,8 @@ class TrainDataset:
         layout = self._options.layout
         own = own_rows(order, self.batch_size, layout)
         for batch in self._read(own, self.batch_size // layout.data):
+            if self._options.eod_token_id is not None:
+                batch[STARTS_COLUMN] = starts_behind(batch["input_ids"], self._options.eod_token_id)
             yield own_tokens(batch, layout)
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -213,6 +218,13 @@ class TrainDataset:
             step = -(-len(unknown) // _NUM_PROBED_ROWS)
             for _ in self._read(unknown[::step], self.batch_size):
                 pass
+
+
+def starts_behind(ids: np.ndarray, eod_token_id: int) -> np.ndarray:
+    """Return where the document of each token begins, (rows, tokens) int32; it ends with ``eod_token_id``."""
+    is_first = np.roll(ids == eod_token_id, 1, axis=1)
+    places = np.arange(ids.shape[1], dtype=np.int32)
+    return np.maximum.accumulate(np.where(is_first & (places > 0), places, 0), axis=1)
 
 
 def _first_error(error: RuntimeError) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,45 @@ class RowStore:
         """Return the first ``length`` ids and labels of a row, on disk."""
         begin = self.starts[index]
         return self.ids[begin : begin + length], self.labels[begin : begin + length]
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """The rows of several stores under one numbering; attributes as of ``RowStore``."""
+
+    stores: tuple[RowStore, ...]
+
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+        return sum(map(len, self.stores))
+
+    @cached_property
+    def edges(self) -> np.ndarray:
+        """Where each store's numbers begin, and behind the last."""
+        return np.cumsum([0, *map(len, self.stores)])
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row."""
+        return np.concatenate([store.lengths for store in self.stores])
+
+    @cached_property
+    def useful(self) -> np.ndarray:
+        """Tokens of each row up to the last one with a label."""
+        return np.concatenate([store.useful for store in self.stores])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for the same rows in the same order."""
+        text = " ".join(store.fingerprint for store in self.stores)
+        if len(self.stores) == 1:
+            return text
+        return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+    def row(self, index: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first ``length`` ids and labels of a row, on disk."""
+        store = int(np.searchsorted(self.edges, index, side="right")) - 1
+        return self.stores[store].row(index - int(self.edges[store]), length)
 
 
 def stored_rows(

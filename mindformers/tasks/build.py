@@ -216,7 +216,7 @@ def build_train_dataset(config: RunConfig, network: Any) -> Any:
     from mindformers.dataset import causal_lm  # not for answering
 
     section = config.train_dataset
-    if section is None or not section.data_loader.dataset_dir:
+    if section is None or not section.data_loader.files:
         raise ConfigError(
             "no training data is named",
             where="train_dataset.data_loader.dataset_dir",
@@ -229,7 +229,7 @@ def build_train_dataset(config: RunConfig, network: Any) -> Any:
     layout = mesh().layout
     settings.setdefault("batch_size", config.runner_config.batch_size)
     settings["batch_size"] *= layout.data
-    is_text = section.data_loader.is_text
+    is_text = section.data_loader.has_text
     name = config.train_dataset_task.type if config.train_dataset_task else _DATASET
     dataset = getattr(causal_lm, name)(
         settings,

@@ -18,6 +18,7 @@ from mindformers.dataset.tally import Tally
 from mindformers.errors import DataError, did_you_mean
 from mindformers.logger import logger
 from mindformers.parallel.heartbeat import beat
+from mindformers.tokenizer.chat import default_template
 
 # Raised when rows come out otherwise for the same input: what is in caches is then made again.
 ROWS_VERSION = 1
@@ -60,7 +61,10 @@ def rows_of_text(
         began, tally = time.monotonic(), Tally()
         size = sum(file.stat().st_size for file in files)
         logger.info(
-            "encoding %d files, %.1f MB; the rows are kept in %s", len(files), size / 1e6, cache_dir
+            "encoding %d file(s), %.1f MB; the rows are kept in %s",
+            len(files),
+            size / 1e6,
+            cache_dir,
         )
         workers = worthwhile_workers(size, num_workers)
         chunks = encode_files(files, tokenizer, options, num_workers=workers, packer=TokenPacker())
@@ -113,7 +117,7 @@ def _files_of(path: Path) -> Iterator[Path]:
 
 def tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
     """Return what the ids of a conversation follow from: vocabulary, control tokens, chat template."""
-    template = json.dumps(tokenizer.chat_template, sort_keys=True)
+    template = json.dumps(tokenizer.chat_template or default_template(), sort_keys=True)
     return {
         "vocabulary": tokenizer.vocab_hash,
         "special_tokens": dict(sorted(tokenizer.special_tokens.items())),

@@ -206,8 +206,13 @@ def named_weights(config: RunConfig) -> str:
     return config.weights_path
 
 
-def build_train_dataset(config: RunConfig, network: Any) -> Any:
+def build_train_dataset(config: RunConfig, network: Any, tokenizer: Any = None) -> Any:
     """Return the training data, checked against the network's length and vocabulary.
+
+    Args:
+        config: The run's settings.
+        network: Has ``config``.
+        tokenizer: Makes token ids of text; None: the one the settings or the weights name.
 
     Raises:
         ConfigError: If the file names no data.
@@ -234,7 +239,7 @@ def build_train_dataset(config: RunConfig, network: Any) -> Any:
     dataset = getattr(causal_lm, name)(
         settings,
         seq_length=network.config.seq_length if section.packing or is_text else None,
-        tokenizer=training_tokenizer(config, network.config) if is_text else None,
+        tokenizer=training_tokenizer(config, network.config, tokenizer) if is_text else None,
         vocab_size=network.config.vocab_size,
         layout=layout,
         pad_token_id=network.config.pad_token_id,

@@ -41,14 +41,22 @@ def tokenizer_of(section: TokenizerSection) -> Any:
     return MindFormerRegister.get_cls(MindFormerModuleType.TOKENIZER, section.type)(**settings)
 
 
-def training_tokenizer(config: RunConfig, settings: PretrainedConfig) -> Any:
+def training_tokenizer(config: RunConfig, settings: PretrainedConfig, given: Any = None) -> Any:
     """Return the tokenizer that makes token ids of training text; it must be the network's.
+
+    Args:
+        config: The run's settings.
+        settings: The network's.
+        given: A tokenizer that stands before those the settings name.
 
     Raises:
         ConfigError: If none is named, or it is another network's.
     """
     section = config.train_dataset.tokenizer if config.train_dataset else None
-    tokenizer = tokenizer_of(section) if section and section.vocab_file else build_tokenizer(config)
+    tokenizer = given
+    if tokenizer is None:
+        own = section if section and section.vocab_file else None
+        tokenizer = tokenizer_of(own) if own else build_tokenizer(config)
     check_tokenizer(tokenizer, settings)
     return tokenizer
 

@@ -86,7 +86,7 @@ FLAGS = (
     _flag("device_target", str, "CPU or Ascend", "context.device_target"),
     _flag("run_mode", str, "train, finetune, predict or plan"),
     _flag("do_eval", truth, "evaluate while training (not implemented)"),
-    _flag("train_dataset_dir", str, "MindRecord file or folder to train on",
+    _flag("train_dataset_dir", str, "MindRecord, JSON, JSON Lines or Parquet file, or a folder, to train on",
           f"train_dataset.{_LOADER}", aliases=("train_dataset",)),
     _flag("eval_dataset_dir", str, "MindRecord file or folder to evaluate on",
           f"eval_dataset.{_LOADER}", aliases=("eval_dataset",)),

@@ -6,4 +6,7 @@ Apart from the sections that check settings, so that the data tools start withou
 from __future__ import annotations
 
 COLUMNS = ("input_ids", "labels")
+STARTS_COLUMN = (
+    "document_starts"  # of batches whose rows hold several documents: where each token's begins
+)
 IGNORED_LABEL = -100

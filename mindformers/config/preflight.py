@@ -50,13 +50,14 @@ def _training(config: RunConfig) -> Iterator[Problem]:
             fix="leave it out, and give it when predicting",
         )  # fmt: skip
     yield from _weights(config)
-    named = config.train_dataset.data_loader.dataset_dir if config.train_dataset else ""
-    paths = [named] if isinstance(named, str) else named
+    files = config.train_dataset.data_loader.files if config.train_dataset else ()
+    named = [each.dataset_dir for each in files]
+    paths = [path for each in named for path in ([each] if isinstance(each, str) else each)]
     if not any(paths):
         yield Problem(_DATA, "no training data is named", fix="add --train_dataset with its path")
         return
     for path in paths:
-        yield from _missing(_DATA, path, "a MindRecord file or a folder of them")
+        yield from _missing(_DATA, path, "a data file or a folder of them")
 
 
 def _prediction(config: RunConfig) -> Iterator[Problem]:

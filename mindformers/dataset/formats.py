@@ -1,4 +1,4 @@
-"""Rows of the known data set forms as conversations: alpaca, sharegpt and messages.
+"""Rows of the known data set forms as conversations: messages, sharegpt, alpaca, ADGen.
 
 The form is told by a row's keys, so files need no flag and may be mixed. Loads no
 MindSpore.
@@ -6,27 +6,28 @@ MindSpore.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mindformers.dataset.messages import Conversation, OrderPolicy, parse_conversation
 from mindformers.dataset.rows import RawRow, parse_row, read_rows
+from mindformers.dataset.turns import conversation_turns, from_json
 from mindformers.errors import DataError, did_you_mean
-from mindformers.tokenizer.json_text import to_json
 
-_SHAREGPT_ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "function_call": "assistant",
-    "observation": "observation",
-    "system": "system",
+Form = Literal["auto", "messages", "sharegpt", "alpaca", "adgen", "toolalpaca"]
+# The keys that tell a form; a row of several takes the first.
+_KEYS = {
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "toolalpaca": ("conversations",),
+    "alpaca": ("instruction", "output"),
+    "adgen": ("content", "summary"),
 }
-_SHAREGPT_NAMES = (*_SHAREGPT_ROLES, "user", "assistant")
-_KNOWN_KEYS = ("messages", "conversations", "instruction", "output")
+_KNOWN_KEYS = ("messages", "conversations", "instruction", "output", "content", "summary")
 _FORMS = (
-    "'messages' (GLM-4, OpenAI), 'conversations' (sharegpt) or 'instruction' and 'output' (alpaca)"
+    "'messages' (GLM-4, OpenAI), 'conversations' (sharegpt, GLM-3), 'instruction' and 'output' "
+    "(alpaca) or 'content' and 'summary' (ADGen)"
 )
 
 
@@ -47,44 +48,59 @@ def read_conversations(
 
 
 def conversation_or_error(
-    row: RawRow, *, order: OrderPolicy = "strict"
+    row: RawRow, *, order: OrderPolicy = "strict", form: Form = "auto"
 ) -> Conversation | DataError:
     """Return the conversation of a raw row, or the error that says why it is none."""
     try:
-        return conversation_from_row(parse_row(row), where=row.where, order=order)
+        return conversation_from_row(parse_row(row), where=row.where, order=order, form=form)
     except DataError as error:
         return error
 
 
 def conversation_from_row(
-    row: Mapping[str, Any], *, where: str = "", order: OrderPolicy = "strict"
+    row: Mapping[str, Any], *, where: str = "", order: OrderPolicy = "strict", form: Form = "auto"
 ) -> Conversation:
     """Return the conversation of a parsed row.
 
     Args:
-        row: One of the known forms.
+        row: One of the known forms; null is as good as no value.
         where: File and line, for messages.
         order: See ``parse_conversation``.
+        form: The form; ``auto``: told by the row's keys.
 
     Raises:
-        DataError: If the keys fit no form, or the conversation is malformed.
+        DataError: If the keys do not fit the form, or the conversation is malformed.
     """
-    if "messages" in row:
-        messages = row["messages"]
-    elif "conversations" in row:
-        messages = _sharegpt_messages(row, where)
-    elif "instruction" in row or "output" in row:
-        messages = _alpaca_messages(row, where)
-    else:
-        names = [str(key) for key in row]
-        hints = (did_you_mean(name, _KNOWN_KEYS) for name in names)
+    present = {key: value for key, value in row.items() if value is not None}
+    name = _form_of(present, where) if form == "auto" else form
+    if not any(key in present for key in _KEYS[name]):
         raise DataError(
-            f"a row with the keys {', '.join(names[:8]) or '(none)'}",
+            f"a row with the keys {_listed(present)}",
             where=where,
-            allowed=_FORMS,
-            fix=next(filter(None, hints), ""),
+            allowed=f"the keys of the form {name!r}: {', '.join(_KEYS[name])}",
+            fix="correct the file, or leave format at 'auto'",
         )
-    return parse_conversation(messages, _tools(row.get("tools"), where), where=where, order=order)
+    messages = _MESSAGES[name](present, where)
+    return parse_conversation(
+        messages, _tools(present.get("tools"), where), where=where, order=order
+    )
+
+
+def _form_of(row: Mapping[str, Any], where: str) -> str:
+    for name, keys in _KEYS.items():
+        if any(key in row for key in keys) and (name != "adgen" or "summary" in row):
+            return name
+    hints = (did_you_mean(str(name), _KNOWN_KEYS) for name in row)
+    raise DataError(
+        f"a row with the keys {_listed(row)}",
+        where=where,
+        allowed=_FORMS,
+        fix=next(filter(None, hints), ""),
+    )
+
+
+def _listed(row: Mapping[str, Any]) -> str:
+    return ", ".join([str(key) for key in row][:8]) or "(none)"
 
 
 def alpaca_prompt(instruction: str, context: str = "") -> str:
@@ -130,6 +146,17 @@ def _alpaca_messages(row: Mapping[str, Any], where: str) -> list[dict[str, Any]]
     ]
 
 
+def _adgen_messages(row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    for key in _KEYS["adgen"]:
+        if not isinstance(row.get(key), str):
+            found = f"is a {type(row[key]).__name__}" if key in row else "is missing"
+            raise DataError(f"'{key}' {found}", where=where, allowed="a string")
+    roles = ("user", "assistant")
+    return [
+        {"role": role, "content": row[key]} for role, key in zip(roles, _KEYS["adgen"], strict=True)
+    ]
+
+
 def _history(value: Any, where: str) -> list[list[str]]:
     pairs = value or []
     is_pairs = isinstance(pairs, list) and all(
@@ -143,65 +170,11 @@ def _history(value: Any, where: str) -> list[list[str]]:
     return list(pairs)
 
 
-def _sharegpt_messages(row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    turns = row["conversations"]
-    if not isinstance(turns, list):
-        raise DataError(
-            f"'conversations' is a {type(turns).__name__}", where=where, allowed="a list of turns"
-        )
-    messages: list[dict[str, Any]] = []
-    if system := row.get("system"):
-        messages.append({"role": "system", "content": system})
-    for index, turn in enumerate(turns):
-        messages.extend(_sharegpt_turn(turn, f"{where}: conversations[{index}]"))
-    return messages
-
-
-def _sharegpt_turn(turn: Any, where: str) -> list[dict[str, Any]]:
-    if not isinstance(turn, Mapping) or "from" not in turn or "value" not in turn:
-        raise DataError(
-            f"the turn is {turn!r:.60}", where=where, allowed='{"from": ..., "value": ...}'
-        )
-    name, value = turn["from"], turn["value"]
-    role = _SHAREGPT_ROLES.get(name, name) if isinstance(name, str) else None
-    if name not in _SHAREGPT_NAMES or role is None:
-        raise DataError(
-            f"unknown role {name!r}",
-            where=where,
-            allowed=", ".join(_SHAREGPT_ROLES),
-            fix=did_you_mean(str(name), _SHAREGPT_ROLES),
-        )
-    if name != "function_call":
-        return [{"role": role, "content": value}]
-    return [_tool_call(call, where) for call in _calls(value, where)]
-
-
-def _calls(value: Any, where: str) -> list[Any]:
-    call = _from_json(value, "the function_call", where)
-    calls = call if isinstance(call, list) else [call]
-    if not calls:
-        raise DataError("the function_call calls nothing", where=where)
-    return calls
-
-
-def _tool_call(call: Any, where: str) -> dict[str, Any]:
-    if not isinstance(call, Mapping) or not isinstance(call.get("name"), str) or not call["name"]:
-        raise DataError(
-            f"the function_call is {call!r:.60}",
-            where=where,
-            allowed='{"name": "...", "arguments": {...}}',
-        )
-    arguments = call.get("arguments")
-    if not isinstance(arguments, str):
-        arguments = to_json({} if arguments is None else arguments)
-    return {"role": "assistant", "metadata": call["name"], "content": arguments or "{}"}
-
-
 def _tools(value: Any, where: str) -> list[Any] | None:
     """Return a row's tool list; sharegpt files hold it as JSON text."""
     if value is None or value in ("", "[]"):
         return None
-    tools = _from_json(value, "'tools'", where)
+    tools = from_json(value, "'tools'", where)
     if not isinstance(tools, list):
         raise DataError(
             f"'tools' is a {type(tools).__name__}", where=where, allowed="a list of tool schemas"
@@ -209,13 +182,10 @@ def _tools(value: Any, where: str) -> list[Any] | None:
     return tools or None
 
 
-def _from_json(value: Any, what: str, where: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise DataError(
-            f"{what} is no JSON: {reason}", where=where, fix="correct the text"
-        ) from error
+_MESSAGES: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
+    "messages": lambda row, where: row["messages"],
+    "sharegpt": conversation_turns,
+    "toolalpaca": conversation_turns,
+    "alpaca": _alpaca_messages,
+    "adgen": _adgen_messages,
+}

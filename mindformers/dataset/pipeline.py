@@ -7,7 +7,6 @@ run that begins in the middle of an epoch reads no row it does not need.
 from __future__ import annotations
 
 import hashlib
-import os
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -18,13 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from mindformers.checkpoint.step_format import file_sha256
-from mindformers.config.columns import COLUMNS, IGNORED_LABEL
+from mindformers.config.columns import COLUMNS, IGNORED_LABEL, STARTS_COLUMN
+from mindformers.dataset.encoding import num_cores
 from mindformers.dataset.mindrecord_check import (
     check_files,
     check_length,
     check_vocabulary,
     find_files,
 )
+from mindformers.dataset.sharing import own_rows, own_tokens
 from mindformers.errors import DataError
 from mindformers.parallel.layout import Layout
 
@@ -44,6 +45,7 @@ class ReadOptions:
         num_samples: Rows to use, from the first on; None: all.
         num_parallel_workers: Threads that read; never more than there are cores.
         layout: How processes share a batch: each has some rows, and of these a part of the tokens.
+        eod_token_id: Ends a document where rows hold several; None: a row is one.
     """
 
     batch_size: int = 1
@@ -53,6 +55,7 @@ class ReadOptions:
     num_samples: int | None = None
     num_parallel_workers: int = 1
     layout: Layout = field(default_factory=Layout)
+    eod_token_id: int | None = None
 
 
 class TrainDataset:
@@ -111,22 +114,19 @@ class TrainDataset:
 
         Yields:
             ``input_ids`` and ``labels``, each (batch_size, seq_length) int32, or this process's part of
-            these rows and tokens; labels are shifted and -100 where nothing is learnt.
+            these rows and tokens; labels are shifted and -100 where nothing is learnt. Where rows hold
+            several documents, ``document_starts`` too: where in its row each token's begins.
 
         Raises:
             DataError: If a row cannot be read, has another length or an id beyond the vocabulary.
         """
         order = self._order(epoch)[start * self.batch_size : len(self) * self.batch_size]
         layout = self._options.layout
-        if layout.is_single:
-            yield from self._read(order, self.batch_size)
-            return
-        rows = self.batch_size // layout.data
-        own = order.reshape(-1, layout.data, rows)[:, layout.data_rank].reshape(-1)
-        tokens = self.seq_length // layout.context
-        part = slice(layout.context_rank * tokens, (layout.context_rank + 1) * tokens)
-        for batch in self._read(own, rows):
-            yield {name: np.ascontiguousarray(values[:, part]) for name, values in batch.items()}
+        own = own_rows(order, self.batch_size, layout)
+        for batch in self._read(own, self.batch_size // layout.data):
+            if self._options.eod_token_id is not None:
+                batch[STARTS_COLUMN] = starts_behind(batch["input_ids"], self._options.eod_token_id)
+            yield own_tokens(batch, layout)
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self._options.shuffle:
@@ -220,9 +220,11 @@ class TrainDataset:
                 pass
 
 
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def starts_behind(ids: np.ndarray, eod_token_id: int) -> np.ndarray:
+    """Return where the document of each token begins, (rows, tokens) int32; it ends with ``eod_token_id``."""
+    is_first = np.roll(ids == eod_token_id, 1, axis=1)
+    places = np.arange(ids.shape[1], dtype=np.int32)
+    return np.maximum.accumulate(np.where(is_first & (places > 0), places, 0), axis=1)
 
 
 def _first_error(error: RuntimeError) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
+from mindformers.dataset.parquet_rows import parquet_rows
 from mindformers.errors import DataError
 
 MAX_ROW_BYTES = 16 * 2**20  # a row of text this long is a broken file, not a conversation
@@ -37,7 +38,8 @@ def read_rows(
 ) -> Iterator[RawRow | DataError]:
     """Yield the rows of a JSON Lines file or of a JSON array, and the error of each overlong line.
 
-    A byte-order mark at the beginning, CRLF and blank lines are taken as they are.
+    A byte-order mark at the beginning, CRLF and blank lines are taken as they are. A file whose name
+    ends in ``.parquet`` is read with pyarrow.
 
     Args:
         path: The file; its first character tells the format (``[`` opens an array).
@@ -49,6 +51,9 @@ def read_rows(
     path = Path(path)
     report = on_bytes or (lambda count: None)
     try:
+        if path.suffix == ".parquet":
+            yield from (RawRow(*row) for row in parquet_rows(path, report))
+            return
         with path.open("rb") as stream:
             first = _first_byte(stream, path)
             stream.seek(0)

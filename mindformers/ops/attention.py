@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindformers.errors import ConfigError
+from mindformers.errors import ConfigError, DataError
 from mindformers.ops.backend import cell_backend
 from mindformers.ops.native.cells import NativeAttention
 from mindformers.ops.regions import GatherSequence
@@ -110,6 +111,36 @@ def causal_mask(query_positions: Tensor, key_positions: Tensor) -> Tensor:
     return (later.astype("float32") * HIDDEN_SCORE).expand_dims(1)
 
 
+def document_mask(steps: Tensor, keys: Tensor, document_starts: Tensor) -> Tensor:
+    """Hide every key that comes after the query or belongs to another document of its row.
+
+    Args:
+        steps: (1, S) int32, places of the queries in the row.
+        keys: (1, L) int32, places of the keys.
+        document_starts: (B, S) int32, the place each query's document begins at.
+
+    Returns:
+        (B, 1, S, L) float32, 0 or ``HIDDEN_SCORE``.
+    """
+    before = keys.expand_dims(1) < document_starts.expand_dims(2)  # (B, S, L)
+    others = (before.astype("float32") * HIDDEN_SCORE).expand_dims(1)
+    return ops.minimum(others, causal_mask(steps, keys))
+
+
+def in_order(document_starts: Tensor) -> Tensor:
+    """Return ``document_starts`` (B, S) as int32 if no token's document begins after it or before the last one's.
+
+    Raises:
+        DataError: If one does.
+    """
+    starts = document_starts.asnumpy()
+    places = np.arange(starts.shape[1])
+    if (starts < 0).any() or (starts > places).any() or (np.diff(starts) < 0).any():
+        raise DataError("a document begins after its own token, or before the document in front of it",
+                        where="document_starts", allowed="places from 0 on that never fall")  # fmt: skip
+    return document_starts.astype(ms.int32).contiguous()
+
+
 class RotatedAttention(nn.Cell):
     """Rotary embedding, then attention.
 
@@ -171,14 +202,20 @@ def build_rotated_attention(
 class PortableMask(nn.Cell):
     """What attention adds to the scores of a pass without cache."""
 
-    def construct(self, steps: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def construct(
+        self, steps: Tensor, attention_mask: Tensor | None, document_starts: Tensor | None = None
+    ) -> Tensor:
         """Return (1 or B, 1, S, S) float32, 0 or ``HIDDEN_SCORE``.
 
         Args:
             steps: (1, S) int32, 0..S-1.
             attention_mask: None (causal), or (B, S) with 1 for a real token and 0 for a pad, or
                 (B, S, S) with 1 where a key is hidden (upstream's convention).
+            document_starts: (B, S) int32, where in its row each token's document begins; instead of
+                an ``attention_mask``.
         """
+        if document_starts is not None:
+            return document_mask(steps, steps, document_starts)
         if attention_mask is None:
             return causal_mask(steps, steps)
         if attention_mask.ndim == 3:
@@ -194,8 +231,16 @@ class NativeMask(nn.Cell):
         super().__init__()
         self.general = PortableMask()
 
-    def construct(self, steps: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-        """Return None, (B, S) uint8 or (B, 1, S, S) float32; arguments as in ``PortableMask``."""
+    def construct(
+        self, steps: Tensor, attention_mask: Tensor | None, document_starts: Tensor | None = None
+    ) -> Tensor | None:
+        """Return None, (B, S) uint8 or int32, or (B, 1, S, S) float32; arguments as in ``PortableMask``.
+
+        Raises:
+            DataError: If the documents do not follow one another: the kernels trust what they get.
+        """
+        if document_starts is not None:
+            return in_order(document_starts)
         if attention_mask is None:
             return None
         if attention_mask.ndim == 3:
@@ -210,14 +255,18 @@ class ContextMask(nn.Cell):
         super().__init__()
         self.count = count
 
-    def construct(self, steps: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Return (1, 1, S, count * S) float32; ``steps`` (1, S) are positions in the whole sequence."""
+    def construct(
+        self, steps: Tensor, attention_mask: Tensor | None, document_starts: Tensor | None = None
+    ) -> Tensor:
+        """Return (1 or B, 1, S, count * S) float32; ``steps`` (1, S) are positions in the whole sequence."""
         if attention_mask is not None:
             raise ConfigError("masks are not shared along the sequence", where="attention_mask",
                               allowed="none with context_parallel above 1")  # fmt: skip
         every = (
             ops.arange(self.count * steps.shape[1]).astype(ms.int32).expand_dims(0)
         )  # (1, c * S)
+        if document_starts is not None:
+            return document_mask(steps, every, document_starts)
         return causal_mask(steps, every)
 
 

@@ -13,7 +13,6 @@ from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError, DataError
 from mindformers.logger import logger, setup_file_logging, warn_once
 from mindformers.models.base_config import PretrainedConfig
-from mindformers.models.glm2.tokenizer_choice import open_tokenizer
 from mindformers.ops.native.library import choose_backend, is_native, set_threads
 from mindformers.parallel.agreement import require_same
 from mindformers.parallel.mesh import mesh
@@ -22,8 +21,12 @@ from mindformers.pet.adapter_source import base_of, existing_base, holds_adapter
 from mindformers.pet.prefix_source import require_prefix
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.tasks.layout import launched_layout
-from mindformers.tokenizer.pretrained_files import vocabulary_in
+from mindformers.tasks.tokenizers import build_tokenizer as build_tokenizer
+from mindformers.tasks.tokenizers import check_tokenizer as check_tokenizer
+from mindformers.tasks.tokenizers import training_tokenizer
 from mindformers.version import __version__
+
+_DATASET = "CausalLanguageModelDataset"
 
 
 def start(config: RunConfig) -> Path:
@@ -205,45 +208,26 @@ def named_weights(config: RunConfig) -> str:
     return config.weights_path
 
 
-def build_tokenizer(config: RunConfig) -> Any:
-    """Return the tokenizer of the processor section, or of the weights' own directory.
-
-    Raises:
-        ConfigError: If neither is there.
-    """
-    section = config.processor.tokenizer if config.processor else None
-    if section and section.vocab_file:
-        family = MindFormerRegister.get_cls(MindFormerModuleType.TOKENIZER, section.type)
-        own = {"type", "trust_remote_code", "vocab_file"}
-        settings = section.model_dump(exclude_none=True, exclude=own)
-        # Of a tokenizer.json the chat template stands in the files beside it.
-        is_json = section.vocab_file.endswith(".json")
-        build = family.from_pretrained if is_json else family
-        return build(section.vocab_file, **settings)
-    if vocabulary_in(Path(config.weights_path)) is not None:
-        return open_tokenizer(config.weights_path, section.type if section else None)
-    raise ConfigError(
-        "no vocabulary is named",
-        where="processor.tokenizer.vocab_file",
-        fix="add --processor.tokenizer.vocab_file with the path of tokenizer.model or tokenizer.json",
-    )
-
-
-def build_train_dataset(config: RunConfig, network: Any) -> Any:
+def build_train_dataset(config: RunConfig, network: Any, tokenizer: Any = None) -> Any:
     """Return the training data, checked against the network's length and vocabulary.
+
+    Args:
+        config: The run's settings.
+        network: Has ``config``.
+        tokenizer: Makes token ids of text; None: the one the settings or the weights name.
 
     Raises:
         ConfigError: If the file names no data.
         DataError: If the data cannot be used with this network.
     """
-    from mindformers.dataset.causal_lm import CausalLanguageModelDataset  # not for answering
+    from mindformers.dataset import causal_lm  # not for answering
 
     section = config.train_dataset
-    if section is None or not section.data_loader.dataset_dir:
+    if section is None or not section.data_loader.files:
         raise ConfigError(
             "no training data is named",
             where="train_dataset.data_loader.dataset_dir",
-            fix="add --train_dataset_dir with a MindRecord file or a folder of them",
+            fix="add --train_dataset_dir with a MindRecord, JSON, JSON Lines or Parquet file",
         )
     settings = {
         **section.model_dump(exclude_none=True),
@@ -252,8 +236,15 @@ def build_train_dataset(config: RunConfig, network: Any) -> Any:
     layout = mesh().layout
     settings.setdefault("batch_size", config.runner_config.batch_size)
     settings["batch_size"] *= layout.data
-    dataset = CausalLanguageModelDataset(
-        settings, vocab_size=network.config.vocab_size, layout=layout
+    is_text = section.data_loader.has_text
+    name = config.train_dataset_task.type if config.train_dataset_task else _DATASET
+    dataset = getattr(causal_lm, name)(
+        settings,
+        seq_length=network.config.seq_length if section.packing or is_text else None,
+        tokenizer=training_tokenizer(config, network.config, tokenizer) if is_text else None,
+        vocab_size=network.config.vocab_size,
+        layout=layout,
+        pad_token_id=network.config.pad_token_id,
     )
     check_dataset(dataset, network.config)
     require_same({"the training data": dataset.fingerprint})
@@ -271,30 +262,4 @@ def check_dataset(dataset: Any, settings: PretrainedConfig) -> None:
             f"rows of {dataset.seq_length} tokens for a network of seq_length {settings.seq_length}",
             where="the training data",
             fix="preprocess again with --seq_length, or raise model.model_config.seq_length",
-        )
-
-
-def check_tokenizer(tokenizer: Any, settings: PretrainedConfig) -> None:
-    """Refuse a vocabulary that is not the network's.
-
-    Raises:
-        ConfigError: If it has more ids than the network, or the ids that end an answer are none of its
-            control tokens.
-    """
-    where = "processor.tokenizer.vocab_file"
-    if len(tokenizer) > settings.vocab_size:
-        raise ConfigError(
-            f"a vocabulary of {len(tokenizer)} ids for a network of {settings.vocab_size}",
-            where=where,
-            fix="take the tokenizer.model the network was trained with",
-        )
-    special = tokenizer.special_tokens
-    strange = [each for each in settings.eos_token_ids if each not in special.values()]
-    if strange:
-        proper = [special[name] for name in tokenizer.end_tokens]
-        raise ConfigError(
-            f"eos_token_id {strange} is no control token of this vocabulary",
-            where=where,
-            allowed=f"eos_token_id {proper} and pad_token_id {tokenizer.pad_token_id}",
-            fix="set them under model.model_config, or take the network's own tokenizer.model",
         )

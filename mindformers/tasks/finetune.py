@@ -31,6 +31,7 @@ def finetune(
     network: Any = None,
     dataset: Any = None,
     optimizer: Any = None,
+    tokenizer: Any = None,
     callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
     """Train a network on conversations.
@@ -40,6 +41,7 @@ def finetune(
         network: A built network; None: the one the settings describe, with the weights they name.
         dataset: Training data; None: the data the settings name.
         optimizer: A built optimizer; None: the one the settings describe.
+        tokenizer: For data that is text; None: the one the settings or the weights name.
         callbacks: Called besides those of the settings.
 
     Returns:
@@ -57,7 +59,8 @@ def finetune(
         set_recompute(network, config)
     elif resume_from is not None and isinstance(network, PreTrainedModel):
         network.check_weights(network.config, resume_from)
-    dataset = build.build_train_dataset(config, network) if dataset is None else dataset
+    if dataset is None:
+        dataset = build.build_train_dataset(config, network, tokenizer)
     optimizer = optimizer or build_optimizer(network, config)
     step = build_step(network, optimizer, config)
     settings = train_settings(config)

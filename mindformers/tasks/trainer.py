@@ -51,7 +51,8 @@ class Trainer(TrainerBase):
             network the settings describe.
         model_name: Name in messages.
         tokenizer: A tokenizer or a path; needed to predict where the settings name none.
-        train_dataset: A path of MindRecord files, or an object like ``TrainDataset``.
+        train_dataset: A path of MindRecord, JSON, JSON Lines or Parquet files, or an object like
+            ``TrainDataset``.
         eval_dataset: Has no effect: there is no evaluation.
         data_collator: None.
         optimizers: A built optimizer.
@@ -150,6 +151,7 @@ class Trainer(TrainerBase):
             network=network,
             dataset=dataset,
             optimizer=self.optimizers,
+            tokenizer=self._tokenizer(),
             callbacks=[keep, *self.callbacks],
         )
         if not self.reset_model:
@@ -220,7 +222,8 @@ class Trainer(TrainerBase):
             config.set_value("train_dataset.data_loader.dataset_dir", str(self.train_dataset))
         run = config.bind()
         known = getattr(self.model, "config", None) or build.network_settings(run)
-        return build.build_train_dataset(run, types.SimpleNamespace(config=known))
+        network = types.SimpleNamespace(config=known)
+        return build.build_train_dataset(run, network, self._tokenizer())
 
     def save_model(self, output_dir: str | Path | None = None) -> Path:
         """Write the network, as ``save_pretrained`` does; return the folder (``<output_dir>/model``).

@@ -13,7 +13,7 @@ from mindspore import Tensor, nn
 from mindformers.errors import TrainingError
 from mindformers.logger import logger
 from mindformers.parallel.mesh import mesh
-from mindformers.training.train_step import Batch, MFTrainOneStepCell, StepResult
+from mindformers.training.train_step import Batch, MFTrainOneStepCell, StepResult, batch_tensors
 
 
 def non_finite_error(
@@ -73,7 +73,7 @@ def first_bad_layer(network: nn.Cell, batch: Batch) -> str | None:
     """
     found: list[str] = []
     with _watched(network, found):
-        network(*_inputs(batch))
+        _run(network, batch)
     return found[0] if found else None
 
 
@@ -104,16 +104,14 @@ def _bad_rows(network: nn.Cell, batch: Batch) -> str:
     bad = []
     for row in range(len(batch["input_ids"])):
         alone = {name: values[row : row + 1] for name, values in batch.items()}
-        if not _is_finite(network(*_inputs(alone))):
+        if not _is_finite(_run(network, alone)):
             bad.append(str(row))
     return f", rows {' '.join(bad)}" if bad else ""
 
 
-def _inputs(batch: Batch) -> tuple[Tensor, Tensor]:
-    return (
-        Tensor(np.asarray(batch["input_ids"], np.int32)),
-        Tensor(np.asarray(batch["labels"], np.int32)),
-    )
+def _run(network: nn.Cell, batch: Batch) -> Any:
+    ids, labels, *starts = batch_tensors(batch)
+    return network(ids, labels, document_starts=starts[0]) if starts else network(ids, labels)
 
 
 def _is_finite(value: Any) -> bool:

@@ -7,17 +7,15 @@ The last stage goes back at once and computes nothing twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindformers.parallel.mesh import Mesh
 from mindformers.parallel.schedule import one_forward_one_backward
-
-Batch = Mapping[str, np.ndarray]
+from mindformers.training.train_step import Batch, batch_tensors
 
 
 class _Stage(nn.Cell):
@@ -27,9 +25,9 @@ class _Stage(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network, self.is_last = network, is_last
 
-    def construct(self, stream, input_ids, labels, weight):
+    def construct(self, stream, weight, input_ids, labels, document_starts=None):
         """Return (T, H), or the weighted loss (1,) on the last stage; ``stream`` is None on the first."""
-        result = self.network.run_stage(input_ids, labels, stream)
+        result = self.network.run_stage(input_ids, labels, stream, document_starts)
         return result * weight if self.is_last else result
 
 
@@ -72,12 +70,11 @@ class PipelinePasses:
 
     def _forward(self, batch: Batch, weight: float) -> tuple[Any, ...]:
         """Receive what this micro batch's passes are given; give the next stage its part."""
-        ids = Tensor(np.ascontiguousarray(batch["input_ids"], np.int32))
-        labels = Tensor(np.ascontiguousarray(batch["labels"], np.int32))
+        ids, *others = batch_tensors(batch)
         stream = None
         if not self.layout.is_first_stage:
             stream = self.line.receive(*self.network.stream_form(ids.shape), self.before)
-        given = (stream, ids, labels, Tensor(weight, ms.float32))
+        given = (stream, Tensor(weight, ms.float32), ids, *others)
         if not self.layout.is_last_stage:
             self.line.send(self.stage(*given), self.after)
         return given
@@ -88,7 +85,7 @@ class PipelinePasses:
             loss, (slope, grads) = self.loss_and_slopes(*given)
             self.line.send(slope, self.before)
             return float(loss.asnumpy()[0]), grads
-        arrived = self.line.receive(*self.network.stream_form(given[1].shape), self.after)
+        arrived = self.line.receive(*self.network.stream_form(given[2].shape), self.after)
         if self.layout.is_first_stage:
             return 0.0, self.weight_slopes(*given[1:], arrived)
         _, way_back = ops.vjp(
@@ -106,9 +103,9 @@ class _FirstStage(nn.Cell):
         super().__init__(auto_prefix=False)
         self.stage = stage
 
-    def construct(self, input_ids, labels, weight):
+    def construct(self, weight, input_ids, labels, document_starts=None):
         """Return (T, H)."""
-        return self.stage(None, input_ids, labels, weight)
+        return self.stage(None, weight, input_ids, labels, document_starts)
 
 
 class _Sum:

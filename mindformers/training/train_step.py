@@ -15,7 +15,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindformers.config.data import IGNORED_LABEL
+from mindformers.config.columns import COLUMNS, IGNORED_LABEL, STARTS_COLUMN
 from mindformers.config.options import refuse_options
 from mindformers.errors import ConfigError, DataError
 from mindformers.ops.backend import active_backend
@@ -69,13 +69,15 @@ class _GradientCell(nn.Cell):
             self.weighted_loss, None, ParameterTuple(parameters)
         )
 
-    def weighted_loss(self, input_ids, labels, weight):
+    def weighted_loss(self, weight, input_ids, labels, document_starts=None):
         """Return the network's loss times ``weight``, shape (1,)."""
-        return self.network(input_ids, labels) * weight
+        if document_starts is None:
+            return self.network(input_ids, labels) * weight
+        return self.network(input_ids, labels, document_starts=document_starts) * weight
 
-    def construct(self, input_ids, labels, weight):
+    def construct(self, weight, input_ids, labels, document_starts=None):
         """Return ``(loss (1,), gradients)``; the gradients are float32, one per parameter."""
-        loss, grads = self.loss_and_grads(input_ids, labels, weight)
+        loss, grads = self.loss_and_grads(weight, input_ids, labels, document_starts)
         if self.is_float32:
             return loss, grads
         return loss, [self.cast(grad, ms.float32) for grad in grads]
@@ -111,7 +113,8 @@ class MFTrainOneStepCell:
     the gradients of one big batch.
 
     Args:
-        network: Cell with ``construct(input_ids, labels)`` -> mean loss over the labels, (1,).
+        network: Cell with ``construct(input_ids, labels)`` -> mean loss over the labels, (1,); for packed rows
+            it takes ``document_starts`` too.
         optimizer: Updates ``optimizer.parameters``.
         use_clip_grad: Scale the gradients down to ``max_grad_norm``.
         max_grad_norm: Largest global L2 norm, above 0.
@@ -164,8 +167,7 @@ class MFTrainOneStepCell:
         """
         if isinstance(inputs[0], (list, tuple)):
             return self.step(*inputs) if lr is None else self.step(inputs[0], lr)
-        names = ("input_ids", "labels")
-        batch = {name: _as_array(each) for name, each in zip(names, inputs, strict=True)}
+        batch = {name: _as_array(each) for name, each in zip(COLUMNS, inputs, strict=True)}
         if lr is None:
             rate = self.optimizer.learning_rate
             lr = float(rate(self.optimizer.step) if callable(rate) else rate)
@@ -188,7 +190,8 @@ class MFTrainOneStepCell:
         """Run one step and update the weights, unless the loss or the norm is not finite.
 
         Args:
-            micro_batches: Each has ``input_ids`` and ``labels``, (B, S) int32; one shape for all.
+            micro_batches: Each has ``input_ids`` and ``labels``, (B, S) int32, and ``document_starts`` where
+                rows hold several documents.
             lr: Learning rate of this step.
 
         Raises:
@@ -215,9 +218,7 @@ class MFTrainOneStepCell:
     def gradients(self, batch: Batch, weight: float = 1.0) -> tuple[float, list[Tensor]]:
         """Return a batch's loss times ``weight``, and its gradients times the loss scale too."""
         value, grads = self._gradients(
-            Tensor(np.asarray(batch["input_ids"], np.int32)),
-            Tensor(np.asarray(batch["labels"], np.int32)),
-            Tensor(weight * self.loss_scale, ms.float32),
+            Tensor(weight * self.loss_scale, ms.float32), *batch_tensors(batch)
         )
         return float(value.asnumpy().reshape(-1)[0]) / self.loss_scale, list(grads)
 
@@ -259,6 +260,12 @@ class MFTrainOneStepCell:
         self.is_updating = True
         self.optimizer.apply(grads, lr, clip / self.loss_scale)
         self.is_updating = False
+
+
+def batch_tensors(batch: Batch) -> list[Tensor]:
+    """Return ids, labels and, of packed rows, where documents begin: each (B, S) int32."""
+    names = (*COLUMNS, STARTS_COLUMN) if STARTS_COLUMN in batch else COLUMNS
+    return [Tensor(np.ascontiguousarray(batch[name], np.int32)) for name in names]
 
 
 def _as_array(values: Any) -> np.ndarray:

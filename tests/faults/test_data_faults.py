@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mindformers.dataset import workers
+from mindformers.dataset.encoding import EncodeOptions, encode_files
 from mindformers.dataset.pipeline import ReadOptions, TrainDataset
 from mindformers.errors import DataError
 from mindformers.guard import run_guarded
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
-from mindformers.tools.dataset_preprocess import workers
-from mindformers.tools.dataset_preprocess.encoding import EncodeOptions, encode_files
 from mindformers.tools.dataset_preprocess.glm4 import glm4_preprocess
 from tests.support.mindrecords import drop_facts, numbered_rows, write_foreign, write_numbered
 from tests.support.vocab import write_tiny_vocab

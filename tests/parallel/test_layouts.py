@@ -26,6 +26,8 @@ WHOLE = {"parallel__enable_parallel_optimizer": False}
 SHARDED = {"parallel__enable_parallel_optimizer": True}
 # The network of GLM-4-32B-0414: norms behind attention and MLP, no biases.
 AFTER_NORMS = {"post_self_attn_layernorm": True, "post_mlp_layernorm": True, "add_qkv_bias": False}
+LONG = {"seq_length": 48}  # three documents a row
+PACKED = {"train_dataset__packing": True, "network": LONG}
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +45,16 @@ def one_process(material):
     """Return the run of one process with a batch and so many micro batches; each is made once."""
     made = {}
 
-    def run(batch: int, micro: int, start: str, network: dict):
+    def run(batch: int, micro: int, start: str, network: dict, is_packed: bool = False):
         kind = {k: v for k, v in network.items() if k != "offset"}
-        key = (batch, micro, *sorted(kind.items()))
+        key = (batch, micro, is_packed, *sorted(kind.items()))
         if key not in made:
             made[key] = finetune(
                 material / "rows.mindrecord", material / f"one_{len(made)}",
                 load_checkpoint=str(material / start), network=kind,
                 runner_config__batch_size=batch, runner_config__gradient_accumulation_steps=micro,
-                runner_config__epochs=3, **WHOLE,
+                runner_config__epochs=3, train_dataset__packing=is_packed,
+                train_dataset__cache_dir=str(material / "cache"), **WHOLE,
             )  # fmt: skip
         return made[key]
 
@@ -70,13 +73,15 @@ def compare(material, one_process, name, degrees, *, layers=4, **settings):
         material / "rows.mindrecord", material / name, processes=count, parallel=degrees,
         load_checkpoint=str(material / start), network=network,
         runner_config__batch_size=1, runner_config__gradient_accumulation_steps=accumulated,
-        runner_config__epochs=3, **{**WHOLE, **settings},
+        runner_config__epochs=3, train_dataset__cache_dir=str(material / "cache"),
+        **{**WHOLE, **settings},
     )  # fmt: skip
     whole = one_process(
         degrees.get("data_parallel", 1),
         degrees.get("micro_batch_num", 1) * accumulated,
         start,
         network,
+        settings.get("train_dataset__packing", False),
     )
     loss, norm, weight = largest_differences(whole, shared)
     print(f"{name}: loss {loss:.1e}, norm {norm:.1e}, weights {weight:.1e}")
@@ -99,8 +104,11 @@ QUICK = [
      {"network": AFTER_NORMS}),
     ("zero", {"data_parallel": 2}, SHARDED),
     ("dp2_tp2", {"data_parallel": 2, "model_parallel": 2, "use_seq_parallel": True}, SHARDED),
+    ("packed_pp2", {"pipeline_stage": 2, "micro_batch_num": 2}, PACKED),
 ]  # fmt: skip
 SLOW = [
+    ("packed_dp2", {"data_parallel": 2}, PACKED),
+    ("packed_cp2_tp2", {"context_parallel": 2, "model_parallel": 2, "use_seq_parallel": True}, PACKED),
     ("tp4", {"model_parallel": 4}, {}),
     ("tp4_sp", {"model_parallel": 4, "use_seq_parallel": True}, {}),
     ("tp2_split", {"model_parallel": 2},

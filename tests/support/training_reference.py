@@ -45,10 +45,12 @@ def attention(
     value: np.ndarray,
     visible: np.ndarray | None,
     dout: np.ndarray,
+    starts: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return what causal attention mixes (B, S, N, D), and the gradients of query, key and value.
 
-    ``visible`` (B, S) is 0 where a key is hidden; a query that sees no key gets 0.
+    ``visible`` (B, S) is 0 where a key is hidden; a query that sees no key gets 0. ``starts`` (B, S) is the
+    first key a query sees.
     """
     tokens, repeats = query.shape[1], query.shape[2] // key.shape[2]
     keys, values = np.repeat(key, repeats, 2), np.repeat(value, repeats, 2)
@@ -56,6 +58,8 @@ def attention(
     seen = np.tril(np.ones((tokens, tokens), bool))[None, None]
     if visible is not None:
         seen = seen & (visible != 0)[:, None, None, :]
+    if starts is not None:
+        seen = seen & (np.arange(tokens) >= starts[:, :, None])[:, None]
     scores = np.where(seen, np.einsum("bqnd,bknd->bnqk", query, keys) * scale, -1e300)
     weights = softmax(scores) * seen  # (B, N, S, S)
     out = np.einsum("bnqk,bknd->bqnd", weights, values)

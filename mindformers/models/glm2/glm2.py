@@ -72,6 +72,7 @@ class ChatGLM2Model(nn.Cell):
         position_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         stream: Tensor | None = None,
+        document_starts: Tensor | None = None,
     ) -> Tensor:
         """Return the hidden states after the final norm, (B * S, H), without a cache.
 
@@ -83,12 +84,16 @@ class ChatGLM2Model(nn.Cell):
             attention_mask: None (causal), or (B, S) with 1 for a real token and 0 for a pad, or
                 (B, S, S) with 1 where a key is hidden (upstream's convention).
             stream: (T, H), what the pipeline stage before gave; None on the first.
+            document_starts: (B, S) int32, where in its row the document of each token begins: documents do
+                not see one another, and each counts its positions from 0. None: a row is one document.
         """
         tokens = input_ids.shape[1]
         first = self.part * tokens  # where this rank's part of the sequence begins
         steps = ops.arange(first, first + tokens).astype(ms.int32).expand_dims(0)  # (1, S)
+        if document_starts is not None:
+            position_ids = steps - document_starts
         cos, sin = self.rotary_angles(steps if position_ids is None else position_ids)
-        mask = self.prefix_encoder(self.mask(steps, attention_mask))
+        mask = self.prefix_encoder(self.mask(steps, attention_mask, document_starts))
         return self.encoder(self.embed(input_ids) if stream is None else stream, cos, sin, mask)
 
     def with_cache(
@@ -163,6 +168,7 @@ class ChatGLM2ForConditionalGeneration(SharedGLM2Model):
         batch_index=None,
         zactivate_len=None,
         input_mask=None,
+        document_starts=None,
     ):
         """Run the network; the order of the inputs is upstream's.
 
@@ -181,6 +187,7 @@ class ChatGLM2ForConditionalGeneration(SharedGLM2Model):
             batch_index: Not used.
             zactivate_len: Not used.
             input_mask: (B, S), 1 where a label counts; None: where the label is not -100.
+            document_starts: As in ``ChatGLM2Model.construct``; instead of a mask and positions.
 
         Returns:
             With labels: the loss, shape (1,) float32 when training, else
@@ -194,7 +201,9 @@ class ChatGLM2ForConditionalGeneration(SharedGLM2Model):
                 input_ids, position_ids, slot_mapping, block_tables, batch_valid_length
             )
             return (self.cast(self.transformer.head(hidden), ms.float32),)
-        hidden = self.transformer(input_ids, position_ids, attention_mask)  # (B*S, H)
+        hidden = self.transformer(
+            input_ids, position_ids, attention_mask, document_starts=document_starts
+        )  # (B*S, H)
         shape = (input_ids.shape[0], input_ids.shape[1], -1)
         if labels is None:
             return (self.transformer.head(hidden).reshape(shape),)

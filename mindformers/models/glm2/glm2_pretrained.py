@@ -13,6 +13,7 @@ from mindspore import Tensor
 from mindformers.checkpoint.keymap import Stored
 from mindformers.checkpoint.loading import open_weights
 from mindformers.checkpoint.manifest import committed_steps
+from mindformers.config.columns import STARTS_COLUMN
 from mindformers.config.options import refuse_options, say_without_effect
 from mindformers.models.base_model import PreTrainedModel
 from mindformers.models.glm2 import glm2_names, glm2_weights
@@ -131,7 +132,10 @@ class GLM2PreTrainedModel(PreTrainedModel):
             input_ids: (B, S) ids.
             **options: Further inputs by name, as ``labels``; those of the cache are left None.
         """
-        names = list(inspect.signature(self.construct).parameters)
+        # Upstream's inputs: where documents begin is an input of ours.
+        names = [
+            each for each in inspect.signature(self.construct).parameters if each != STARTS_COLUMN
+        ]
         refuse_options("prepare_inputs_for_predict_layout", options, dict.fromkeys(names, ()))
         given = {"input_ids": np.asarray(input_ids, np.int32), **options}
         arrays = {k: Tensor(v) if isinstance(v, np.ndarray) else v for k, v in given.items()}

@@ -67,15 +67,22 @@ class SharedGLM2Model(PrefixedGLM2):
         weight = model.output_layer.weight
         return self.head_loss(hidden, weight, labels.reshape((-1,)), input_mask.reshape((-1,)))
 
-    def run_stage(self, input_ids: Tensor, labels: Tensor, stream: Tensor | None = None) -> Tensor:
+    def run_stage(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        stream: Tensor | None = None,
+        document_starts: Tensor | None = None,
+    ) -> Tensor:
         """Return what this pipeline stage gives: (T, H) for the next one, or the mean loss (1,) on the last.
 
         Args:
             input_ids: (B, S) int32.
             labels: (B, S) int32, -100 does not count.
             stream: What the stage before gave; None on the first.
+            document_starts: (B, S) int32, where the document of each token begins; None: a row is one.
         """
-        hidden = self.transformer(input_ids, stream=stream)
+        hidden = self.transformer(input_ids, stream=stream, document_starts=document_starts)
         if not mesh().layout.is_last_stage:
             return hidden
         return self.labelled_loss(hidden, labels, ops.cast(labels != IGNORED_LABEL, ms.float32))

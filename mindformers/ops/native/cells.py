@@ -118,22 +118,20 @@ class NativeSplitSwiGlu(nn.Cell):
 
 class _AttentionPass(_Function):
     @staticmethod
-    def forward(
-        ctx: Any, qkv: Tensor, angles: tuple, visible: Tensor | None, sizes: tuple
-    ) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, angles: tuple, mask: Tensor | None, sizes: tuple) -> Tensor:
         num_heads, num_groups, rotary_dim = sizes
         qkv = qkv.contiguous()
         rotate(qkv, *angles, count=num_heads + num_groups, rotary_dim=rotary_dim)
-        out, sums = attention(qkv, visible, num_heads, num_groups)
+        out, sums = attention(qkv, mask, num_heads, num_groups)
         ctx.save_for_backward(qkv, out, sums)
-        ctx.angles, ctx.visible, ctx.sizes = angles, visible, sizes
+        ctx.angles, ctx.mask, ctx.sizes = angles, mask, sizes
         return out
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple:
         qkv, out, sums = ctx.saved_tensors
         num_heads, num_groups, rotary_dim = ctx.sizes
-        slope = attention_backward(qkv, ctx.visible, out, sums, dout.contiguous())
+        slope = attention_backward(qkv, ctx.mask, out, sums, dout.contiguous())
         rotate(
             slope, *ctx.angles, count=num_heads + num_groups, rotary_dim=rotary_dim, is_inverse=True
         )
@@ -162,8 +160,9 @@ class NativeAttention(nn.Cell):
             qkv: (B, S, N + 2G, D), not rotated; it is rotated in place.
             cos: (1 or B, S, 1, D).
             sin: (1 or B, S, 1, D).
-            mask: None (causal); (B, S) uint8, causal with the keys hidden where it is 0; or as the
-                portable form takes it.
+            mask: None (causal); (B, S) uint8, causal with the keys hidden where it is 0; (B, S) int32,
+                causal from the key on that each query's document begins with; or as the portable form
+                takes it.
 
         Returns:
             (B, S, N * D), heads side by side; 0 for a token that sees no key.

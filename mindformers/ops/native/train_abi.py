@@ -22,7 +22,7 @@ class AttentionStruct(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("query", "key", "value")),
         *((name, c_int64) for name in ("query_step", "key_step", "value_step")),
-        ("visible", c_void_p),
+        *((name, c_void_p) for name in ("visible", "starts")),
         *((name, c_int64) for name in ("batch", "tokens", "heads", "groups", "dim")),
         *((name, c_void_p) for name in ("out", "lse", "dout", "dquery", "dkey", "dvalue")),
     )

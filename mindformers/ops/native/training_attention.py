@@ -49,13 +49,14 @@ def rotate(
 
 
 def attention(
-    qkv: Tensor, visible: Tensor | None, num_heads: int, num_groups: int
+    qkv: Tensor, mask: Tensor | None, num_heads: int, num_groups: int
 ) -> tuple[Tensor, Tensor]:
     """Attend causally; nothing of size S x S is kept.
 
     Args:
         qkv: (B, S, N + 2G, D), query and key rotated.
-        visible: (B, S) uint8, 0 where a key is hidden; None: all are seen. A query that sees no key gets 0.
+        mask: (B, S) uint8, 0 where a key is hidden; or (B, S) int32, the first key each query sees, which
+            must not fall within a row; None: all are seen. A query that sees no key gets 0.
         num_heads: N.
         num_groups: G.
 
@@ -63,7 +64,7 @@ def attention(
         What was mixed, (B, S, N * D), and the logarithm of every row's sum, (B, N, S).
     """
     batch, tokens, _, dim = qkv.shape
-    call = _attention_struct(qkv, visible, num_heads, num_groups)
+    call = _attention_struct(qkv, mask, num_heads, num_groups)
     out, sums = empty((batch, tokens, num_heads * dim)), empty((batch, num_heads, tokens))
     call.out, call.lse = out.data_ptr(), sums.data_ptr()
     required().mf_train_attention(ctypes.byref(call))
@@ -71,12 +72,12 @@ def attention(
 
 
 def attention_backward(
-    qkv: Tensor, visible: Tensor | None, out: Tensor, sums: Tensor, dout: Tensor
+    qkv: Tensor, mask: Tensor | None, out: Tensor, sums: Tensor, dout: Tensor
 ) -> Tensor:
     """Return the gradient of ``qkv``; ``out`` and ``sums`` as ``attention`` gave them, ``dout`` (B, S, N * D)."""
     num_heads, dim = sums.shape[1], qkv.shape[3]
     num_groups = (qkv.shape[2] - num_heads) // 2
-    call = _attention_struct(qkv, visible, num_heads, num_groups)
+    call = _attention_struct(qkv, mask, num_heads, num_groups)
     slope = empty(qkv.shape)
     call.out, call.lse = out.data_ptr(), sums.data_ptr()
     call.dout = address(dout, "gradient", out.shape)
@@ -88,16 +89,18 @@ def attention_backward(
 
 
 def _attention_struct(
-    qkv: Tensor, visible: Tensor | None, num_heads: int, num_groups: int
+    qkv: Tensor, mask: Tensor | None, num_heads: int, num_groups: int
 ) -> AttentionStruct:
     batch, tokens, every, dim = qkv.shape
     if num_groups < 1 or num_heads % num_groups or every != num_heads + 2 * num_groups:
         raise TrainingError(f"{num_heads} query and {num_groups} key heads for {tuple(qkv.shape)}")
     start, step = address(qkv, "query, key and value", qkv.shape), every * dim
     keys = start + 4 * num_heads * dim
-    seen = None if visible is None else address(visible, "visible", (batch, tokens), ms.uint8)
+    form = ms.uint8 if mask is None else mask.dtype
+    name = "starts" if form == ms.int32 else "visible"
+    masks = {} if mask is None else {name: address(mask, name, (batch, tokens), form)}
     return AttentionStruct(
         query=start, key=keys, value=keys + 4 * num_groups * dim,
-        query_step=step, key_step=step, value_step=step, visible=seen,
+        query_step=step, key_step=step, value_step=step, **masks,
         batch=batch, tokens=tokens, heads=num_heads, groups=num_groups, dim=dim,
     )  # fmt: skip

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mindformers.errors import DataError
+from mindformers.dataset.tally import Tally
 from mindformers.tools.dataset_preprocess.preview import printable
-
-_NUM_EXAMPLES = 3
 
 
 class Bar(Protocol):
@@ -64,53 +60,6 @@ def progress_bar(title: str, total_bytes: int) -> Iterator[Bar]:
         yield _RichBar(progress, progress.add_task(title, total=total_bytes or None, rows=0))
 
 
-@dataclass
-class Tally:
-    """What became of the rows.
-
-    Attributes:
-        rows_read: Rows found in the input, the faulty ones included.
-        rows_written: Rows in the output.
-        tokens: Positions of ``input_ids`` that are not filling.
-        trained_tokens: Labels that are not -100.
-        truncated: Rows cut at seq_length.
-        cut_tokens: Tokens lost by cutting.
-        dropped: Rows left out, by reason.
-        examples: The first few messages about dropped rows, by reason.
-    """
-
-    rows_read: int = 0
-    rows_written: int = 0
-    tokens: int = 0
-    trained_tokens: int = 0
-    truncated: int = 0
-    cut_tokens: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def drop(self, reason: str, error: DataError) -> None:
-        """Count a row that is left out."""
-        self.dropped[reason] += 1
-        self.examples.setdefault(reason, [])
-        if len(self.examples[reason]) < _NUM_EXAMPLES:
-            self.examples[reason].append(str(error))
-
-    def add(self, other: Tally) -> None:
-        """Add the counts of another tally."""
-        for name, value in vars(other).items():
-            if isinstance(value, int):
-                setattr(self, name, getattr(self, name) + value)
-        self.dropped.update(other.dropped)
-        for reason, messages in other.examples.items():
-            kept = self.examples.setdefault(reason, [])
-            kept.extend(messages[: _NUM_EXAMPLES - len(kept)])
-
-    def advice(self) -> str:
-        """Return what to say when no row is left: why the first one is not."""
-        first = next((messages[0] for messages in self.examples.values()), "")
-        return f"the first one: {first}" if first else "give a file with rows"
-
-
 def print_table(title: str, rows: Mapping[str, str]) -> None:
     """Print two columns on stdout, framed on a terminal."""
     if not sys.stdout.isatty():
@@ -150,6 +99,10 @@ def counts(tally: Tally, seconds: float) -> dict[str, str]:
         lines["tokens"] = f"{tally.tokens:,}"
         lines["trained tokens"] = f"{tally.trained_tokens:,} ({share:.1f} %)"
         lines["truncated rows"] = f"{tally.truncated:,} ({tally.cut_tokens:,} tokens cut)"
+    if tally.split:
+        lines["split rows"] = f"{tally.split:,}"
+    if tally.unlearnt:
+        lines["rows without a label"] = f"{tally.unlearnt:,}"
     lines["dropped rows"] = f"{sum(tally.dropped.values()):,}"
     for reason, count in sorted(tally.dropped.items()):
         lines[f"  {reason}"] = f"{count:,}"

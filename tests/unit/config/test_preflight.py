@@ -40,9 +40,9 @@ def test_all_wrong_paths_stand_in_one_report(tmp_path):
         "  load_checkpoint: /no/weights does not exist; allowed: a folder or a file of weights; "
         "give the real path",
         "  train_dataset.data_loader.dataset_dir: /no/a does not exist; "
-        "allowed: a MindRecord file or a folder of them; give the real path",
+        "allowed: a data file or a folder of them; give the real path",
         "  train_dataset.data_loader.dataset_dir: /no/b does not exist; "
-        "allowed: a MindRecord file or a folder of them; give the real path",
+        "allowed: a data file or a folder of them; give the real path",
         f"  output_dir: {tmp_path / 'output'} is a file; allowed: a folder, which may be missing",
     ]
 

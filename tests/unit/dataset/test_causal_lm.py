@@ -62,8 +62,13 @@ def test_keyword_arguments_alone_are_enough_and_win(path: Path) -> None:
     ({"drop_remaindr": True}, "unknown key 'drop_remaindr'; did you mean 'drop_remainder'"),
     ({"drop_remainder": "yes"}, "drop_remainder: .*found 'yes'"),
     ({"batch_size": 0}, "batch_size: .*found 0"),
-    ({"eod_reset": True}, "eod_reset: found true: .* is not implemented; allowed: False"),
-    ({"dynamic_batch": True}, "dynamic_batch: .* is not implemented"),
+    ({"token_monitor": True}, "token_monitor: found true: .* is not implemented; allowed: False"),
+    ({"eod_reset": True}, "eod_reset is True, but eod_token_id names no token"),
+    ({"eod_reset": True, "eod_token_id": 2, "packing": True}, "eod_reset is for MindRecord files"),
+    ({"dynamic_batch": True, "packing": True}, "dynamic_batch and packing are both True"),
+    ({"group_by_length": True}, "group_by_length has no effect unless dynamic_batch is True"),
+    ({"data_loader": {"sources": [{"dataset_dir": "a"}], "dataset_dir": "b"}}, "sources and dataset_dir are both"),
+    ({"data_loader": {"sources": [{"dataset_dir": "a", "weight": 0}]}}, "sources.0.weight"),
     ({"data_loader": {"type": "TFRecordDataset"}}, "data_loader.type"),
 ])  # fmt: skip
 def test_a_wrong_setting_is_named(path: Path, change: dict, message: str) -> None:

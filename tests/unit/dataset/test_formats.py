@@ -88,6 +88,72 @@ def test_sharegpt_rows_become_glm4_conversations() -> None:
     )
 
 
+def test_adgen_rows_are_a_question_and_an_answer() -> None:
+    expected = (Message("user", "类型#裤"), Message("assistant", "宽松的阔腿裤"))
+    row = {"content": "类型#裤", "summary": "宽松的阔腿裤"}
+    assert conversation_from_row(row).messages == expected
+    assert conversation_from_row(row, form="adgen").messages == expected
+
+
+def test_turns_of_glm3_hold_call_and_result_in_one() -> None:
+    turns = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "let me see"},
+        {
+            "role": "tool",
+            "name": "f",
+            "parameters": {"城": 1},
+            "observation": "ok",
+            "description": "d",
+        },
+        {"role": "tool", "name": "g", "parameters": None, "observation": {"x": [1]}},
+        {"role": "assistant", "content": "a"},
+    ]
+    row = {"tools": [{"name": "f", "parameters": {}}], "conversations": turns}
+    for form in ("auto", "toolalpaca", "sharegpt"):
+        assert conversation_from_row(row, form=form).messages == (
+            Message("system", "s"),
+            Message("user", "q"),
+            Message("assistant", "let me see"),
+            Message("assistant", '{"城": 1}', "f"),
+            Message("observation", "ok"),
+            Message("assistant", "{}", "g"),
+            Message("observation", '{"x": [1]}'),
+            Message("assistant", "a"),
+        )
+
+
+def test_openai_messages_with_tool_calls_become_glm4_turns() -> None:
+    calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}]
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "q"}]},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c1", "content": "1"},
+        {"role": "assistant", "content": "a", "tool_calls": None},
+    ]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    parsed = conversation_from_row({"messages": messages, "tools": tools, "instruction": None})
+    assert parsed.messages == (
+        Message("user", "q"),
+        Message("assistant", '{"x": 1}', "f"),
+        Message("observation", "1"),
+        Message("assistant", "a"),
+    )
+
+
+@pytest.mark.parametrize(("form", "row", "message"), [
+    ("alpaca", {"messages": []}, "f:1: a row with the keys messages; allowed: .* form 'alpaca': instruction"),
+    ("adgen", {"content": "a"}, "f:1: 'summary' is missing; allowed: a string"),
+    ("adgen", {"content": 3, "summary": "b"}, "f:1: 'content' is a int"),
+    ("auto", {"content": "a"}, "'content' and 'summary' .ADGen."),
+    ("toolalpaca", {"conversations": [{"role": "tool", "name": "f"}]}, r"conversations\[0\]: the tool's turn has"),
+])  # fmt: skip
+def test_a_row_of_another_form_than_asked_for_is_named(form: str, row: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        conversation_from_row(row, where="f:1", form=form)
+
+
 def test_messages_rows_take_tools_as_a_list_or_as_json_text() -> None:
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     tools = [

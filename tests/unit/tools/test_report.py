@@ -5,16 +5,17 @@ import sys
 import numpy as np
 import pytest
 
+from mindformers.dataset.tally import Tally
 from mindformers.errors import DataError
 from mindformers.tools.dataset_preprocess.preview import print_sample, printable, trained_runs
-from mindformers.tools.dataset_preprocess.report import Tally, counts, print_table, progress_bar
+from mindformers.tools.dataset_preprocess.report import counts, print_table, progress_bar
 
 
 class Letters:
     """Decodes id 1 to a, 2 to b, ..."""
 
     def decode(self, ids, skip_special_tokens=False, spaces_between_special_tokens=True):
-        assert not skip_special_tokens and not spaces_between_special_tokens
+        assert (skip_special_tokens, spaces_between_special_tokens) == (False, False)
         return "".join(chr(96 + token) for token in ids)
 
 

@@ -25,6 +25,7 @@ struct TrainAttentionCall {
   const float *query, *key, *value;
   int64_t query_step, key_step, value_step;
   const uint8_t* visible;  // (batch, tokens), 0 where a key is hidden, or null
+  const int32_t* starts;   // (batch, tokens) first key each query sees, never falling within a row, or null: 0
   int64_t batch, tokens, heads, groups, dim;
   float* out;  // (batch, tokens, heads * dim)
   float* lse;  // (batch, heads, tokens) logarithm of the sum of exponentials of a row's scores

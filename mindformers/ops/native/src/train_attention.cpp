@@ -30,11 +30,11 @@ void query_tile(const HeadView& view, const Packed& packed, int64_t first, int64
     total[r] = 0.0f;
   }
   pack_rows_turned<MR>(call.query + view.at_query(first), call.query_step, count, dim, query);
-  for (int64_t k0 = 0; k0 < limit; k0 += KEYS) {
+  for (int64_t k0 = view.first_tile(first); k0 < limit; k0 += KEYS) {
     const int64_t keys = std::min(KEYS, limit - k0), tile = k0 / KEYS;
     packed_product(count, keys, dim, query, packed.keys + tile * packed.key_step, scores, KEYS, false);
     for (int64_t r = 0; r < count; ++r) {
-      hide(scores + r * KEYS, keys, view.visible(k0));
+      hide(scores + r * KEYS, view, first + r, k0, keys);
       const int64_t seen = std::max<int64_t>(0, std::min(keys, first + r + 1 - k0));
       soften(scores + r * KEYS, seen, keys, scale, top[r], total[r], mixed + r * dim, dim);
     }

@@ -31,6 +31,9 @@ struct HeadView {
   int64_t at_value(int64_t token) const { return row(token) * call.value_step + group * call.dim; }
   int64_t at_out(int64_t token) const { return (row(token) * call.heads + head) * call.dim; }
   int64_t at_lse(int64_t token) const { return (batch * call.heads + head) * call.tokens + token; }
+  int64_t start(int64_t query) const { return call.starts ? call.starts[row(query)] : 0; }
+  // The first tile of keys that queries from `query` on meet: what lies before it belongs to other documents.
+  int64_t first_tile(int64_t query) const { return start(query) / KEYS * KEYS; }
   const uint8_t* visible(int64_t token) const { return call.visible ? call.visible + row(token) : nullptr; }
 };
 
@@ -41,8 +44,12 @@ static inline void shallow_product(int64_t m, int64_t n, int64_t depth, const fl
     packed_product(m, std::min<int64_t>(NR, n - j), depth, a, b + j * packed_depth, c + j, ldc, accumulate);
 }
 
-static inline void hide(float* row, int64_t keys, const uint8_t* visible) {
+// Hides what query `query` does not see of the scores of keys k0 to k0 + keys, but for the keys that come after it.
+static inline void hide(float* row, const HeadView& view, int64_t query, int64_t k0, int64_t keys) {
+  const uint8_t* visible = view.visible(k0);
   for (int64_t i = 0; visible && i < keys; ++i) row[i] = visible[i] ? row[i] : HIDDEN;
+  const int64_t others = std::min(keys, view.start(query) - k0);
+  for (int64_t i = 0; i < others; ++i) row[i] = HIDDEN;
 }
 
 }  // namespace ISA

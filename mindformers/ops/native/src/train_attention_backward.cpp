@@ -78,7 +78,7 @@ void tile_backward(const HeadView& view, const Buffers& b, const Target& target,
   packed_product(count, keys, dim, b.dout_rows + first * dim, b.values_deep, b.slopes, KEYS, false);
   for (int64_t r = 0; r < count; ++r) {
     const int64_t seen = std::max<int64_t>(0, std::min(keys, first + r + 1 - k0)), t = first + r;
-    hide(b.weights + r * KEYS, keys, view.visible(k0));
+    hide(b.weights + r * KEYS, view, t, k0, keys);
     slope_row(b.weights + r * KEYS, b.slopes + r * KEYS, seen, keys, scale, call.lse[view.at_lse(t)], b.delta[t]);
   }
   const bool is_later = first > k0 / QUERIES * QUERIES;  // this tile of keys has met queries before
@@ -89,7 +89,8 @@ void tile_backward(const HeadView& view, const Buffers& b, const Target& target,
   packed_product(keys, dim, count, b.packed, b.query_columns + first * wide, target.key + k0 * target.key_step,
                  target.key_step, is_later);
   pack_rows_turned<MR>(b.slopes, KEYS, count, keys, b.packed);
-  packed_product(count, dim, keys, b.packed, b.keys_wide, call.dquery + view.at_query(first), call.query_step, k0 > 0);
+  packed_product(count, dim, keys, b.packed, b.keys_wide, call.dquery + view.at_query(first), call.query_step,
+                 k0 > view.first_tile(first));
 }
 
 void head_backward(const HeadView& view, const Target& target) {
@@ -102,7 +103,8 @@ void head_backward(const HeadView& view, const Target& target) {
     pack_rows_turned<NR>(call.key + view.at_key(k0), call.key_step, keys, dim, b.keys_deep);
     pack_columns_whole<NR>(call.key + view.at_key(k0), call.key_step, dim, keys, b.keys_wide);
     pack_rows_turned<NR>(call.value + view.at_value(k0), call.value_step, keys, dim, b.values_deep);
-    for (int64_t first = k0 / QUERIES * QUERIES; first < call.tokens; first += QUERIES)
+    // Documents follow one another, so behind the first tile of queries that sees none of these keys no other does.
+    for (int64_t first = k0 / QUERIES * QUERIES; first < call.tokens && view.start(first) < k0 + keys; first += QUERIES)
       tile_backward(view, b, target, k0, first);
   }
 }

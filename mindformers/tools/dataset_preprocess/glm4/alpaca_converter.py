@@ -17,7 +17,8 @@ from mindformers.errors import DataError
 from mindformers.guard import DEBUG_FLAG, FlagParser, leaving_on_sigterm, run_guarded
 
 if TYPE_CHECKING:
-    from mindformers.tools.dataset_preprocess.report import Bar, Tally
+    from mindformers.dataset.tally import Tally
+    from mindformers.tools.dataset_preprocess.report import Bar
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -109,7 +110,7 @@ def convert(
 def _write(source: Path, temp: Path, skip_malformed: bool, bar: Bar) -> Tally:
     from mindformers.dataset.formats import conversation_or_error
     from mindformers.dataset.rows import read_rows
-    from mindformers.tools.dataset_preprocess.report import Tally
+    from mindformers.dataset.tally import Tally
 
     tally = Tally()
     with temp.open("w", encoding="utf-8", newline="\n") as stream:

@@ -19,11 +19,8 @@ from mindformers.errors import DataError, did_you_mean
 from mindformers.guard import DEBUG_FLAG, FlagParser, leaving_on_sigterm, run_guarded
 
 if TYPE_CHECKING:
-    from mindformers.tools.dataset_preprocess.encoding import EncodeOptions
-    from mindformers.tools.dataset_preprocess.report import Tally
-
-
-_SMALL_INPUT_BYTES = 2**21  # encoded in a quarter of a second
+    from mindformers.dataset.encoding import EncodeOptions
+    from mindformers.dataset.tally import Tally
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--input_glob",
         default="./alpaca_glm4_data.jsonl",
         help="input files, JSON Lines or JSON arrays: a path or a pattern such as 'data/**/*.jsonl'"
-        " (in quotes); messages, alpaca and sharegpt rows (default: %(default)s)",
+        " (in quotes), or Parquet files; messages, alpaca, sharegpt, ADGen rows (default: %(default)s)",
     )
     add(
         "--output_file",
@@ -70,9 +67,28 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num_workers", type=_count, help="processes that encode (default: the cores)")
     add(
         "--too_long",
-        choices=("truncate", "drop", "error"),
+        choices=("truncate", "drop", "error", "split"),
         default="truncate",
-        help="what to do with a conversation of more than seq_length tokens (default: %(default)s)",
+        help="what to do with a conversation of more than seq_length tokens; split makes several rows "
+        "of it (default: %(default)s)",
+    )
+    add(
+        "--no_label",
+        choices=("drop", "error", "keep"),
+        default="drop",
+        help="what to do with a row of which nothing is learnt (default: %(default)s)",
+    )
+    add(
+        "--train_on",
+        choices=("all", "last"),
+        default="all",
+        help="which of an assistant's turns are learnt (default: %(default)s)",
+    )
+    add(
+        "--format",
+        choices=("auto", "messages", "sharegpt", "alpaca", "adgen", "toolalpaca"),
+        default="auto",
+        help="form of the rows (default: told by the keys of each)",
     )
     add(
         "--on_error",
@@ -143,10 +159,11 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
     Raises:
         MindFormersError: If input, vocabulary or output cannot be used, or no row is left.
     """
+    from mindformers.dataset.encoding import EncodeOptions, encode_files, worthwhile_workers
     from mindformers.dataset.mindrecord import mindrecord_writer
+    from mindformers.dataset.tally import Tally
     from mindformers.models.glm2.tokenizer_choice import tokenizer_class
-    from mindformers.tools.dataset_preprocess.encoding import EncodeOptions, encode_files
-    from mindformers.tools.dataset_preprocess.report import Tally, progress_bar
+    from mindformers.tools.dataset_preprocess.report import progress_bar
 
     source = Path(arguments.vocab_file)
     family = tokenizer_class(source, arguments.tokenizer_type)
@@ -154,8 +171,9 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
     has_template = source.is_dir() or source.suffix == ".json"
     tokenizer = family.from_pretrained(source) if has_template else family(source)
     options = EncodeOptions(
-        arguments.seq_length, arguments.too_long, arguments.on_error, arguments.order
-    )
+        arguments.seq_length, arguments.too_long, arguments.on_error, arguments.order,
+        arguments.no_label, arguments.train_on, arguments.format,
+    )  # fmt: skip
     _preview(files, tokenizer, options, arguments.preview)
     tally = Tally()
     total_bytes = arguments.repeat * sum(file.stat().st_size for file in files)
@@ -164,7 +182,7 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
             files,
             tokenizer,
             options,
-            num_workers=arguments.num_workers or _worthwhile_workers(total_bytes),
+            num_workers=arguments.num_workers or worthwhile_workers(total_bytes),
             repeat=arguments.repeat,
             on_bytes=bar.add_bytes,
         )
@@ -192,20 +210,13 @@ def _preview(
     files: Sequence[Path], tokenizer: Any, options: EncodeOptions, num_samples: int
 ) -> None:
     """Show the first rows, before the work begins."""
-    from mindformers.tools.dataset_preprocess.encoding import encoded_samples
+    from mindformers.dataset.encoding import encoded_samples
     from mindformers.tools.dataset_preprocess.preview import print_sample, trained_runs
 
     samples = islice(encoded_samples(files, tokenizer, options), max(0, num_samples))
     for number, (ids, labels) in enumerate(samples, start=1):
         note = f"{len(ids)} of {options.seq_length} tokens"
         print_sample(number, trained_runs(tokenizer, ids, labels), note)
-
-
-def _worthwhile_workers(total_bytes: int) -> int:
-    """Return as many processes as there are cores; for an input that is done sooner, only this one."""
-    from mindformers.dataset.pipeline import num_cores
-
-    return num_cores() if total_bytes >= _SMALL_INPUT_BYTES else 1
 
 
 def _count(text: str) -> int:

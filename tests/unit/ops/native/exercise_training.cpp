@@ -90,17 +90,19 @@ void embeddings(Source& source, Floats& results) {
   keep(results, dtable);
 }
 
-void attention(Source& source, Floats& results, int64_t heads, int64_t groups, bool is_masked) {
+void attention(Source& source, Floats& results, int64_t heads, int64_t groups, bool is_masked, bool is_packed) {
   const int64_t batch = 2, tokens = 150, dim = 20, wide = heads * dim, narrow = groups * dim;
   const int64_t count = batch * tokens;
   const Floats query = source.floats(count * wide), key = source.floats(count * narrow),
                value = source.floats(count * narrow), dout = source.floats(count * wide);
   std::vector<uint8_t> visible(size_t(count), 1);
   for (size_t i = 0; i < visible.size(); i += 5) visible[i] = 0;
+  std::vector<int32_t> starts;
+  for (int64_t i = 0; i < count; ++i) starts.push_back(int32_t(i % tokens / 53 * 53));
   Floats out = room(count * wide), lse = room(batch * heads * tokens), dquery = room(count * wide),
          dkey = room(count * narrow), dvalue = room(count * narrow);
   const TrainAttentionCall call{query.data(), key.data(), value.data(), wide, narrow, narrow,
-                                is_masked ? visible.data() : nullptr, batch, tokens, heads, groups, dim, out.data(),
+                                is_masked ? visible.data() : nullptr, is_packed ? starts.data() : nullptr, batch, tokens, heads, groups, dim, out.data(),
                                 lse.data(), dout.data(), dquery.data(), dkey.data(), dvalue.data()};
   computed(mf_train_attention(&call));
   computed(mf_train_attention_backward(&call));
@@ -159,8 +161,8 @@ void training(Source& source, std::vector<float>& results) {
   activations(source, results);
   rotations(source, results);
   embeddings(source, results);
-  attention(source, results, 4, 2, true);
-  attention(source, results, 2, 2, false);
+  attention(source, results, 4, 2, true, false);
+  attention(source, results, 2, 2, false, true);
   losses(source, results);
   updates(source, results);
 }

@@ -113,6 +113,29 @@ def test_attention_and_its_gradients(
         assert_close(slope.asnumpy(), np.concatenate(slopes, 2), 3e-5)  # sums of 300 terms
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_attention_of_packed_rows_never_crosses_a_document(
+    kernels: ctypes.CDLL, threads: int
+) -> None:
+    kernels.mf_set_threads(threads)
+    tokens, heads, groups, dim = 420, 4, 2, 20
+    # Documents of one token, of a tile of keys, across tiles, and filling where each token is alone.
+    cuts = [[0, 1, 2, 50, 178, 179, 330], [0, 128, 256, 384, *range(390, 420)], [0]]
+    starts = np.array(
+        [[max(c for c in row if c <= t) for t in range(tokens)] for row in cuts], np.int32
+    )
+    qkv = values(1, 3, tokens, heads + 2 * groups, dim)
+    dout = values(2, 3, tokens, heads, dim)
+    parts = np.split(qkv.astype(np.float64), [heads, heads + groups], 2)
+    out, *slopes = reference.attention(*parts, None, dout, starts)
+    found, sums = training_attention.attention(Tensor(qkv), Tensor(starts), heads, groups)
+    assert_close(found.asnumpy().reshape(out.shape), out)
+    slope = training_attention.attention_backward(
+        Tensor(qkv), Tensor(starts), found, sums, Tensor(dout.reshape(found.shape))
+    )
+    assert_close(slope.asnumpy(), np.concatenate(slopes, 2), 3e-5)  # sums of 420 terms
+
+
 def test_scores_far_from_zero_neither_overflow_nor_vanish() -> None:
     qkv = values(1, 1, 40, 3, 16)
     qkv[:, :, :2] *= 60  # scores of some thousands

@@ -16,14 +16,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import NamedTuple
 
-from mindformers.dataset.mindrecord_rows import record_bytes
-from mindformers.errors import DataError
-from mindformers.tools.dataset_preprocess.encoding import (
+from mindformers.dataset.encoding import (
     PackedChunk,
     RowEncoder,
     Rows,
     rows_of_chunk,
 )
+from mindformers.dataset.mindrecord_rows import record_bytes
+from mindformers.errors import DataError
 
 WORKER_TIMEOUT = 300.0  # seconds for one chunk; it takes a fraction of one
 
@@ -42,10 +42,10 @@ class _Slots:
 
 
 class _Answer(NamedTuple):
-    """What a worker made of a chunk; ``size`` bytes of its records lie in the slot."""
+    """What a worker made of a chunk; ``size`` bytes of its rows lie in the slot, or None: all is in the chunk."""
 
     chunk: PackedChunk
-    size: int
+    size: int | None
 
 
 class _Job(NamedTuple):
@@ -106,7 +106,7 @@ def _result(job: _Job, slots: _Slots | None) -> PackedChunk:
             where=where,
             fix="use --num_workers 1 to see where it hangs",
         ) from error
-    if slots is None:
+    if slots is None or size is None:
         return chunk
     return replace(chunk, rows=replace(chunk.rows, data=slots[job.number][:size]))
 
@@ -137,7 +137,9 @@ def _pack(number: int, rows: Rows) -> _Answer:
     encoder, slots = _worker[0]
     chunk = encoder.pack(rows)
     size = len(chunk.rows.data)
-    if slots is None:
-        return _Answer(chunk, size)
+    if slots is None or size > len(
+        slots[number]
+    ):  # conversations may have become several rows each
+        return _Answer(chunk, None)
     slots[number][:size] = chunk.rows.data
     return _Answer(replace(chunk, rows=replace(chunk.rows, data=b"")), size)

@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mindformers.dataset import encoding
 from mindformers.dataset.encode import Prompt, Sample, encode_conversation, encode_conversations
-from mindformers.dataset.mindrecord_rows import pack_matrix
-from mindformers.dataset.rows import read_rows
-from mindformers.errors import DataError
-from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
-from mindformers.tools.dataset_preprocess import encoding
-from mindformers.tools.dataset_preprocess.encoding import (
+from mindformers.dataset.encoding import (
     EncodeOptions,
     RowEncoder,
     encode_files,
     encoded_samples,
     read_chunks,
 )
+from mindformers.dataset.mindrecord_rows import pack_matrix
+from mindformers.dataset.rows import read_rows
+from mindformers.dataset.tally import Tally
+from mindformers.errors import DataError
+from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 from mindformers.tools.dataset_preprocess.glm4 import glm4_preprocess
-from mindformers.tools.dataset_preprocess.report import Tally
 from tests.support.vocab import write_tiny_vocab
 
 
@@ -143,7 +143,9 @@ def test_conversations_are_encoded_together_as_one_by_one(tokenizer) -> None:
         Prompt(messages, None, f"f:{number}") for number, messages in enumerate(conversations)
     ]
     for truncate in (True, False):
-        rows, errors = encode_conversations(tokenizer, prompts, 12, truncate=truncate)
+        rows, errors = encode_conversations(
+            tokenizer, prompts, 12, too_long="truncate" if truncate else "error"
+        )
         start, good = 0, 0
         for prompt, error in zip(prompts, errors, strict=True):
             if error is not None:

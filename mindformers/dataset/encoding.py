@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from mindformers.config.columns import IGNORED_LABEL
 from mindformers.dataset.encode import (
-    IGNORED_LABEL,
-    EncodedRows,
     NothingToLearnError,
     Prompt,
+    TooLong,
     TooLongError,
     encode_conversations,
 )
-from mindformers.dataset.formats import conversation_or_error
+from mindformers.dataset.formats import Form, conversation_or_error
+from mindformers.dataset.labels import EncodedRows, TrainOn
 from mindformers.dataset.messages import Conversation, OrderPolicy
 from mindformers.dataset.mindrecord_rows import PackedRows, RowPacker
 from mindformers.dataset.rows import RawRow, read_rows
+from mindformers.dataset.tally import Tally
 from mindformers.errors import DataError
-from mindformers.tools.dataset_preprocess.report import Tally
 
 MALFORMED, TOO_LONG, NOTHING_TO_LEARN = "malformed", "too long", "nothing to learn"
 _CHUNK_ROWS, _CHUNK_TOKENS, _CHUNK_BYTES = 512, 2**19, 2**20
+_SMALL_INPUT_BYTES = 2**21  # encoded in a quarter of a second
 
 Rows = Sequence[RawRow | DataError]
 
@@ -45,12 +48,25 @@ class EncodeOptions:
         too_long: What to do with a longer conversation.
         on_error: Whether a malformed row ends the work or is left out.
         order: See ``parse_conversation``.
+        no_label: What to do with a row of which nothing is learnt.
+        train_on: Whether all of an assistant's turns are learnt, or the last one.
+        format: The form of the rows; ``auto``: told by the keys of each.
     """
 
     seq_length: int
-    too_long: Literal["truncate", "drop", "error"] = "truncate"
+    too_long: TooLong = "truncate"
     on_error: Literal["error", "skip"] = "error"
     order: OrderPolicy = "strict"
+    no_label: Literal["drop", "error", "keep"] = "drop"
+    train_on: TrainOn = "all"
+    format: Form = "auto"
+
+
+class Packer(Protocol):
+    """Makes of training rows what is written."""
+
+    def pack(self, columns: Sequence[np.ndarray], lengths: np.ndarray) -> PackedRows:
+        """Return the bytes of rows, given ids and labels of all and the tokens of each."""
 
 
 @dataclass
@@ -83,33 +99,40 @@ class RowEncoder:
     Args:
         tokenizer: Renders and encodes.
         options: How rows are made.
+        packer: Makes the bytes of ``pack``; None: records of a MindRecord file.
     """
 
-    def __init__(self, tokenizer: Any, options: EncodeOptions) -> None:
+    def __init__(
+        self, tokenizer: Any, options: EncodeOptions, packer: Packer | None = None
+    ) -> None:
         self.options = options
         self._tokenizer = tokenizer
         fills = (tokenizer.pad_token_id, IGNORED_LABEL)
-        self._packer = RowPacker(options.seq_length, fills)
+        self._packer = packer or RowPacker(options.seq_length, fills)
 
     def encode(self, rows: Rows) -> EncodedChunk:
         """Return the training rows of a few raw rows."""
-        errors = [self._conversation(row) for row in rows]
-        prompts = [
-            Prompt(outcome.as_dict()["messages"], outcome.tools, outcome.where)
-            for outcome in errors
-            if isinstance(outcome, Conversation)
-        ]
+        outcomes: list[DataError | None] = []
+        prompts, places = [], []
+        for place, row in enumerate(rows):
+            found = self._conversation(row)
+            if isinstance(found, Conversation):
+                prompts.append(Prompt(found.as_dict()["messages"], found.tools, found.where))
+                places.append(place)
+            outcomes.append(found if isinstance(found, DataError) else None)
+        options = self.options
         encoded, refused = encode_conversations(
             self._tokenizer,
             prompts,
-            self.options.seq_length,
-            truncate=self.options.too_long == "truncate",
+            options.seq_length,
+            too_long=options.too_long,
+            train_on=options.train_on,
+            keeps_unlearnt=options.no_label == "keep",
         )
-        reasons = iter(refused)
-        outcomes = [
-            next(reasons) if isinstance(outcome, Conversation) else outcome for outcome in errors
-        ]
-        return self._chunk(encoded, outcomes)
+        for place, reason in zip(places, refused, strict=True):
+            outcomes[place] = reason
+        sources = np.array(places, dtype=np.int64)[encoded.sources]
+        return self._chunk(replace(encoded, sources=sources), outcomes)
 
     def pack(self, rows: Rows) -> PackedChunk:
         """Return the training rows of a few raw rows as records."""
@@ -121,32 +144,33 @@ class RowEncoder:
     def _conversation(self, row: RawRow | DataError) -> Conversation | DataError:
         if isinstance(row, DataError):
             return row
-        return conversation_or_error(row, order=self.options.order)
+        return conversation_or_error(row, order=self.options.order, form=self.options.format)
 
     def _chunk(self, rows: EncodedRows, outcomes: Sequence[DataError | None]) -> EncodedChunk:
         """Count what became of the input rows, up to the first that ends the work."""
-        tally, num_good, failure = Tally(), 0, None
+        tally, failure = Tally(), None
         for outcome in outcomes:
             tally.rows_read += 1
             if outcome is None:
-                num_good += 1
-            elif self._is_fatal(outcome):
+                continue
+            if self._is_fatal(outcome):
                 failure = outcome
+                rows = rows.only(rows.sources < tally.rows_read - 1)
                 break
-            else:
-                tally.drop(_reason(outcome), outcome)
-        rows = rows.only(np.arange(len(rows)) < num_good)
+            tally.drop(_reason(outcome), outcome)
         tally.tokens = int(rows.num_tokens.sum())
         tally.trained_tokens = int(rows.num_trained.sum())
         tally.truncated = int(np.count_nonzero(rows.num_cut))
         tally.cut_tokens = int(rows.num_cut.sum())
+        tally.unlearnt = int(np.count_nonzero(rows.num_trained == 0))
+        tally.split = int(np.count_nonzero(np.bincount(rows.sources) > 1))
         return EncodedChunk(rows, tally, failure)
 
     def _is_fatal(self, error: DataError) -> bool:
         return {
             MALFORMED: self.options.on_error == "error",
             TOO_LONG: self.options.too_long == "error",
-            NOTHING_TO_LEARN: False,
+            NOTHING_TO_LEARN: self.options.no_label == "error",
         }[_reason(error)]
 
 
@@ -206,6 +230,18 @@ def encoded_samples(
             raise chunk.error
 
 
+def worthwhile_workers(total_bytes: int, most: int | None = None) -> int:
+    """Return how many processes to encode with: the cores; for an input that is done sooner, this one."""
+    if total_bytes < _SMALL_INPUT_BYTES:
+        return 1
+    return min(num_cores(), most or num_cores())
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def encode_files(
     files: Sequence[Path],
     tokenizer: Any,
@@ -213,6 +249,7 @@ def encode_files(
     *,
     num_workers: int = 1,
     repeat: int = 1,
+    packer: Packer | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[PackedChunk]:
     """Yield the training rows of files, chunk by chunk in the order of the input.
@@ -225,18 +262,19 @@ def encode_files(
         options: How rows are made.
         num_workers: Processes that encode; 1 encodes in this one.
         repeat: How often the files are gone through.
+        packer: Makes the bytes of the rows; None: records of a MindRecord file.
         on_bytes: Called with numbers of bytes read.
 
     Raises:
         DataError: If a file cannot be read, a row ends the work, or a worker dies or hangs.
     """
     chunks = read_chunks(files, options.seq_length, repeat=repeat, on_bytes=on_bytes)
-    encoder = RowEncoder(tokenizer, options)
+    encoder = RowEncoder(tokenizer, options, packer)
     if num_workers == 1:
         packed: Iterator[PackedChunk] = map(encoder.pack, chunks)
     else:
         # Loaded here: a small data set needs neither processes nor what they are made with.
-        from mindformers.tools.dataset_preprocess.workers import pack_in_workers
+        from mindformers.dataset.workers import pack_in_workers
 
         packed = pack_in_workers(chunks, encoder, num_workers)
     for chunk in packed:

@@ -1,0 +1,218 @@
+"""Batches for training from stored rows of any length: rows are filled up, or hold several documents.
+
+As in ``pipeline``, every order is drawn from (seed, epoch) alone, so a position is enough to go on from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindformers.config.columns import COLUMNS, IGNORED_LABEL, STARTS_COLUMN
+from mindformers.dataset.mixture import Mixture
+from mindformers.dataset.packing import Packs, pack_documents
+from mindformers.dataset.pipeline import ReadOptions
+from mindformers.dataset.row_store import JoinedRows
+from mindformers.dataset.sharing import own_rows, own_tokens
+from mindformers.errors import DataError
+from mindformers.logger import logger
+
+_GROUPED_BATCHES = (
+    50  # batches that are sorted by length together: enough for like lengths, few enough to mix
+)
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """What rows of a batch look like.
+
+    Attributes:
+        seq_length: Tokens of a row.
+        pad_token_id: What fills it up.
+        is_packed: Several documents a row; the batches then have ``document_starts``.
+        divisor: Rows are filled up to the longest of their batch, rounded up to a multiple of this;
+            None: to ``seq_length``.
+        is_grouped: A batch has rows of like length.
+    """
+
+    seq_length: int
+    pad_token_id: int = 0
+    is_packed: bool = False
+    divisor: int | None = None
+    is_grouped: bool = False
+
+
+class TokenDataset:
+    """Stored rows as batches of NumPy arrays.
+
+    Args:
+        rows: The rows, none longer than ``form.seq_length``.
+        form: What becomes of a row.
+        options: Batch size and order.
+        mixture: Which rows an epoch has, where they are of several sources; packed rows are always
+            made of its first epoch. None: all of them.
+
+    Attributes:
+        batch_size: Rows of a batch.
+        seq_length: Tokens of a row.
+        num_rows: Rows of an epoch.
+        fingerprint: Changes when the rows or the way they are packed do.
+
+    Raises:
+        DataError: If there are fewer rows than a batch, or a document is longer than a row.
+    """
+
+    def __init__(
+        self,
+        rows: JoinedRows,
+        form: RowForm,
+        options: ReadOptions | None = None,
+        mixture: Mixture | None = None,
+    ) -> None:
+        self._rows, self._form, self._mixture = rows, form, mixture
+        self._options = options or ReadOptions()
+        self.batch_size, self.seq_length = self._options.batch_size, form.seq_length
+        self._check_lengths()
+        self._packs = self._pack() if form.is_packed else None
+        documents = min(len(rows), self._options.num_samples or len(rows))
+        self.num_rows = self._packs.num_rows if self._packs else documents
+        self.fingerprint = self._fingerprint()
+        if self._options.drop_remainder and self.num_rows < self.batch_size:
+            raise DataError(
+                f"{self.num_rows} rows make no batch of {self.batch_size}",
+                where="the training data",
+                fix="lower runner_config.batch_size, or set drop_remainder to False",
+            )
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch."""
+        if self._options.drop_remainder:
+            return self.num_rows // self.batch_size
+        return -(-self.num_rows // self.batch_size)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the batches of an epoch.
+
+        Args:
+            epoch: Which one, from 0.
+            start: Batches to leave out at the beginning; they are not read.
+
+        Yields:
+            ``input_ids`` and ``labels``, and of packed rows ``document_starts``, each (batch_size,
+            seq_length) int32, or this process's part of these rows and tokens.
+        """
+        layout, size = self._options.layout, self.batch_size
+        order = self._order(epoch)[: len(self) * size]
+        for begin in range(start * size, len(order), size):
+            batch = order[begin : begin + size]
+            length = self._length_of(batch)
+            own = own_rows(batch, len(batch), layout)
+            yield own_tokens(self._batch(own, length), layout)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self._packs is None and self._mixture is not None:
+            order = self._mixture.rows(epoch)
+        elif self._options.shuffle:
+            order = self._draw(epoch).permutation(self.num_rows)
+        else:
+            order = np.arange(self.num_rows)
+        return self._grouped(order, epoch) if self._form.is_grouped else order
+
+    def _draw(self, *path: int) -> np.random.Generator:
+        return np.random.default_rng([self._options.seed, *path])
+
+    def _grouped(self, order: np.ndarray, epoch: int) -> np.ndarray:
+        """Return the order sorted by length within pieces of many batches, the batches in drawn order."""
+        size = self.batch_size
+        piece = size * _GROUPED_BATCHES
+        lengths = self._rows.lengths
+        parts = np.split(order, range(piece, len(order), piece))
+        longest_first = [part[np.argsort(-lengths[part], kind="stable")] for part in parts]
+        batches = np.concatenate(longest_first)
+        whole = len(order) // size * size
+        if not self._options.shuffle:
+            return batches
+        drawn = self._draw(epoch, _GROUPED_BATCHES).permutation(whole // size)
+        return np.concatenate([batches[:whole].reshape(-1, size)[drawn].ravel(), batches[whole:]])
+
+    def _length_of(self, batch: np.ndarray) -> int:
+        """Return the tokens of the rows of a whole batch, of which this process may have a part."""
+        if self._form.divisor is None or self._packs is not None:
+            return self.seq_length
+        longest, divisor = int(self._rows.lengths[batch].max()), self._form.divisor
+        return min(self.seq_length, max(1, -(-longest // divisor)) * divisor)
+
+    def _batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        if self._packs is None:
+            return self._filled([[int(row)] for row in rows], length, self._rows.lengths)
+        packed = [self._packs.row(int(row)) for row in rows]
+        return self._filled(packed, length, self._rows.useful, has_starts=True)
+
+    def _filled(
+        self,
+        rows: Sequence[Iterable[int]],
+        length: int,
+        lengths: np.ndarray,
+        *,
+        has_starts: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """Return rows that hold the documents of each entry one after another, then filling."""
+        shape = (len(rows), length)
+        ids = np.full(shape, self._form.pad_token_id, np.int32)
+        labels = np.full(shape, IGNORED_LABEL, np.int32)
+        # A token of the filling is a document of its own: nothing attends to it, and it costs next to nothing.
+        starts = np.tile(np.arange(length, dtype=np.int32), (len(rows), 1))
+        for row, documents in enumerate(rows):
+            end = 0
+            for document in documents:
+                begin, end = end, end + int(lengths[document])
+                found = self._rows.row(document, end - begin)
+                ids[row, begin:end], labels[row, begin:end] = found
+                starts[row, begin:end] = begin
+        batch = dict(zip(COLUMNS, (ids, labels), strict=True))
+        return {**batch, STARTS_COLUMN: starts} if has_starts else batch
+
+    def _pack(self) -> Packs:
+        """Pack the documents in an order of the seed's, the same in every epoch."""
+        count = min(len(self._rows), self._options.num_samples or len(self._rows))
+        order = np.arange(count)
+        if self._mixture is not None:
+            order = self._mixture.rows(0)
+        elif self._options.shuffle:
+            order = np.random.default_rng(self._options.seed).permutation(count)
+        useful = self._rows.useful
+        packs = pack_documents(useful, self.seq_length, order)
+        empty = int(np.count_nonzero(useful[order] == 0))
+        behind = int((self._rows.lengths - useful)[order].sum())
+        logger.info(
+            "packing: %d documents in %d rows of %d tokens, %.1f %% filled (%.1f %% without packing); "
+            "left out: %d documents without a label, %d tokens behind the last label",
+            len(packs.documents), packs.num_rows, self.seq_length, 100 * packs.fill,
+            100 * packs.num_tokens / max(1, len(packs.documents) * self.seq_length), empty, behind,
+        )  # fmt: skip
+        return packs
+
+    def _check_lengths(self) -> None:
+        longest = int(self._rows.lengths.max())
+        if longest > self.seq_length:
+            raise DataError(
+                f"a row has {longest} tokens",
+                where="the training data",
+                allowed=f"at most {self.seq_length}",
+                fix="raise train_dataset.max_seq_length, or make the data with shorter rows",
+            )
+
+    def _fingerprint(self) -> str:
+        """Return a hash of the rows and of what makes an epoch of them; without either that of the rows."""
+        facts = [self._rows.fingerprint]
+        if self._mixture is not None:
+            facts.append(f"mixture {self._mixture.counts.tolist()}")
+        if self._packs is not None:
+            edges = hashlib.sha256(self._packs.documents.tobytes() + self._packs.edges.tobytes())
+            facts.append(f"packs {edges.hexdigest()}")
+        if self._form.is_grouped:
+            facts.append("grouped")
+        return facts[0] if len(facts) == 1 else hashlib.sha256(" ".join(facts).encode()).hexdigest()

@@ -22,6 +22,7 @@ from mindformers.config.loader import Document, load_yaml
 from mindformers.config.lr_schedule import LrScheduleSection
 from mindformers.config.model import ModelSection
 from mindformers.config.neutral_keys import NeutralKeys
+from mindformers.config.optimizer import AdamWSection, OptimizerSection
 from mindformers.config.overrides import Patch, apply_patches
 from mindformers.config.report import Problem, problems_of, report
 from mindformers.config.rules import broken_rules
@@ -37,7 +38,6 @@ from mindformers.config.runtime import (
 )
 from mindformers.config.training import (
     MetricSection,
-    OptimizerSection,
     RunnerConfigSection,
     RunnerWrapperSection,
     TrainerSection,
@@ -96,9 +96,7 @@ class RunConfig(NeutralKeys):
     lr_schedule: LrScheduleSection | None = Field(
         default=None, description="Learning rate by step; null: optimizer.learning_rate throughout."
     )
-    optimizer: OptimizerSection = Field(
-        default_factory=OptimizerSection, description="The optimizer."
-    )
+    optimizer: OptimizerSection = Field(default_factory=AdamWSection, description="The optimizer.")
     callbacks: list[CallbackSection] = Field(
         default=[], description="What happens between steps; a loss line is always printed."
     )

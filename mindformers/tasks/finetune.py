@@ -11,17 +11,18 @@ from mindformers.errors import ConfigError
 from mindformers.logger import logger
 from mindformers.models.base_model import PreTrainedModel
 from mindformers.parallel.mesh import mesh
+from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.tasks import build
 from mindformers.training.callbacks import Callback, build_callbacks
 from mindformers.training.loop import train
 from mindformers.training.lr_schedule import build_schedule
-from mindformers.training.optimizer import AdamW
+from mindformers.training.optimizer import Optimizer
 from mindformers.training.output_lock import hold_output
 from mindformers.training.parallel_step import ParallelTrainStep
 from mindformers.training.param_groups import get_optimizer_grouped_parameters
 from mindformers.training.resume import find_resume_folder
 from mindformers.training.run import TrainResult, TrainSettings
-from mindformers.training.sharded_optimizer import ShardedAdamW
+from mindformers.training.sharded_optimizer import ShardedOptimizer
 from mindformers.training.train_step import MFTrainOneStepCell
 
 
@@ -62,8 +63,12 @@ def finetune(
     step = build_step(network, optimizer, config)
     settings = train_settings(config)
     total_steps = settings.epochs * (len(dataset) // settings.accumulation)
-    schedule = build_schedule(
-        _section(config.lr_schedule), total_steps, config.optimizer.learning_rate
+    schedule = (
+        optimizer.learning_rate
+        if callable(optimizer.learning_rate) and config.lr_schedule is None
+        else build_schedule(
+            _section(config.lr_schedule), total_steps, config.optimizer.learning_rate
+        )
     )
     named = [_section(each) for each in config.callbacks if each is not config.loss_monitor]
     named.insert(
@@ -124,11 +129,14 @@ def set_recompute(network: Any, config: RunConfig) -> None:
         )
 
 
-def build_optimizer(network: Any, config: RunConfig) -> AdamW:
+def build_optimizer(network: Any, config: RunConfig) -> Optimizer | ShardedOptimizer:
     """Return the optimizer over the trainable parameters; norms and biases do not decay."""
     arguments = config.optimizer.model_dump(exclude={"type"})
     groups = get_optimizer_grouped_parameters(network, arguments["weight_decay"])
-    return (ShardedAdamW if mesh().layout.shards_optimizer else AdamW)(groups, **arguments)
+    chosen = MindFormerRegister.get_cls(MindFormerModuleType.OPTIMIZER, config.optimizer.type)
+    if mesh().layout.shards_optimizer:
+        return ShardedOptimizer(chosen, groups, **arguments)
+    return chosen(groups, **arguments)
 
 
 def build_step(network: Any, optimizer: Any, config: RunConfig) -> MFTrainOneStepCell:

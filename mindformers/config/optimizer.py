@@ -8,9 +8,15 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from mindformers.config.fields import Count, PositiveRate, Rate
 from mindformers.config.section import Section, only
+from mindformers.config.weight_patterns import matches
 
 ALIASES = {"Adafactor": "AdaFactor"}
 DEFAULT_TYPE = "AdamW"
+ELEMENTWISE = (
+    "AdamW",
+    "SGD",
+    "Lion",
+)  # each element is updated by itself, so that processes can share a weight
 
 Part = Annotated[float, Field(ge=0, lt=1)]
 _SWAP = only(False, feature="keeping the moments on the host")
@@ -18,6 +24,10 @@ _NO_SWAP = Field(default=False, description="Moments in host memory; not impleme
 _SCALED = Field(
     default=1.0, description="Has no effect: runner_wrapper.scale_sense scales the loss."
 )
+
+
+# What a section says of the weights themselves; the other keys are arguments of the optimizer.
+OF_WEIGHTS = ("lr_scales", "freeze_include", "freeze_exclude")
 
 
 class _OptimizerSection(Section):
@@ -32,6 +42,27 @@ class _OptimizerSection(Section):
         default=None,
         description="Keep an exponential moving average of the weights: the part of it a step leaves; null: none.",
     )
+    lr_scales: dict[str, Rate] = Field(
+        default={},
+        description="Factors on the learning rate: a pattern of weight names, as '*embedding*', and its factor;"
+        " the first that fits counts. For a factor per layer see layer_scale.",
+    )
+    freeze_include: list[str] = Field(
+        default=[],
+        description="Weights that are not trained: patterns of names, as '*embedding*'; ['*'] is all.",
+    )
+    freeze_exclude: list[str] = Field(
+        default=[], description="Weights that are trained though freeze_include names them."
+    )
+
+    @property
+    def updates_elements(self) -> bool:
+        """Whether each element is updated by itself, so that processes can share a weight."""
+        return True
+
+    def freezes(self, name: str) -> bool:
+        """Tell whether a weight stays as it is: ``freeze_include`` names it, and ``freeze_exclude`` does not."""
+        return matches(name, self.freeze_include) and not matches(name, self.freeze_exclude)
 
 
 class AdamWSection(_OptimizerSection):
@@ -134,6 +165,11 @@ class AdaFactorSection(_OptimizerSection):
             raise ValueError("warmup_init stands without relative_step; allowed: both, or neither")
         return self
 
+    @property
+    def updates_elements(self) -> bool:
+        """Rows, columns and whole matrices count."""
+        return False
+
 
 class MuonSection(_OptimizerSection):
     """Muon for the layers' matrices, AdamW for everything else."""
@@ -153,6 +189,11 @@ class MuonSection(_OptimizerSection):
         default=100.0, description="Read for compatibility; no effect on this network."
     )
     swap: Annotated[bool, _SWAP] = _NO_SWAP
+
+    @property
+    def updates_elements(self) -> bool:
+        """Rows, columns and whole matrices count."""
+        return False
 
 
 def optimizer_type(value: Any) -> str:

@@ -163,6 +163,33 @@ def _one_batch_size(config: RunConfig) -> str | None:
     return f"found {rows}, but runner_config.batch_size is {config.runner_config.batch_size}"
 
 
+@rule("optimizer.type", "parallel.enable_parallel_optimizer", "parallel_config", "use_parallel")
+def _whole_matrices_for_their_optimizer(config: RunConfig) -> str | None:
+    degrees, name = config.parallel_config, config.optimizer.type
+    if not config.use_parallel or config.optimizer.updates_elements:
+        return None
+    if degrees.model_parallel > 1:
+        return f"{name} needs whole matrices; allowed with it: parallel_config.model_parallel 1"
+    if config.parallel.enable_parallel_optimizer and degrees.num_processes > degrees.pipeline_stage:
+        return f"{name} needs whole matrices; allowed with it: parallel.enable_parallel_optimizer False"
+    return None
+
+
+@rule("optimizer.relative_step", "lr_schedule")
+def _one_source_of_the_rate(config: RunConfig) -> str | None:
+    if not getattr(config.optimizer, "relative_step", False) or config.lr_schedule is None:
+        return None
+    return "True sets the rate by itself; leave lr_schedule out, or set it to False"
+
+
+@rule("optimizer.freeze_include", "model.model_config.pet_config")
+def _adapters_freeze_the_rest(config: RunConfig) -> str | None:
+    adapters = config.model is not None and config.model.network.pet_config is not None
+    if not adapters or not config.optimizer.freeze_include:
+        return None
+    return "with pet_config only the adapters are trained; leave one of the two out"
+
+
 @rule("callbacks")
 def _one_callback_of_a_kind(config: RunConfig) -> str | None:
     names = [callback.type for callback in config.callbacks]

@@ -11,18 +11,14 @@ from mindformers.errors import ConfigError
 from mindformers.logger import logger
 from mindformers.models.base_model import PreTrainedModel
 from mindformers.parallel.mesh import mesh
-from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.tasks import build
+from mindformers.tasks.trained import build_optimizer, build_rate, check_patterns
 from mindformers.training.callbacks import Callback, build_callbacks
 from mindformers.training.loop import train
-from mindformers.training.lr_schedule import build_schedule
-from mindformers.training.optimizer import Optimizer
 from mindformers.training.output_lock import hold_output
 from mindformers.training.parallel_step import ParallelTrainStep
-from mindformers.training.param_groups import get_optimizer_grouped_parameters
 from mindformers.training.resume import find_resume_folder
 from mindformers.training.run import TrainResult, TrainSettings
-from mindformers.training.sharded_optimizer import ShardedOptimizer
 from mindformers.training.train_step import MFTrainOneStepCell
 
 
@@ -46,6 +42,8 @@ def finetune(
     Returns:
         Where the run ended.
     """
+    if network is None:
+        check_patterns(config)
     output_dir = build.start(config)
     with hold_output(output_dir):
         pass  # another run's folder is refused now, not after minutes; ``train`` takes the lock again
@@ -63,13 +61,7 @@ def finetune(
     step = build_step(network, optimizer, config)
     settings = train_settings(config)
     total_steps = settings.epochs * (len(dataset) // settings.accumulation)
-    schedule = (
-        optimizer.learning_rate
-        if callable(optimizer.learning_rate) and config.lr_schedule is None
-        else build_schedule(
-            _section(config.lr_schedule), total_steps, config.optimizer.learning_rate
-        )
-    )
+    schedule = build_rate(optimizer, config, total_steps)
     named = [_section(each) for each in config.callbacks if each is not config.loss_monitor]
     named.insert(
         0, {**_section(config.loss_monitor), "dataset_sink_mode": config.runner_config.sink_mode}
@@ -127,16 +119,6 @@ def set_recompute(network: Any, config: RunConfig) -> None:
             "recompute_config.recompute %s counts layers of pipeline stages: no effect in one process",
             section.recompute,
         )
-
-
-def build_optimizer(network: Any, config: RunConfig) -> Optimizer | ShardedOptimizer:
-    """Return the optimizer over the trainable parameters; norms and biases do not decay."""
-    arguments = config.optimizer.model_dump(exclude={"type"})
-    groups = get_optimizer_grouped_parameters(network, arguments["weight_decay"])
-    chosen = MindFormerRegister.get_cls(MindFormerModuleType.OPTIMIZER, config.optimizer.type)
-    if mesh().layout.shards_optimizer:
-        return ShardedOptimizer(chosen, groups, **arguments)
-    return chosen(groups, **arguments)
 
 
 def build_step(network: Any, optimizer: Any, config: RunConfig) -> MFTrainOneStepCell:

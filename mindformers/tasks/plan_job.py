@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from mindformers.checkpoint.keymap import Stored
+from mindformers.config.optimizer import AdamWSection, OptimizerSection
 from mindformers.config.pet import DEFAULT_TARGETS, LoraSection, Targets
 from mindformers.config.preflight import TRAINING_MODES
 from mindformers.config.run_config import RunConfig
@@ -72,7 +73,8 @@ class Job:
         rows: Rows of a micro batch in one process; of a batch when predicting.
         micro_batches: Of a step, in one process.
         recompute: True: all layers; else how many of each stage, () for none.
-        adapters: LoRA; None: every weight is trained.
+        adapters: LoRA; None: every weight is trained that ``optimizer`` does not freeze.
+        optimizer: Its settings.
         is_training: Else predicting.
         on_cpu: A CPU computes in float32, by kernels of its own.
     """
@@ -84,6 +86,7 @@ class Job:
     micro_batches: int = 1
     recompute: bool | tuple[int, ...] = ()
     adapters: LoraSection | None = None
+    optimizer: OptimizerSection = field(default_factory=AdamWSection)
     is_training: bool = True
     on_cpu: bool = False
     _held: dict[Any, list[Held]] = field(default_factory=dict, compare=False, repr=False)
@@ -198,9 +201,14 @@ class Job:
             shapes = [share_of(each, self.network, layout).shape(each.shape)
                       for each in stored.pieces]  # fmt: skip
             shape = (sum(rows for rows, *_ in shapes), *shapes[0][1:])
-            count = len(numbers) if is_layer else 1
-            is_trained = self.is_training and self.adapters is None
-            yield Held(stored.name, shape, count, self._type_bytes(kind), is_trained)
+            names = [stored.name]
+            if is_layer:
+                names = [stored.name.replace(".layers.0.", f".layers.{each}.") for each in numbers]
+            is_free = self.is_training and self.adapters is None
+            trained = sum(is_free and not self.optimizer.freezes(name) for name in names)
+            for count, is_trained in ((trained, True), (len(names) - trained, False)):
+                if count:
+                    yield Held(stored.name, shape, count, self._type_bytes(kind), is_trained)
             if self.adapters is not None and is_layer:
                 yield from self._adapters(stored.name, shape, numbers)
 
@@ -259,6 +267,7 @@ def job_of(config: RunConfig) -> Job:
         micro_batches=config.micro_batches if is_training else 1,
         recompute=tuple(recompute) if isinstance(recompute, list) else bool(recompute),
         adapters=section.pet_config,
+        optimizer=config.optimizer,
         is_training=is_training,
         on_cpu=config.context.device_target == "CPU",
     )

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from mindformers.tasks.plan_job import Held, Job
+from mindformers.training.optimizer_slots import slot_shapes
 
 _MIB = 2**20
 # modules/shared_loss.py: logits of a chunk, and the tensors of that size that exist at once.
@@ -32,7 +34,7 @@ class StageMemory:
         parameters: Elements, of which ``trained`` have gradients.
         trained: Elements with gradients.
         weights: Exact.
-        optimizer: Moments and float32 copies; exact.
+        optimizer: Its state and float32 copies; exact.
         copies: The own rows of every weight, which a shared optimizer holds twice; exact.
         summed: The float32 sum of the gradients, while micro batches accumulate.
         newest: The gradients of the newest micro batch.
@@ -109,8 +111,13 @@ def _shards(each: Held, job: Job) -> int:
 
 
 def _state_bytes(each: Held, job: Job) -> int:
-    moments_and_master = 8 if each.type_bytes == 4 else 12
-    return each.size // _shards(each, job) * moments_and_master
+    shapes = list(slot_shapes(job.optimizer.type, each.name, each.shape, _arguments(job)).values())
+    shapes += [each.shape] if each.type_bytes != 4 else []
+    return sum(4 * math.prod(shape) for shape in shapes) * each.count // _shards(each, job)
+
+
+def _arguments(job: Job) -> dict[str, Any]:
+    return job.optimizer.model_dump()
 
 
 def _own_rows(each: Held, job: Job) -> int:

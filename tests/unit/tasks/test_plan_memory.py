@@ -208,7 +208,7 @@ TINY = REPOSITORY / "configs/glm4/finetune_glm4_tiny_cpu.yaml"
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_built_network_and_its_optimizer_have_the_planned_bytes(dtype):
     from mindformers.tasks.build import build_network
-    from mindformers.tasks.finetune import build_optimizer
+    from mindformers.tasks.trained import build_optimizer
 
     patches = [Patch(("model", "model_config", "param_init_type"), dtype, "test")]
     config = load_run_config(TINY, patches)

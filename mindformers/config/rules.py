@@ -61,7 +61,16 @@ def _overlap(first: KeyPath, second: KeyPath) -> bool:
 
 @rule("recompute_config.recompute", "parallel_config.pipeline_stage", "use_parallel")
 def _one_recompute_count_per_stage(config: RunConfig) -> str | None:
-    counts, stages = config.recompute_config.recompute, config.parallel_config.pipeline_stage
+    return _count_per_stage(config, config.recompute_config.recompute)
+
+
+@rule("recompute_config.select_recompute", "parallel_config.pipeline_stage", "use_parallel")
+def _one_select_recompute_count_per_stage(config: RunConfig) -> str | None:
+    return _count_per_stage(config, config.recompute_config.select_recompute)
+
+
+def _count_per_stage(config: RunConfig, counts: bool | list[int]) -> str | None:
+    stages = config.parallel_config.pipeline_stage
     if not config.use_parallel or not isinstance(counts, list) or len(counts) == stages:
         return None
     return f"found a list of {len(counts)}, but parallel_config.pipeline_stage is {stages}"

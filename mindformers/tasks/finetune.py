@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from mindformers.config.run_config import RunConfig
-from mindformers.errors import ConfigError
 from mindformers.logger import logger
 from mindformers.models.base_model import PreTrainedModel
 from mindformers.parallel.mesh import mesh
@@ -96,29 +95,28 @@ def report_share(steps: int) -> None:
 
 
 def set_recompute(network: Any, config: RunConfig) -> None:
-    """Let layers compute their activations again, as ``recompute_config`` says.
-
-    Raises:
-        ConfigError: If it asks for selective recomputation.
-    """
+    """Let layers compute their activations again, or the parts that ``select_recompute`` means."""
     section = config.recompute_config
-    if section.select_recompute:
-        raise ConfigError(
-            "selective recomputation is not implemented",
-            where="recompute_config.select_recompute",
-            allowed="False",
-            fix="recompute: True computes whole layers again",
-        )
-    layers, layout = network.config.num_layers, mesh().layout
-    if section.recompute is True:
-        network.recompute_layers(layers)
-    elif isinstance(section.recompute, list) and len(section.recompute) == layout.pipeline:
-        network.recompute_layers(min(section.recompute[layout.stage], layers))
-    elif section.recompute:
-        logger.warning(
-            "recompute_config.recompute %s counts layers of pipeline stages: no effect in one process",
-            section.recompute,
-        )
+    whole = _layer_count(section.recompute, "recompute", network.config.num_layers)
+    parts = _layer_count(section.select_recompute, "select_recompute", network.config.num_layers)
+    if whole:
+        network.recompute_layers(whole)
+    if parts > whole:
+        network.recompute_parts(whole, parts)
+
+
+def _layer_count(value: bool | list[int], key: str, layers: int) -> int:
+    """Return how many of this process's layers a setting means."""
+    layout = mesh().layout
+    if not isinstance(value, list):
+        return layers if value else 0
+    if len(value) == layout.pipeline:
+        return min(value[layout.stage], layers)
+    logger.warning(
+        "recompute_config.%s %s counts layers of pipeline stages: no effect in one process",
+        key, value,
+    )  # fmt: skip
+    return 0
 
 
 def build_step(network: Any, optimizer: Any, config: RunConfig) -> MFTrainOneStepCell:

@@ -5,11 +5,9 @@ Letters: T tokens of a micro batch in one process, H hidden, V vocabulary, t ten
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 from mindformers.checkpoint.keymap import Stored
@@ -23,6 +21,7 @@ from mindformers.models.glm2.glm2_shares import share_of
 from mindformers.models.glm2.glm2_weights import layout_named, stored_tensors
 from mindformers.parallel.layout import Layout, Sizes, stage_counts
 from mindformers.tasks.layout import layout_of
+from mindformers.tasks.plan_held import Held
 
 _TYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 _ROUNDED_BYTES = {"int8": 1.0, "int4": 0.5}
@@ -31,35 +30,6 @@ _GROUP = {
     "int4": 32,
 }  # columns that share a scale where quantization_group says nothing
 _SCALE_BYTES = 2
-
-
-@dataclass(frozen=True)
-class Held:
-    """Tensors of one form that a process holds.
-
-    Attributes:
-        name: Of the first of them.
-        shape: Of each, in this process.
-        count: How many: one for each layer of the stage.
-        type_bytes: Bytes of an element.
-        is_trained: It has a gradient and a state in the optimizer.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    count: int
-    type_bytes: float
-    is_trained: bool
-
-    @cached_property
-    def size(self) -> int:
-        """Elements of them all."""
-        return math.prod(self.shape) * self.count
-
-    @property
-    def is_matrix(self) -> bool:
-        """Whether a layer multiplies by it."""
-        return len(self.shape) == 2 and self.name.startswith("transformer.encoder")
 
 
 @dataclass(frozen=True)
@@ -73,6 +43,7 @@ class Job:
         rows: Rows of a micro batch in one process; of a batch when predicting.
         micro_batches: Of a step, in one process.
         recompute: True: all layers; else how many of each stage, () for none.
+        selected: The same for ``select_recompute``, counted with those of ``recompute``.
         adapters: LoRA; None: every weight is trained that ``optimizer`` does not freeze.
         optimizer: Its settings.
         is_training: Else predicting.
@@ -85,6 +56,7 @@ class Job:
     rows: int
     micro_batches: int = 1
     recompute: bool | tuple[int, ...] = ()
+    selected: bool | tuple[int, ...] = ()
     adapters: LoraSection | None = None
     optimizer: OptimizerSection = field(default_factory=AdamWSection)
     is_training: bool = True
@@ -160,12 +132,17 @@ class Job:
 
     def recomputed(self, stage: int) -> int:
         """Return how many layers of a stage keep no activations."""
+        return self._counted(self.recompute, stage)
+
+    def partly_recomputed(self, stage: int) -> int:
+        """Return how many layers of a stage keep no scores of attention and no product of gate and up."""
+        return max(0, self._counted(self.selected, stage) - self.recomputed(stage))
+
+    def _counted(self, value: bool | tuple[int, ...], stage: int) -> int:
         layers = self.layers(stage)
-        if self.recompute is True:
+        if value is True:
             return layers
-        if not self.recompute or len(self.recompute) != self.layout.pipeline:
-            return 0
-        return min(self.recompute[stage], layers)
+        return min(value[stage], layers) if value and len(value) == self.layout.pipeline else 0
 
     def sizes(self) -> Sizes:
         """Return what has to divide among processes."""
@@ -258,19 +235,24 @@ def job_of(config: RunConfig) -> Job:
     names = {"type", "checkpoint_name_or_path", "parallel_config"}
     network = ChatGLM2Config(**section.model_dump(exclude=names))
     is_training = config.run_mode in TRAINING_MODES
-    layout, recompute = layout_of(config), config.recompute_config.recompute
+    again = config.recompute_config
     return Job(
         network=network,
         tensors=first_tensors(network),
-        layout=layout,
+        layout=layout_of(config),
         rows=config.runner_config.batch_size if is_training else _answers_at_once(config),
         micro_batches=config.micro_batches if is_training else 1,
-        recompute=tuple(recompute) if isinstance(recompute, list) else bool(recompute),
+        recompute=_counts(again.recompute),
+        selected=_counts(again.select_recompute),
         adapters=section.pet_config,
         optimizer=config.optimizer,
         is_training=is_training,
         on_cpu=config.context.device_target == "CPU",
     )
+
+
+def _counts(value: bool | list[int]) -> bool | tuple[int, ...]:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _answers_at_once(config: RunConfig) -> int:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mindformers.tasks.plan_job import Held, Job
+from mindformers.tasks.plan_held import Held
+from mindformers.tasks.plan_job import Job
 from mindformers.training.optimizer_slots import slot_shapes
 
 _MIB = 2**20
@@ -160,6 +161,16 @@ def layer_bytes(job: Job) -> int:
     return stream + job.tokens * (elements * compute + sums) + _scores(job)
 
 
+def _cheap_bytes(job: Job) -> int:
+    """Return what of a layer ``select_recompute`` does not keep: scores, and the product of gate and up."""
+    scores = _scores(job) if job.is_composed else 0
+    if job.adapters is not None and job.on_cpu:
+        return scores
+    return (
+        job.tokens * job.network.ffn_hidden_size // job.layout.tensor * job.compute_bytes + scores
+    )
+
+
 def _scores(job: Job) -> int:
     """Return the bytes a layer keeps for every pair of tokens: probabilities, or the mask of a fused operator."""
     pairs = job.tokens * job.length
@@ -181,7 +192,8 @@ def _activations(job: Job, stage: int, held: Sequence[Held]) -> int:
     layers, again = job.layers(stage), job.recomputed(stage)
     stream = job.stream_tokens * job.network.hidden_size * job.stream_bytes
     layer = layer_bytes(job) + _cast_weights(job, held) // layers
-    kept = max((layers - again) * layer, min(again, 1) * layer) + again * stream
+    kept = (layers - again) * layer - job.partly_recomputed(stage) * _cheap_bytes(job)
+    kept = max(kept, min(again, 1) * layer) + again * stream
     network = job.network
     widest = 3 * network.ffn_hidden_size // job.layout.tensor + 2 * network.hidden_size
     slopes = job.tokens * widest * job.compute_bytes

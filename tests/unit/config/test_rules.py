@@ -19,6 +19,15 @@ CASES = {
         },
         "recompute_config.recompute: found a list of 2, but parallel_config.pipeline_stage is 4",
     ),
+    "_one_select_recompute_count_per_stage": (
+        {
+            "use_parallel": True,
+            "parallel_config": PIPELINE,
+            "recompute_config": {"select_recompute": [1]},
+        },
+        "recompute_config.select_recompute: found a list of 1, "
+        "but parallel_config.pipeline_stage is 4",
+    ),
     "_one_offset_per_stage": (
         {"use_parallel": True, "parallel_config": PIPELINE, "model": network(offset=[1, -1])},
         "model.model_config.offset: found a list of 2, but parallel_config.pipeline_stage is 4",

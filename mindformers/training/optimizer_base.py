@@ -12,13 +12,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 
+from mindformers.checkpoint.average import AVERAGE
 from mindformers.checkpoint.parts import Parted
 from mindformers.errors import CheckpointError, ConfigError, did_you_mean
 from mindformers.parallel.mesh import mesh
 from mindformers.training.optimizer_slots import slot_shapes
 
 _GROUP_KEYS = ("params", "weight_decay", "lr_scale")
-MASTER, AVERAGE = "master", "ema"
+MASTER = "master"
 
 
 @dataclass(frozen=True)

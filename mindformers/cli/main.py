@@ -1,4 +1,4 @@
-"""``mindformers COMMAND``: run, convert, chat and launch under one name."""
+"""``mindformers COMMAND``: run, convert, average, chat and launch under one name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mindformers.version import __version__
 COMMANDS = {
     "run": "finetune or predict from a YAML file (the same as run_mindformer.py)",
     "convert": "weights between Hugging Face and this library (the same as convert_weight.py)",
+    "average": "the averaged weights of a checkpoint (optimizer.ema_decay) as weights of their own",
     "chat": "talk to a model in the terminal",
     "launch": "start a script as several processes (the same as scripts/msrun_launcher.sh)",
 }
@@ -68,6 +69,21 @@ def chat_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def average_command(argv: Sequence[str]) -> int:
+    """Run ``mindformers average``."""
+    parser = FlagParser(
+        prog="mindformers average",
+        description="Write the moving average of the weights that a checkpoint keeps.",
+    )
+    parser.add_argument("checkpoint", help="a step, or the output folder of a run (its newest)")
+    parser.add_argument("output", help="folder of the new step, to be given to --load_checkpoint")
+    arguments = parser.parse_args(argv)
+    from mindformers.checkpoint.average import write_average
+
+    print(write_average(arguments.checkpoint, arguments.output))
+    return 0
+
+
 def dispatch(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names."""
     arguments = [a for a in (sys.argv[1:] if argv is None else argv) if a != DEBUG_FLAG]
@@ -80,6 +96,8 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
     command, rest = arguments[0], arguments[1:]
     if command == "chat":
         return chat_command(rest)
+    if command == "average":
+        return average_command(rest)
     if command == "run":
         from mindformers.cli.run import main as run_main
 

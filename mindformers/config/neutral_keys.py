@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from mindformers.config.fields import Count, OptionalText, Rate
+from mindformers.config.fields import Count, OptionalText
 from mindformers.config.section import Section, only
 
 _PROFILING = "No effect while profile is False"
@@ -59,16 +59,6 @@ class NeutralKeys(Section):
     remote_save_url: OptionalText = Field(
         default="",
         description="Address to copy results to; not implemented, any other text is ignored.",
-    )
-    layer_scale: Annotated[bool, only(False, feature="a learning rate per layer")] = Field(
-        default=False, description="Learning rate per layer; not implemented."
-    )
-    layer_decay: Rate = Field(default=0.65, description="No effect while layer_scale is False.")
-    lr_scale: Annotated[bool, only(False, feature="scaling the rate with the batch")] = Field(
-        default=False, description="Scale the rate with the batch; not implemented."
-    )
-    lr_scale_factor: Count = Field(
-        default=256, description="No effect while lr_scale is False (rows)."
     )
     eval_callbacks: Annotated[list[Any], only([], feature="evaluation while training")] = Field(
         default=[], description="Callbacks of an evaluation; not implemented."

@@ -228,9 +228,12 @@ def _unknown_key(path: KeyPath, root: type[Section], data: Any) -> Problem:
     key = str(path[-1])
     section = section_at(root, path[:-1], data)
     known = list(keys_of(section)) if section else []
-    elsewhere = [name for name, _ in all_keys(root) if name.rpartition(".")[2] == key]
+    found = dict.fromkeys(name for name, _ in all_keys(root) if name.rpartition(".")[2] == key)
+    elsewhere, own = list(found), ".".join(step for step in path if isinstance(step, str))
     hints = [did_you_mean(key, known)]
-    if elsewhere:
+    if own in elsewhere:
+        hints = ["another type has it"]
+    elif elsewhere:
         hints.append(f"this name is known as {' or '.join(elsewhere[:3])}")
     fix = " ".join(hint for hint in hints if hint)
     allowed = _names(known) if known and not fix and len(known) <= 12 else ""

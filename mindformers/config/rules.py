@@ -61,7 +61,16 @@ def _overlap(first: KeyPath, second: KeyPath) -> bool:
 
 @rule("recompute_config.recompute", "parallel_config.pipeline_stage", "use_parallel")
 def _one_recompute_count_per_stage(config: RunConfig) -> str | None:
-    counts, stages = config.recompute_config.recompute, config.parallel_config.pipeline_stage
+    return _count_per_stage(config, config.recompute_config.recompute)
+
+
+@rule("recompute_config.select_recompute", "parallel_config.pipeline_stage", "use_parallel")
+def _one_select_recompute_count_per_stage(config: RunConfig) -> str | None:
+    return _count_per_stage(config, config.recompute_config.select_recompute)
+
+
+def _count_per_stage(config: RunConfig, counts: bool | list[int]) -> str | None:
+    stages = config.parallel_config.pipeline_stage
     if not config.use_parallel or not isinstance(counts, list) or len(counts) == stages:
         return None
     return f"found a list of {len(counts)}, but parallel_config.pipeline_stage is {stages}"
@@ -161,6 +170,33 @@ def _one_batch_size(config: RunConfig) -> str | None:
     if rows is None or rows == config.runner_config.batch_size:
         return None
     return f"found {rows}, but runner_config.batch_size is {config.runner_config.batch_size}"
+
+
+@rule("optimizer.type", "parallel.enable_parallel_optimizer", "parallel_config", "use_parallel")
+def _whole_matrices_for_their_optimizer(config: RunConfig) -> str | None:
+    degrees, name = config.parallel_config, config.optimizer.type
+    if not config.use_parallel or config.optimizer.updates_elements:
+        return None
+    if degrees.model_parallel > 1:
+        return f"{name} needs whole matrices; allowed with it: parallel_config.model_parallel 1"
+    if config.parallel.enable_parallel_optimizer and degrees.num_processes > degrees.pipeline_stage:
+        return f"{name} needs whole matrices; allowed with it: parallel.enable_parallel_optimizer False"
+    return None
+
+
+@rule("optimizer.relative_step", "lr_schedule")
+def _one_source_of_the_rate(config: RunConfig) -> str | None:
+    if not getattr(config.optimizer, "relative_step", False) or config.lr_schedule is None:
+        return None
+    return "True sets the rate by itself; leave lr_schedule out, or set it to False"
+
+
+@rule("optimizer.freeze_include", "model.model_config.pet_config")
+def _adapters_freeze_the_rest(config: RunConfig) -> str | None:
+    adapters = config.model is not None and config.model.network.pet_config is not None
+    if not adapters or not config.optimizer.freeze_include:
+        return None
+    return "with pet_config only the adapters are trained; leave one of the two out"
 
 
 @rule("callbacks")

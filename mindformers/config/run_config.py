@@ -16,12 +16,13 @@ from mindformers.config.callbacks import (
     LossMonitorSection,
 )
 from mindformers.config.data import DatasetSection, DatasetTaskSection
-from mindformers.config.fields import Count, OptionalText
+from mindformers.config.fields import Count, OptionalText, PositiveRate
 from mindformers.config.inference import ProcessorSection
 from mindformers.config.loader import Document, load_yaml
 from mindformers.config.lr_schedule import LrScheduleSection
 from mindformers.config.model import ModelSection
 from mindformers.config.neutral_keys import NeutralKeys
+from mindformers.config.optimizer import AdamWSection, OptimizerSection
 from mindformers.config.overrides import Patch, apply_patches
 from mindformers.config.report import Problem, problems_of, report
 from mindformers.config.rules import broken_rules
@@ -37,7 +38,6 @@ from mindformers.config.runtime import (
 )
 from mindformers.config.training import (
     MetricSection,
-    OptimizerSection,
     RunnerConfigSection,
     RunnerWrapperSection,
     TrainerSection,
@@ -96,8 +96,20 @@ class RunConfig(NeutralKeys):
     lr_schedule: LrScheduleSection | None = Field(
         default=None, description="Learning rate by step; null: optimizer.learning_rate throughout."
     )
-    optimizer: OptimizerSection = Field(
-        default_factory=OptimizerSection, description="The optimizer."
+    optimizer: OptimizerSection = Field(default_factory=AdamWSection, description="The optimizer.")
+    layer_scale: bool = Field(
+        default=False, description="Let every layer learn slower than the one above it."
+    )
+    layer_decay: PositiveRate = Field(
+        default=0.65,
+        description="With layer_scale: factor on the learning rate from each layer to the one below.",
+    )
+    lr_scale: bool = Field(
+        default=False,
+        description="Multiply the learning rate by the rows of a step / lr_scale_factor.",
+    )
+    lr_scale_factor: Count = Field(
+        default=256, description="With lr_scale: the rows the rate is meant for."
     )
     callbacks: list[CallbackSection] = Field(
         default=[], description="What happens between steps; a loss line is always printed."

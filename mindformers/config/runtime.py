@@ -189,7 +189,9 @@ class RecomputeSection(Section):
         description="True: all layers; a list: how many layers of each pipeline stage.",
     )
     select_recompute: bool | list[int] = Field(
-        default=False, description="Compute only the cheap operators of a layer again."
+        default=False,
+        description="Compute only the scores of attention and the product of gate and up again, of layers that"
+        " recompute leaves out; True: all, a list: up to which layer of each pipeline stage.",
     )
     parallel_optimizer_comm_recompute: bool = Field(default=False, description=f"{_NO_EFFECT}.")
     select_comm_recompute: bool | list[int] = Field(default=False, description=f"{_NO_EFFECT}.")

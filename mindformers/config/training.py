@@ -1,4 +1,4 @@
-"""Typed settings of training: lengths, step, optimizer, metric."""
+"""Typed settings of training: lengths, step, metric."""
 
 from __future__ import annotations
 
@@ -88,35 +88,6 @@ class RunnerWrapperSection(Section):
                 "allowed: a number, as in 'scale_sense: 1024.0'"
             )
         return value
-
-
-class OptimizerSection(Section):
-    """``optimizer``: AdamW with decoupled weight decay; norms and biases do not decay."""
-
-    type: Literal["AdamW"] = Field(default="AdamW", description="The optimizer.")
-    learning_rate: Rate = Field(
-        default=5e-5, description="Rate per step; used where lr_schedule gives none."
-    )
-    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=[0.9, 0.999],
-        min_length=2,
-        max_length=2,
-        description="Decay rates of the two moments.",
-    )
-    eps: PositiveRate = Field(default=1e-8, description="Added to the root of the second moment.")
-    weight_decay: Rate = Field(default=0.0, description="Decay per step, times the learning rate.")
-    use_fused: bool = Field(
-        default=False, description="Has no effect: the update is fused in any case."
-    )
-    amsgrad: Annotated[bool, only(False, feature="AMSGrad")] = Field(
-        default=False, description="AMSGrad; not implemented."
-    )
-    maximize: Annotated[bool, only(False, feature="maximizing the loss")] = Field(
-        default=False, description="Climb instead of descend; not implemented."
-    )
-    swap: Annotated[bool, only(False, feature="keeping the moments on the host")] = Field(
-        default=False, description="Moments in host memory; not implemented."
-    )
 
 
 class MetricSection(Section):

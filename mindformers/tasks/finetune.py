@@ -7,21 +7,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mindformers.config.run_config import RunConfig
-from mindformers.errors import ConfigError
 from mindformers.logger import logger
 from mindformers.models.base_model import PreTrainedModel
 from mindformers.parallel.mesh import mesh
 from mindformers.tasks import build
+from mindformers.tasks.trained import build_optimizer, build_rate, check_patterns
 from mindformers.training.callbacks import Callback, build_callbacks
 from mindformers.training.loop import train
-from mindformers.training.lr_schedule import build_schedule
-from mindformers.training.optimizer import AdamW
 from mindformers.training.output_lock import hold_output
 from mindformers.training.parallel_step import ParallelTrainStep
-from mindformers.training.param_groups import get_optimizer_grouped_parameters
 from mindformers.training.resume import find_resume_folder
 from mindformers.training.run import TrainResult, TrainSettings
-from mindformers.training.sharded_optimizer import ShardedAdamW
 from mindformers.training.train_step import MFTrainOneStepCell
 
 
@@ -47,6 +43,8 @@ def finetune(
     Returns:
         Where the run ended.
     """
+    if network is None:
+        check_patterns(config)
     output_dir = build.start(config)
     with hold_output(output_dir):
         pass  # another run's folder is refused now, not after minutes; ``train`` takes the lock again
@@ -65,9 +63,7 @@ def finetune(
     step = build_step(network, optimizer, config)
     settings = train_settings(config)
     total_steps = settings.epochs * (len(dataset) // settings.accumulation)
-    schedule = build_schedule(
-        _section(config.lr_schedule), total_steps, config.optimizer.learning_rate
-    )
+    schedule = build_rate(optimizer, config, total_steps)
     named = [_section(each) for each in config.callbacks if each is not config.loss_monitor]
     named.insert(
         0, {**_section(config.loss_monitor), "dataset_sink_mode": config.runner_config.sink_mode}
@@ -109,36 +105,28 @@ def _megabytes(parameters: Iterable[Any]) -> float:
 
 
 def set_recompute(network: Any, config: RunConfig) -> None:
-    """Let layers compute their activations again, as ``recompute_config`` says.
-
-    Raises:
-        ConfigError: If it asks for selective recomputation.
-    """
+    """Let layers compute their activations again, or the parts that ``select_recompute`` means."""
     section = config.recompute_config
-    if section.select_recompute:
-        raise ConfigError(
-            "selective recomputation is not implemented",
-            where="recompute_config.select_recompute",
-            allowed="False",
-            fix="recompute: True computes whole layers again",
-        )
-    layers, layout = network.config.num_layers, mesh().layout
-    if section.recompute is True:
-        network.recompute_layers(layers)
-    elif isinstance(section.recompute, list) and len(section.recompute) == layout.pipeline:
-        network.recompute_layers(min(section.recompute[layout.stage], layers))
-    elif section.recompute:
-        logger.warning(
-            "recompute_config.recompute %s counts layers of pipeline stages: no effect in one process",
-            section.recompute,
-        )
+    whole = _layer_count(section.recompute, "recompute", network.config.num_layers)
+    parts = _layer_count(section.select_recompute, "select_recompute", network.config.num_layers)
+    if whole:
+        network.recompute_layers(whole)
+    if parts > whole:
+        network.recompute_parts(whole, parts)
 
 
-def build_optimizer(network: Any, config: RunConfig) -> AdamW:
-    """Return the optimizer over the trainable parameters; norms and biases do not decay."""
-    arguments = config.optimizer.model_dump(exclude={"type"})
-    groups = get_optimizer_grouped_parameters(network, arguments["weight_decay"])
-    return (ShardedAdamW if mesh().layout.shards_optimizer else AdamW)(groups, **arguments)
+def _layer_count(value: bool | list[int], key: str, layers: int) -> int:
+    """Return how many of this process's layers a setting means."""
+    layout = mesh().layout
+    if not isinstance(value, list):
+        return layers if value else 0
+    if len(value) == layout.pipeline:
+        return min(value[layout.stage], layers)
+    logger.warning(
+        "recompute_config.%s %s counts layers of pipeline stages: no effect in one process",
+        key, value,
+    )  # fmt: skip
+    return 0
 
 
 def build_step(network: Any, optimizer: Any, config: RunConfig) -> MFTrainOneStepCell:

@@ -104,10 +104,6 @@ def _refuse_unknown(config: RunConfig) -> None:
     """Refuse what a run refuses too, some of it only after its network is built."""
     if config.run_mode == "predict" or config.model is None:
         return
-    if config.recompute_config.select_recompute:
-        raise ConfigError("selective recomputation is not implemented",
-                          where="recompute_config.select_recompute", allowed="False",
-                          fix="recompute: True computes whole layers again")  # fmt: skip
     if config.model.network.quantization:
         raise ConfigError("rounded weights cannot be trained",
                           where="model.model_config.quantization",

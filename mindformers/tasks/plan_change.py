@@ -81,8 +81,10 @@ def _shared_optimizer(job: Job, limit: float) -> Iterator[Change]:
     del limit
     layout = job.layout
     if job.is_training and layout.data * layout.context > 1 and not layout.shards_optimizer:
-        yield Change("share the optimizer's state", "--parallel.enable_parallel_optimizer True",
-                     replace(job, layout=replace(layout, shards_optimizer=True)))  # fmt: skip
+        shared = replace(layout, shards_optimizer=True)
+        if is_possible(job, shared):
+            yield Change("share the optimizer's state", "--parallel.enable_parallel_optimizer True",
+                         replace(job, layout=shared))  # fmt: skip
 
 
 def _sequence_parallel(job: Job, limit: float) -> Iterator[Change]:

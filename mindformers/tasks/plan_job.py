@@ -5,14 +5,13 @@ Letters: T tokens of a micro batch in one process, H hidden, V vocabulary, t ten
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 from mindformers.checkpoint.keymap import Stored
+from mindformers.config.optimizer import AdamWSection, OptimizerSection
 from mindformers.config.pet import DEFAULT_TARGETS, LoraSection, Ptuning2Section, matches, pet_of
 from mindformers.config.preflight import TRAINING_MODES
 from mindformers.config.run_config import RunConfig
@@ -22,6 +21,7 @@ from mindformers.models.glm2.glm2_shares import share_of
 from mindformers.models.glm2.glm2_weights import layout_named, stored_tensors
 from mindformers.parallel.layout import Layout, Sizes, stage_counts
 from mindformers.tasks.layout import layout_of
+from mindformers.tasks.plan_held import Held
 
 _TYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 _ROUNDED_BYTES = {"int8": 1.0, "int4": 0.5}
@@ -30,42 +30,6 @@ _GROUP = {
     "int4": 32,
 }  # columns that share a scale where quantization_group says nothing
 _SCALE_BYTES = 2
-
-
-@dataclass(frozen=True)
-class Held:
-    """Tensors of one form that a process holds.
-
-    Attributes:
-        name: Of the first of them.
-        shape: Of each, in this process.
-        count: How many: one for each layer of the stage.
-        type_bytes: Bytes of an element.
-        is_trained: It has a gradient and a state in the optimizer.
-        is_partial: Every process of a tensor group holds it whole and has a part of its gradient.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    count: int
-    type_bytes: float
-    is_trained: bool
-    is_partial: bool = False
-
-    @cached_property
-    def size(self) -> int:
-        """Elements of them all."""
-        return math.prod(self.shape) * self.count
-
-    @property
-    def is_matrix(self) -> bool:
-        """Whether a layer multiplies by it."""
-        return len(self.shape) == 2 and self.is_in_layer
-
-    @property
-    def is_in_layer(self) -> bool:
-        """Whether every layer of the stage has one; else it is at an end of the network."""
-        return self.name.startswith("transformer.encoder.layers")
 
 
 @dataclass(frozen=True)
@@ -79,7 +43,9 @@ class Job:
         rows: Rows of a micro batch in one process; of a batch when predicting.
         micro_batches: Of a step, in one process.
         recompute: True: all layers; else how many of each stage, () for none.
-        adapters: LoRA; None: every weight is trained.
+        selected: The same for ``select_recompute``, counted with those of ``recompute``.
+        adapters: LoRA; None: every weight is trained that ``optimizer`` does not freeze.
+        optimizer: Its settings.
         is_training: Else predicting.
         on_cpu: A CPU computes in float32, by kernels of its own.
     """
@@ -90,7 +56,9 @@ class Job:
     rows: int
     micro_batches: int = 1
     recompute: bool | tuple[int, ...] = ()
+    selected: bool | tuple[int, ...] = ()
     adapters: LoraSection | None = None
+    optimizer: OptimizerSection = field(default_factory=AdamWSection)
     is_training: bool = True
     on_cpu: bool = False
     _held: dict[Any, list[Held]] = field(default_factory=dict, compare=False, repr=False)
@@ -164,12 +132,17 @@ class Job:
 
     def recomputed(self, stage: int) -> int:
         """Return how many layers of a stage keep no activations."""
+        return self._counted(self.recompute, stage)
+
+    def partly_recomputed(self, stage: int) -> int:
+        """Return how many layers of a stage keep no scores of attention and no product of gate and up."""
+        return max(0, self._counted(self.selected, stage) - self.recomputed(stage))
+
+    def _counted(self, value: bool | tuple[int, ...], stage: int) -> int:
         layers = self.layers(stage)
-        if self.recompute is True:
+        if value is True:
             return layers
-        if not self.recompute or len(self.recompute) != self.layout.pipeline:
-            return 0
-        return min(self.recompute[stage], layers)
+        return min(value[stage], layers) if value and len(value) == self.layout.pipeline else 0
 
     def sizes(self) -> Sizes:
         """Return what has to divide among processes."""
@@ -205,9 +178,14 @@ class Job:
             shapes = [share_of(each, self.network, layout).shape(each.shape)
                       for each in stored.pieces]  # fmt: skip
             shape = (sum(rows for rows, *_ in shapes), *shapes[0][1:])
-            count = len(numbers) if is_layer else 1
-            is_trained = self.is_training and self.adapters is None
-            yield Held(stored.name, shape, count, self._type_bytes(kind), is_trained)
+            names = [stored.name]
+            if is_layer:
+                names = [stored.name.replace(".layers.0.", f".layers.{each}.") for each in numbers]
+            is_free = self.is_training and self.adapters is None
+            trained = sum(is_free and not self.optimizer.freezes(name) for name in names)
+            for count, is_trained in ((trained, True), (len(names) - trained, False)):
+                if count:
+                    yield Held(stored.name, shape, count, self._type_bytes(kind), is_trained)
             if self.adapters is not None and is_layer:
                 is_cut = shape[1:] != stored.shape[1:]
                 yield from self._adapters(stored.name, shape, numbers, is_cut)
@@ -266,18 +244,24 @@ def job_of(config: RunConfig) -> Job:
     names = {"type", "checkpoint_name_or_path", "parallel_config"}
     network = ChatGLM2Config(**section.model_dump(exclude=names))
     is_training = config.run_mode in TRAINING_MODES
-    layout, recompute = layout_of(config), config.recompute_config.recompute
+    again = config.recompute_config
     return Job(
         network=network,
         tensors=first_tensors(network),
-        layout=layout,
+        layout=layout_of(config),
         rows=config.runner_config.batch_size if is_training else _answers_at_once(config),
         micro_batches=config.micro_batches if is_training else 1,
-        recompute=tuple(recompute) if isinstance(recompute, list) else bool(recompute),
+        recompute=_counts(again.recompute),
+        selected=_counts(again.select_recompute),
         adapters=pet,
+        optimizer=config.optimizer,
         is_training=is_training,
         on_cpu=config.context.device_target == "CPU",
     )
+
+
+def _counts(value: bool | list[int]) -> bool | tuple[int, ...]:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _answers_at_once(config: RunConfig) -> int:

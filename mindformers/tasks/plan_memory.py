@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from mindformers.tasks.plan_job import Held, Job
+from mindformers.tasks.plan_held import Held
+from mindformers.tasks.plan_job import Job
+from mindformers.training.optimizer_slots import slot_shapes
 
 _MIB = 2**20
 # modules/shared_loss.py: logits of a chunk, and the tensors of that size that exist at once.
@@ -32,7 +35,7 @@ class StageMemory:
         parameters: Elements, of which ``trained`` have gradients.
         trained: Elements with gradients.
         weights: Exact.
-        optimizer: Moments and float32 copies; exact.
+        optimizer: Its state and float32 copies; exact.
         copies: The own rows of every weight, which a shared optimizer holds twice; exact.
         summed: The float32 sum of the gradients, while micro batches accumulate.
         newest: The gradients of the newest micro batch, all of them: where its way back ends.
@@ -113,8 +116,13 @@ def _shards(each: Held, job: Job) -> int:
 
 
 def _state_bytes(each: Held, job: Job) -> int:
-    moments_and_master = 8 if each.type_bytes == 4 else 12
-    return each.size // _shards(each, job) * moments_and_master
+    shapes = list(slot_shapes(job.optimizer.type, each.name, each.shape, _arguments(job)).values())
+    shapes += [each.shape] if each.type_bytes != 4 else []
+    return sum(4 * math.prod(shape) for shape in shapes) * each.count // _shards(each, job)
+
+
+def _arguments(job: Job) -> dict[str, Any]:
+    return job.optimizer.model_dump()
 
 
 def _own_rows(each: Held, job: Job) -> int:
@@ -159,6 +167,16 @@ def layer_bytes(job: Job) -> int:
     return stream + job.tokens * (elements * compute + sums) + _scores(job)
 
 
+def _cheap_bytes(job: Job) -> int:
+    """Return what of a layer ``select_recompute`` does not keep: scores, and the product of gate and up."""
+    scores = _scores(job) if job.is_composed else 0
+    if job.adapters is not None and job.on_cpu:
+        return scores
+    return (
+        job.tokens * job.network.ffn_hidden_size // job.layout.tensor * job.compute_bytes + scores
+    )
+
+
 def _scores(job: Job) -> int:
     """Return the bytes a layer keeps for every pair of tokens: probabilities, or the mask of a fused operator."""
     pairs = job.tokens * job.length
@@ -181,7 +199,8 @@ def _activations(job: Job, stage: int, held: Sequence[Held]) -> tuple[int, int]:
     layers, again = job.layers(stage), job.recomputed(stage)
     stream = job.stream_tokens * job.network.hidden_size * job.stream_bytes
     layer = layer_bytes(job) + _cast_weights(job, held) // layers
-    kept = max((layers - again) * layer, min(again, 1) * layer) + again * stream
+    kept = (layers - again) * layer - job.partly_recomputed(stage) * _cheap_bytes(job)
+    kept = max(kept, min(again, 1) * layer) + again * stream
     network = job.network
     widest = 3 * network.ffn_hidden_size // job.layout.tensor + 2 * network.hidden_size
     slopes = job.tokens * widest * job.compute_bytes

@@ -82,15 +82,26 @@ def layouts(job: Job, devices: int) -> Iterator[Layout]:
                     context=context,
                     is_sequence_parallel=tensor > 1 and job.is_training,
                     is_vocab_parallel=tensor > 1,
-                    shards_optimizer=job.is_training and data * context > 1,
+                    shards_optimizer=job.is_training
+                    and job.optimizer.updates_elements
+                    and data * context > 1,
                 )
                 if is_possible(job, layout):
                     yield layout
 
 
 def is_possible(job: Job, layout: Layout) -> bool:
-    """Tell whether a run can have this layout; answers are shared by tensor groups alone."""
+    """Tell whether a run can have this layout; answers are shared by tensor groups alone.
+
+    Some optimizers need whole matrices, which neither tensor groups nor a shared state leave them.
+    """
     if not job.is_training and layout.size > layout.tensor:
+        return False
+    if (
+        job.is_training
+        and not job.optimizer.updates_elements
+        and (layout.tensor > 1 or layout.shards_optimizer)
+    ):
         return False
     return not faults_of(layout, job.sizes())
 

@@ -55,7 +55,9 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "adam_epsilon": (1e-8, "optimizer.eps"),
     "weight_decay": (0.0, "optimizer.weight_decay"),
     "layer_scale": (False, "layer_scale"),
+    "layer_decay": (0.65, "layer_decay"),
     "lr_scale": (False, "lr_scale"),
+    "lr_scale_factor": (256, "lr_scale_factor"),
     "lr_scheduler_type": ("cosine", "lr_schedule.type"),
     "learning_rate": (5e-5, "lr_schedule.learning_rate"),
     "lr_end": (1e-6, "_"),
@@ -99,7 +101,7 @@ _NO_EFFECT = (
     "recompute_slice_activation",
     # details of what is off
     "loss_scale_value", "loss_scale_factor", "loss_scale_window", "max_scale_window",
-    "min_scale_window", "layer_decay", "lr_scale_factor", "capacity_factor", "aux_loss_factor",
+    "min_scale_window", "capacity_factor", "aux_loss_factor",
     "eval_dataset", "eval_dataset_in_columns", "eval_dataset_out_columns", "eval_steps",
     "eval_epochs", "metric_type", "per_device_eval_batch_size", "prediction_loss_only",
     "profile_start_step", "profile_end_step", "init_start_profile", "profile_communication",
@@ -169,9 +171,11 @@ class TrainingArguments:
         else:
             config = MindFormerConfig() if task_config is None else MindFormerConfig(task_config)
         names = self._given if task_config is not None else _SETTINGS
+        optimizer = self.optim if "optim" in names else config.get_value("optimizer.type")
         for name in names:
             value, key = getattr(self, name), _SETTINGS[name][1] if name in _SETTINGS else "_"
-            if value is None or key == "_":
+            of_another = name.startswith("adam_") and optimizer not in (None, "AdamW")
+            if value is None or key == "_" or (of_another and name not in self._given):
                 continue
             if key.startswith("callbacks."):
                 _, kind, field = key.split(".")

@@ -1,4 +1,4 @@
-"""Schedules without a warm-up: cosine annealing, with restarts or not, and a scaled schedule."""
+"""Schedules without a warm-up: cosine annealing, with restarts or not, AdaFactor's own, and a scaled schedule."""
 
 from __future__ import annotations
 
@@ -56,6 +56,21 @@ class CosineAnnealingWarmRestarts(LearningRateSchedule):
             step -= length
             length *= self.t_mult
         return self.eta_min + (self.base_lr - self.eta_min) * half_cosine(step / length, 0.5)
+
+
+@dataclass(frozen=True)
+class RelativeStepLR:
+    """AdaFactor's own rate: 1 / sqrt(t) of step t, at most 0.01; with ``warmup_init`` at most t / 1,000,000.
+
+    Source: "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", algorithm 5 and section 8.
+    """
+
+    warmup_init: bool = False
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of the step that follows ``step`` finished ones."""
+        count = step + 1
+        return min(1e-6 * count if self.warmup_init else 1e-2, count**-0.5)
 
 
 @register_schedule()

@@ -99,6 +99,20 @@ def read_state(path: Path) -> TrainState:
         ) from error
 
 
+def check_optimizer(saved: TrainState, kind: str) -> None:
+    """Refuse the state of another optimizer than ``kind``.
+
+    Raises:
+        CheckpointError: If it is of another type.
+    """
+    if saved.optimizer != kind:
+        raise CheckpointError(
+            f"the checkpoint was trained with {saved.optimizer}, this run uses {kind}",
+            where="optimizer.type",
+            fix="use the same optimizer, or load the weights without resume_training",
+        )
+
+
 def merge_state(saved: TrainState, fresh: TrainState, *, allow_data_change: bool) -> TrainState:
     """Return the saved progress under the identity of the run that resumes it.
 
@@ -108,15 +122,8 @@ def merge_state(saved: TrainState, fresh: TrainState, *, allow_data_change: bool
         allow_data_change: Go on although the data or its order is another one.
 
     Raises:
-        CheckpointError: If the optimizer is of another type.
         DataError: If the data or its order changed and that is not allowed.
     """
-    if saved.optimizer != fresh.optimizer:
-        raise CheckpointError(
-            f"the checkpoint was trained with {saved.optimizer}, this run uses {fresh.optimizer}",
-            where="optimizer.type",
-            fix="use the same optimizer, or load the weights without resume_training",
-        )
     watched: tuple[str, ...] = ("data_fingerprint", "seed", "batch_size", "accumulation",
                                 "steps_per_epoch")  # fmt: skip
     if saved.batch_size * saved.accumulation == fresh.batch_size * fresh.accumulation:

@@ -26,8 +26,9 @@ from mindformers.checkpoint.tensor_io import TensorToWrite, write_safetensors
 from mindformers.errors import CheckpointError, did_you_mean
 from mindformers.parallel.heartbeat import beat
 from mindformers.parallel.mesh import mesh
-from mindformers.training.optimizer import AdamW
-from mindformers.training.state import TrainState, read_state
+from mindformers.training.optimizer_base import Optimizer
+from mindformers.training.sharded_optimizer import ShardedOptimizer
+from mindformers.training.state import TrainState, check_optimizer, read_state
 
 FORMATS = ("safetensors", "ckpt")
 OPTIMIZER_FILE, STATE_FILE, CONFIG_FILE = "optimizer.safetensors", "state.json", "config.yaml"
@@ -86,7 +87,7 @@ def _write(tensors: list[TensorToWrite], path: Path, kind: str) -> None:
 
 
 def save_step(
-    root: Path, network: nn.Cell, optimizer: AdamW, state: TrainState,
+    root: Path, network: nn.Cell, optimizer: Optimizer | ShardedOptimizer, state: TrainState,
     form: StepFormat, config_text: str = "",
 ) -> Path:  # fmt: skip
     """Write a step and commit it.
@@ -166,7 +167,9 @@ def write_alone(
             _write([_stored(joined, name) for name in joined.tensors], path, form.weights)
 
 
-def load_step(folder: Path, network: nn.Cell, optimizer: AdamW) -> TrainState:
+def load_step(
+    folder: Path, network: nn.Cell, optimizer: Optimizer | ShardedOptimizer
+) -> TrainState:
     """Load this process's share of a step's weights and optimizer, whatever layout wrote it.
 
     Returns:
@@ -178,6 +181,7 @@ def load_step(folder: Path, network: nn.Cell, optimizer: AdamW) -> TrainState:
     """
     info = manifest.read_step_folder(folder)
     state = read_state(folder / "rank_0" / STATE_FILE)
+    check_optimizer(state, getattr(optimizer, "kind", type(optimizer).__name__))
     files = sorted(folder.glob(f"rank_*/{OPTIMIZER_FILE}"))
     if not files:
         raise CheckpointError(
@@ -199,7 +203,7 @@ def load_step(folder: Path, network: nn.Cell, optimizer: AdamW) -> TrainState:
     return state
 
 
-def tensor_parts(network: nn.Cell, optimizer: AdamW) -> dict[str, Parted]:
+def tensor_parts(network: nn.Cell, optimizer: Optimizer | ShardedOptimizer) -> dict[str, Parted]:
     """Return what this process's weights and optimizer state are of the whole ones; empty when alone."""
     if mesh().layout.is_single:
         return {}

@@ -21,7 +21,8 @@ from mindformers.errors import ConfigError, DataError
 from mindformers.ops.backend import active_backend
 from mindformers.ops.native.optimizer import square_sum
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
-from mindformers.training.optimizer import AdamW
+from mindformers.training.optimizer_base import Optimizer
+from mindformers.training.sharded_optimizer import ShardedOptimizer
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "local_norm": (False,),
@@ -130,7 +131,7 @@ class MFTrainOneStepCell:
     def __init__(
         self,
         network: nn.Cell,
-        optimizer: AdamW,
+        optimizer: Optimizer | ShardedOptimizer,
         use_clip_grad: bool = False,
         max_grad_norm: float = 1.0,
         scale_sense: float = 1.0,

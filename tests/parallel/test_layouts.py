@@ -185,6 +185,56 @@ def test_the_weights_alone_are_one_whole_file_or_a_share_of_each_rank(material, 
                 np.testing.assert_array_equal(found.read(name), value)
 
 
+FROZEN = {"freeze_include": ["*embedding*"], "lr_scales": {"*.mlp.*": 0.5}, "ema_decay": 0.8}
+OTHERS = [
+    ("zero_sgd", {"data_parallel": 2}, SHARDED,
+     {"type": "SGD", "momentum": 0.9, "learning_rate": 1e-3, "weight_decay": 0.1, **FROZEN}),
+    ("pp2_muon", {"pipeline_stage": 2, "micro_batch_num": 2}, WHOLE,
+     {"type": "Muon", "learning_rate": 1e-3, "adamw_eps": 1e-6, **FROZEN}),
+    ("dp2_adafactor", {"data_parallel": 2}, WHOLE,
+     {"type": "Adafactor", "learning_rate": 1e-3, "beta1": 0.9,
+      "eps": [1e-12, 1e-3], **FROZEN}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "degrees", "shares", "optimizer"),
+    [pytest.param(*each, id=each[0], marks=pytest.mark.large if each[0] != "zero_sgd" else ())
+     for each in OTHERS],
+)  # fmt: skip
+def test_the_other_optimizers_do_the_same_in_several_processes(
+    material, name, degrees, shares, optimizer
+):
+    runs = []
+    for processes, parallel in ((1, {}), (2, degrees)):
+        copies = parallel.get("data_parallel", 1)
+        micro = 2 if processes == 1 and copies == degrees.get("data_parallel", 1) else 1
+        runs.append(finetune(
+            material / "rows.mindrecord", material / f"{name}_{processes}", processes=processes,
+            steps=4, parallel=parallel, load_checkpoint=str(material / "start4"),
+            optimizer=optimizer, layer_scale=True, layer_decay=0.9,
+            runner_config__batch_size=degrees.get("data_parallel", 1) // copies,
+            runner_config__gradient_accumulation_steps=micro, **(shares if processes > 1 else WHOLE),
+        ))  # fmt: skip
+    loss, norm, weight = largest_differences(*runs)
+    assert loss <= LOSS
+    assert norm <= NORM
+    assert weight <= WEIGHT
+    whole, shared = (_state(each.folder) for each in runs)
+    assert whole.keys() == shared.keys()
+    assert any(key.startswith("ema.") for key in whole)
+    for key, value in whole.items():
+        np.testing.assert_allclose(shared[key], value, atol=WEIGHT, err_msg=key)
+
+
+def _state(folder: Path) -> dict[str, np.ndarray]:
+    """Read the optimizer's state of the newest step, joined."""
+    step = sorted((folder / "checkpoint").glob("step_*"))[-1]
+    files = [str(file.relative_to(step)) for file in sorted(step.glob("rank_*/optimizer*"))]
+    with open_joined(step, files) as stored:
+        return {name: stored.read(name) for name in stored.tensors}
+
+
 def test_rank_folders_become_one_huggingface_directory(material, one_process):
     step = sorted((finished(material, one_process, "dp2_tp2") / "checkpoint").glob("step_*"))
     assert {path.name for path in step[-1].glob("rank_*")} == {f"rank_{rank}" for rank in range(4)}

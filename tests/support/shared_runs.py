@@ -81,7 +81,7 @@ def arguments(data: Path, output: Path, steps: int, **settings: Any) -> list[str
         output: The run's folder.
         steps: Steps to do.
         **settings: Dotted keys with ``__`` for dots; ``parallel``: degrees that differ from one process;
-            ``network``: sizes that differ from the usual ones.
+            ``network``: sizes that differ from the usual ones; ``optimizer``: a section in place of the file's.
     """
     degrees = {**SERIAL, **settings.pop("parallel", {})}
     sizes = {**NETWORK, **settings.pop("network", {})}
@@ -98,8 +98,11 @@ def arguments(data: Path, output: Path, steps: int, **settings: Any) -> list[str
         "callbacks.1.checkpoint_format": "safetensors",
         **{f"parallel_config.{key}": value for key, value in degrees.items()},
         **{f"model.model_config.{key}": value for key, value in sizes.items()},
-        **{key.replace("__", "."): value for key, value in settings.items()},
+        **{key.replace("__", "."): value for key, value in settings.items() if key != "optimizer"},
     }
+    if "optimizer" in settings:
+        del values["optimizer.eps"]
+        line += ["--optimizer", "null", "--optimizer", json.dumps(settings["optimizer"])]
     for key, value in values.items():
         line += (
             [f"--{key}", json.dumps(value)] if not isinstance(value, str) else [f"--{key}", value]

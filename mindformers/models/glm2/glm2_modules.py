@@ -12,6 +12,13 @@ from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.modules.linear import Linear
 from mindformers.ops.activation import build_split_swiglu, build_swiglu
 from mindformers.ops.backend import compute_dtype, storage_dtype
+from mindformers.ops.cast import Keep
+from mindformers.ops.native.cells import (
+    NativeActivatedLinear,
+    NativeLinear,
+    NativeSplitSwiGlu,
+    NativeSwiGlu,
+)
 from mindformers.ops.regions import build_enter, build_leave
 from mindformers.parallel.mesh import mesh
 
@@ -32,6 +39,24 @@ def build_linear(
 def residual_dtype(config: ChatGLM2Config) -> ms.dtype.Type:
     """Return the type of the residual stream."""
     return ms.float32 if config.fp32_residual_connection else compute_dtype(config.residual_dtype)
+
+
+class _Both(nn.Cell):
+    """Gate and up as they are."""
+
+    def construct(self, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        return gate, up
+
+
+def recompute_activation(mlp: nn.Cell) -> None:
+    """Let an MLP keep only gate and up in training and compute their product, (T, F), again on the way back."""
+    down = mlp.dense_4h_to_h
+    if not isinstance(mlp.activation, (NativeSwiGlu, NativeSplitSwiGlu)):
+        mlp.activation.recompute()
+    elif isinstance(down, Linear) and isinstance(down.product, NativeLinear):
+        is_split = isinstance(mlp.activation, NativeSplitSwiGlu)
+        mlp.activation = _Both() if is_split else Keep()
+        down.product = NativeActivatedLinear(down.product.to_float32)
 
 
 class ChatGLM2MLP(nn.Cell):

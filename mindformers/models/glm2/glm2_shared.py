@@ -18,7 +18,7 @@ from mindformers.checkpoint.dtypes import plain_array
 from mindformers.checkpoint.keymap import Stored
 from mindformers.checkpoint.parts import Parted
 from mindformers.config.data import IGNORED_LABEL
-from mindformers.models.glm2.glm2_modules import residual_dtype
+from mindformers.models.glm2.glm2_modules import recompute_activation, residual_dtype
 from mindformers.models.glm2.glm2_prefix import PrefixedGLM2
 from mindformers.models.glm2.glm2_shares import (
     Copied,
@@ -30,6 +30,7 @@ from mindformers.models.glm2.glm2_shares import (
     weight_parts,
 )
 from mindformers.modules.start import INIT_SIGMA
+from mindformers.ops.attention import RotatedAttention
 from mindformers.parallel.mesh import mesh
 from mindformers.pet.lora import adapter_ranks
 
@@ -95,6 +96,21 @@ class SharedGLM2Model(PrefixedGLM2):
         encoder = self.transformer.encoder
         for index in encoder.held[:count]:
             encoder.layers[index].recompute()
+
+    def recompute_parts(self, first: int, stop: int) -> None:
+        """Compute again the scores of attention and the product of gate and up of this process's layers.
+
+        The layers are those from ``first`` to ``stop`` in this process, the last not included. Must be
+        called before the network first runs, after adapters are put in. Gradients do not change.
+        """
+        encoder = self.transformer.encoder
+        for index in encoder.held[first:stop]:
+            layer = encoder.layers[index]
+            if isinstance(
+                layer.self_attention.attention, RotatedAttention
+            ):  # others keep no scores
+                layer.self_attention.attention.attention.recompute()
+            recompute_activation(layer.mlp)
 
     def draw_start(self, seed: int) -> None:
         """Give the weights of this share a random start that depends on the seed only, not on the layout.

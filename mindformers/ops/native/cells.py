@@ -116,6 +116,38 @@ class NativeSplitSwiGlu(nn.Cell):
         return _SplitSwiGluPass.apply(gate, up)
 
 
+class _ActivatedLinearPass(_Function):
+    @staticmethod
+    def forward(
+        ctx: Any, gate: Tensor, up: Tensor | None, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        gate, up = gate.contiguous(), None if up is None else up.contiguous()
+        ctx.save_for_backward(gate, up, weight)
+        return kernels.linear(kernels.swiglu(gate, up), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple:
+        gate, up, weight = ctx.saved_tensors
+        of_gate, of_up, of_weight, of_bias = ctx.needs_input_grad
+        x = kernels.swiglu(gate, up) if of_weight else None
+        needs = (of_gate or of_up, of_weight, of_bias)
+        dx, dweight, dbias = kernels.linear_backward(x, weight, dout.contiguous(), needs)
+        dgate, dup = (None, None) if dx is None else kernels.swiglu_backward(gate, up, dx)
+        return dgate, dup, dweight, dbias
+
+
+class NativeActivatedLinear(NativeLinear):
+    """y = (silu(gate) * up) W^T + b; the product in brackets is not kept but computed again on the way back."""
+
+    def construct(
+        self, x: Tensor | tuple[Tensor, Tensor], weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Return (T, out) for ``x`` (T, 2F), or gate and up, (T, F) each; the rest as of ``NativeLinear``."""
+        gate, up = x if isinstance(x, tuple) else (x, None)
+        own = None if bias is None else self.to_float32(bias)
+        return _ActivatedLinearPass.apply(gate, up, weight, own)
+
+
 class _AttentionPass(_Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, angles: tuple, mask: Tensor | None, sizes: tuple) -> Tensor:

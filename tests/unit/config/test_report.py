@@ -93,6 +93,8 @@ def test_an_alias_does_not_repeat_the_problem_of_its_anchor(tmp_path):
          "lr_schedule.t_max: the key is missing"),
         ({"model": {"model_config": {"hidden_dropout": 0.1}}},
          "model.model_config.hidden_dropout: found 0.1: dropout is not implemented; allowed: 0.0"),
+        ({"optimizer": {"type": "Lion", "eps": 1e-8}},
+         "optimizer.eps: unknown key 'eps'; another type has it"),
         ({"arch": 1}, "arch: unknown key 'arch'; this name is known as model.arch"),
         ({"qqq": 1}, "qqq: unknown key 'qqq'; docs/config_reference.md lists every key"),
         ({"trainer": {"xyz": 1}}, "trainer.xyz: unknown key 'xyz'; allowed: type, model_name"),

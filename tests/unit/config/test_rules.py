@@ -19,6 +19,15 @@ CASES = {
         },
         "recompute_config.recompute: found a list of 2, but parallel_config.pipeline_stage is 4",
     ),
+    "_one_select_recompute_count_per_stage": (
+        {
+            "use_parallel": True,
+            "parallel_config": PIPELINE,
+            "recompute_config": {"select_recompute": [1]},
+        },
+        "recompute_config.select_recompute: found a list of 1, "
+        "but parallel_config.pipeline_stage is 4",
+    ),
     "_one_offset_per_stage": (
         {"use_parallel": True, "parallel_config": PIPELINE, "model": network(offset=[1, -1])},
         "model.model_config.offset: found a list of 2, but parallel_config.pipeline_stage is 4",
@@ -58,6 +67,32 @@ CASES = {
         {"train_dataset": {"batch_size": 4}, "runner_config": {"batch_size": 2}},
         "train_dataset.batch_size: found 4, but runner_config.batch_size is 2",
     ),
+    "_whole_matrices_for_their_optimizer": (
+        {
+            "use_parallel": True,
+            "parallel_config": {"data_parallel": 2},
+            "parallel": {"enable_parallel_optimizer": True},
+            "optimizer": {"type": "Muon"},
+        },
+        "optimizer.type: Muon needs whole matrices; allowed with it: "
+        "parallel.enable_parallel_optimizer False",
+    ),
+    "_one_source_of_the_rate": (
+        {
+            "optimizer": {"type": "Adafactor", "relative_step": True},
+            "lr_schedule": {"type": "linear"},
+        },
+        "optimizer.relative_step: True sets the rate by itself; leave lr_schedule out, "
+        "or set it to False",
+    ),
+    "_adapters_freeze_the_rest": (
+        {
+            "optimizer": {"freeze_include": ["*"]},
+            "model": network(pet_config={"pet_type": "lora"}),
+        },
+        "optimizer.freeze_include: with pet_config only the adapters are trained; "
+        "leave one of the two out",
+    ),
     "_one_callback_of_a_kind": (
         {"callbacks": [{"type": "MFLossMonitor"}, {"type": "MFLossMonitor"}]},
         "callbacks: MFLossMonitor is listed twice; keep one of them",
@@ -72,6 +107,19 @@ def test_every_rule_has_a_case():
 @pytest.mark.parametrize(("data", "message"), CASES.values(), ids=CASES)
 def test_a_broken_rule_is_reported_at_its_key(data, message):
     assert refused(**data) == message
+
+
+def test_an_optimizer_of_whole_matrices_runs_in_data_and_pipeline_groups_alone():
+    stages = {"data_parallel": 2, "pipeline_stage": 2, "micro_batch_num": 2}
+    own = {"use_parallel": True, "optimizer": {"type": "AdaFactor"}}
+    assert bind(parallel_config=stages, **own)
+    assert bind(parallel_config={"pipeline_stage": 2, "micro_batch_num": 2},
+                parallel={"enable_parallel_optimizer": True}, **own)  # fmt: skip
+    assert bind(parallel_config={"model_parallel": 2}, **(own | {"optimizer": {"type": "Lion"}}))
+    assert refused(parallel_config={"model_parallel": 2}, **own) == (
+        "optimizer.type: AdaFactor needs whole matrices; allowed with it: "
+        "parallel_config.model_parallel 1"
+    )
 
 
 def test_the_layers_left_over_are_given_to_stages():

@@ -61,7 +61,7 @@ BAD = [
     ("runner_wrapper", {"scale_sense": {"type": "DynamicLossScaleUpdateCell"}},
      "runner_wrapper.scale_sense: found DynamicLossScaleUpdateCell: a loss scale that changes is not "
      "implemented; allowed: a number, as in 'scale_sense: 1024.0'"),
-    ("optimizer", {"type": "Adam"}, "optimizer.type: found 'Adam' (text); allowed: 'AdamW'"),
+    ("optimizer", {"type": "Adam"}, "optimizer.type: found 'Adam' (text); allowed: AdamW, SGD, Lion"),
     ("optimizer", {"betas": [0.9, 1.0]}, "optimizer.betas.1: found 1.0; allowed: less than 1"),
     ("optimizer", {"amsgrad": True}, "optimizer.amsgrad: found true: AMSGrad is not implemented"),
     ("context", {"max_device_memory": "58"},

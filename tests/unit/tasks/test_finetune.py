@@ -17,28 +17,39 @@ class Network:
     config = ChatGLM2Config(num_layers=4)
 
     def __init__(self) -> None:
-        self.recomputed = 0
+        self.whole, self.parts = 0, (0, 0)
 
     def recompute_layers(self, count: int) -> None:
-        self.recomputed = count
+        self.whole = count
+
+    def recompute_parts(self, first: int, stop: int) -> None:
+        self.parts = (first, stop)
+
+
+def recomputed(**section) -> Network:
+    config = MindFormerConfig({"recompute_config": section, "model": {}}).bind()
+    network = Network()
+    set_recompute(network, config)
+    return network
 
 
 @pytest.mark.parametrize(
     ("value", "layers"), [(True, 4), (False, 0), ([3], 3), ([9], 4), ([2, 1], 0)]
 )
-def test_recompute_counts_layers(value, layers: int, caplog: pytest.LogCaptureFixture) -> None:
-    config = MindFormerConfig({"recompute_config": {"recompute": value}, "model": {}}).bind()
-    network = Network()
+@pytest.mark.parametrize("key", ["recompute", "select_recompute"])
+def test_recompute_counts_layers(
+    key: str, value, layers: int, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, "mindformers"):
-        set_recompute(network, config)
-    assert network.recomputed == layers
+        network = recomputed(**{key: value})
+    assert (network.whole if key == "recompute" else network.parts[1]) == layers
     assert ("no effect in one process" in caplog.text) == (value == [2, 1])
 
 
-def test_selective_recomputation_is_refused() -> None:
-    config = MindFormerConfig({"recompute_config": {"select_recompute": True}, "model": {}}).bind()
-    with pytest.raises(ConfigError, match="selective recomputation is not implemented"):
-        set_recompute(Network(), config)
+def test_parts_are_recomputed_of_layers_that_are_not_recomputed_whole() -> None:
+    assert recomputed(recompute=[1], select_recompute=True).parts == (1, 4)
+    both = recomputed(recompute=True, select_recompute=[2])
+    assert (both.whole, both.parts) == (4, (0, 0))
 
 
 class Rows:

@@ -1,9 +1,11 @@
 """Bytes of a plan against closed forms, against the shares the engine hands out, and against a real optimizer."""
 
+import math
 from dataclasses import replace
 
 import pytest
 
+from mindformers.config.optimizer import MuonSection
 from mindformers.config.overrides import Patch
 from mindformers.config.run_config import load_run_config
 from mindformers.models.glm2.glm2_shares import held_tensors
@@ -11,6 +13,7 @@ from mindformers.models.glm2.glm2_weights import count_parameters, layout_named,
 from mindformers.parallel.layout import Layout
 from mindformers.tasks.plan_job import first_tensors, job_of, with_changes
 from mindformers.tasks.plan_memory import layer_bytes, memory_of, rank_memory, stage_memory
+from mindformers.tasks.plan_search import layouts
 from tests.support.config_files import REPOSITORY
 
 H, F, V, N, G, D, L = 4096, 13696, 151552, 32, 2, 128, 40
@@ -209,7 +212,7 @@ TINY = REPOSITORY / "configs/glm4/finetune_glm4_tiny_cpu.yaml"
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_built_network_and_its_optimizer_have_the_planned_bytes(dtype):
     from mindformers.tasks.build import build_network
-    from mindformers.tasks.finetune import build_optimizer
+    from mindformers.tasks.trained import build_optimizer
 
     patches = [Patch(("model", "model_config", "param_init_type"), dtype, "test")]
     config = load_run_config(TINY, patches)
@@ -251,3 +254,32 @@ def test_the_total_is_near_what_processes_on_a_cpu_took(fields, measured):
     fields = {"micro_batches": 1, "recompute": (), **fields}
     planned = stage_memory(replace(job, tensors=tensors, rows=4, _held={}, **fields), 0).total
     assert 0.9 < planned / 1e6 / measured < 1.1
+
+
+def test_parts_of_layers_that_are_computed_again_are_not_kept():
+    job = alone(on_cpu=True, rows=1, micro_batches=1, recompute=(), selected=())
+    product = 8192 * F * 4  # of gate and up, float32
+    kept, without = (stage_memory(replace(job, selected=each), 0) for each in ((), (10,)))
+    assert kept.activations - without.activations == 10 * product
+    both = stage_memory(replace(job, selected=(10,), recompute=(4,)), 0)
+    four = stage_memory(replace(job, recompute=(4,)), 0)
+    assert four.activations - both.activations == 6 * product
+    assert job_from(recompute_config__select_recompute=[9, 9, 9, 9]).selected == (9, 9, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "of_a_matrix"),
+    [("SGD", 0), ("Lion", 4 * F * H), ("AdaFactor", 4 * (F + H)), ("Muon", 4 * F * H)],
+)
+def test_each_optimizer_keeps_its_own_share_of_a_matrix(kind, of_a_matrix):
+    from mindformers.training.optimizer_slots import slot_shapes
+
+    shapes = slot_shapes(kind, "transformer.encoder.layers.0.mlp.dense_4h_to_h.weight", (H, F), {})
+    assert sum(4 * math.prod(shape) for shape in shapes.values()) == of_a_matrix
+
+
+def test_optimizers_of_whole_matrices_are_planned_without_tensor_groups_and_shared_states():
+    job = replace(job_from(), optimizer=MuonSection())
+    found = list(layouts(job, 8))
+    assert found
+    assert not any(layout.tensor > 1 or layout.shards_optimizer for layout in found)

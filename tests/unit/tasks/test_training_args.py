@@ -80,7 +80,6 @@ def test_an_argument_may_be_several_settings(arguments, check) -> None:
             r"scale_sense: .*a loss scale that changes",
         ),
         ({"optim": "Came"}, r"optimizer\.type"),
-        ({"layer_scale": True}, r"a learning rate per layer"),
     ],
 )
 def test_what_is_not_implemented_is_refused_by_name(arguments, message: str) -> None:
@@ -98,3 +97,11 @@ def test_what_changes_nothing_is_said(
     assert (arguments.hub_model_id, arguments.num_train_epochs) == ("somewhere", 3.0)
     with pytest.raises(AttributeError, match="has no argument 'nope'"):
         _ = arguments.nope
+
+
+def test_adams_own_defaults_are_not_given_to_another_optimizer() -> None:
+    run = settings(optim="Lion", layer_scale=True, layer_decay=0.8)
+    assert (run.optimizer.type, run.optimizer.betas) == ("Lion", [0.9, 0.99])
+    assert (run.layer_scale, run.layer_decay) == (True, 0.8)
+    with pytest.raises(ConfigError, match=r"optimizer\.eps"):
+        settings(optim="Lion", adam_epsilon=1e-8)

@@ -1,0 +1,19 @@
+"""Patterns on the names of weights: ``*`` stands for any text, ``?`` for one character, as in a shell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+Patterns = Sequence[str]
+
+
+def matches(name: str, patterns: Patterns) -> bool:
+    """Tell whether a name is that of any pattern."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def unmatched(patterns: Patterns, names: Iterable[str]) -> list[str]:
+    """Return the patterns that name none of these weights."""
+    known = list(names)
+    return [each for each in patterns if not any(fnmatchcase(name, each) for name in known)]

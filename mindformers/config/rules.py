@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mindformers.config.evaluation import OTHER_TASKS
 from mindformers.config.report import Problem
 from mindformers.config.yaml_text import KeyPath
 
@@ -161,6 +162,22 @@ def _one_batch_size(config: RunConfig) -> str | None:
     if rows is None or rows == config.runner_config.batch_size:
         return None
     return f"found {rows}, but runner_config.batch_size is {config.runner_config.batch_size}"
+
+
+@rule("metric", "run_mode", "do_eval")
+def _metrics_of_this_task(config: RunConfig) -> str | None:
+    is_evaluated = config.run_mode == "eval" or config.do_eval
+    strange = [each.type for each in config.metric if each.type in OTHER_TASKS]
+    if not is_evaluated or not strange:
+        return None
+    return f"{strange[0]} is a metric {OTHER_TASKS[strange[0]]}: not implemented"
+
+
+@rule("metric")
+def _one_metric_of_a_kind(config: RunConfig) -> str | None:
+    names = [metric.type for metric in config.metric]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return f"{twice[0]} is listed twice; keep one of them" if twice else None
 
 
 @rule("callbacks")

@@ -16,12 +16,12 @@ from mindformers.config.callbacks import (
     LossMonitorSection,
 )
 from mindformers.config.data import DatasetSection, DatasetTaskSection
+from mindformers.config.evaluation import EvaluationKeys
 from mindformers.config.fields import Count, OptionalText
 from mindformers.config.inference import ProcessorSection
 from mindformers.config.loader import Document, load_yaml
 from mindformers.config.lr_schedule import LrScheduleSection
 from mindformers.config.model import ModelSection
-from mindformers.config.neutral_keys import NeutralKeys
 from mindformers.config.overrides import Patch, apply_patches
 from mindformers.config.report import Problem, problems_of, report
 from mindformers.config.rules import broken_rules
@@ -36,7 +36,6 @@ from mindformers.config.runtime import (
     SwapSection,
 )
 from mindformers.config.training import (
-    MetricSection,
     OptimizerSection,
     RunnerConfigSection,
     RunnerWrapperSection,
@@ -52,7 +51,7 @@ _ALWAYS_THERE = (
 )  # fmt: skip
 
 
-class RunConfig(NeutralKeys):
+class RunConfig(EvaluationKeys):
     """The whole file. Every key may be left out; what a run needs is checked when it starts."""
 
     seed: int = Field(default=1, ge=0, lt=2**32, description="Seed of weights, order and sampling.")
@@ -102,7 +101,6 @@ class RunConfig(NeutralKeys):
     callbacks: list[CallbackSection] = Field(
         default=[], description="What happens between steps; a loss line is always printed."
     )
-    metric: MetricSection | None = Field(default=None, description="What an evaluation reports.")
 
     input_data: OptionalText | list[str] = Field(
         default="",
@@ -112,7 +110,8 @@ class RunConfig(NeutralKeys):
         default=None, description="Prompts answered at once; null: all of them."
     )
     save_file: OptionalText = Field(
-        default="", description="File of the answers; empty: text_generation_result.txt."
+        default="",
+        description="File of the answers, or of an evaluation's results; empty: a name of the task's own.",
     )
 
     context: ContextSection = Field(default_factory=ContextSection, description="The device.")

@@ -117,13 +117,3 @@ class OptimizerSection(Section):
     swap: Annotated[bool, only(False, feature="keeping the moments on the host")] = Field(
         default=False, description="Moments in host memory; not implemented."
     )
-
-
-class MetricSection(Section):
-    """``metric``: what an evaluation reports. Read for compatibility; no evaluation is run."""
-
-    type: Literal[
-        "PerplexityMetric", "ADGENMetric", "EmF1Metric", "EntityScore", "PromptAccMetric"
-    ] = Field(
-        default="PerplexityMetric", description="The metric; no effect while do_eval is False."
-    )

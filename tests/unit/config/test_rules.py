@@ -58,6 +58,14 @@ CASES = {
         {"train_dataset": {"batch_size": 4}, "runner_config": {"batch_size": 2}},
         "train_dataset.batch_size: found 4, but runner_config.batch_size is 2",
     ),
+    "_metrics_of_this_task": (
+        {"metric": {"type": "EntityScore"}, "do_eval": True},
+        "metric: EntityScore is a metric of networks that label entities: not implemented",
+    ),
+    "_one_metric_of_a_kind": (
+        {"metric": [{"type": "ADGENMetric"}, {"type": "ADGENMetric"}]},
+        "metric: ADGENMetric is listed twice; keep one of them",
+    ),
     "_one_callback_of_a_kind": (
         {"callbacks": [{"type": "MFLossMonitor"}, {"type": "MFLossMonitor"}]},
         "callbacks: MFLossMonitor is listed twice; keep one of them",
@@ -72,6 +80,13 @@ def test_every_rule_has_a_case():
 @pytest.mark.parametrize(("data", "message"), CASES.values(), ids=CASES)
 def test_a_broken_rule_is_reported_at_its_key(data, message):
     assert refused(**data) == message
+
+
+def test_a_metric_of_another_task_binds_where_nothing_is_evaluated():
+    assert bind(metric={"type": "PromptAccMetric"}, run_mode="finetune").metric
+    assert "PromptAccMetric is a metric of data" in refused(
+        metric={"type": "PromptAccMetric"}, run_mode="eval"
+    )
 
 
 def test_the_layers_left_over_are_given_to_stages():

@@ -1,0 +1,96 @@
+"""A model's own answers to the prompts of rows, beside those of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mindformers.evaluation.rows import Ids, TokenRow, split_at_answer
+from mindformers.evaluation.scoring import lots, own_share
+from mindformers.parallel.mesh import mesh
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, all that follows ``<|assistant|>`` without control tokens.
+
+    Attributes:
+        prompt: What was asked, with the control tokens.
+        answer: What the model says.
+        reference: What the data says.
+    """
+
+    prompt: str
+    answer: str
+    reference: str
+
+
+def answer_rows(
+    model: Any,
+    tokenizer: Any,
+    rows: Iterable[TokenRow],
+    *,
+    batch_size: int,
+    on_rows: Callable[[int], None] = lambda count: None,
+    **settings: Any,
+) -> list[Answer]:
+    """Return the answers to the prompts of all rows, cut at their first trained token; in order.
+
+    Of several copies of a model each answers some of the rows.
+
+    Args:
+        model: Has ``generate``.
+        tokenizer: Its tokenizer.
+        rows: The same ones in every process; one without an answer is passed over.
+        batch_size: Prompts that are answered at once.
+        on_rows: Called with a number of rows that are done.
+        **settings: Fields of ``GenerationConfig``; ``seed``.
+    """
+    found: list[Answer] = []
+    for lot in lots(own_share(rows), batch_size):
+        pairs = [pair for pair in map(split_at_answer, lot) if pair is not None]
+        texts = _generate(model, tokenizer, [prompt for prompt, _ in pairs], settings)
+        found += [
+            Answer(
+                tokenizer.decode(prompt),
+                text,
+                tokenizer.decode(reference, skip_special_tokens=True),
+            )
+            for (prompt, reference), text in zip(pairs, texts, strict=True)
+        ]
+        on_rows(len(lot) * mesh().layout.data)
+    return _joined(found)
+
+
+def _generate(
+    model: Any, tokenizer: Any, prompts: Sequence[Ids], settings: dict[str, Any]
+) -> list[str]:
+    """Return the texts that follow prompts; one that fills a row of the model is followed by nothing."""
+    texts = [""] * len(prompts)
+    open_ones = [i for i, each in enumerate(prompts) if len(each) < model.config.seq_length]
+    if not open_ones:
+        return texts
+    output = model.generate(
+        [prompts[i].tolist() for i in open_ones],
+        tokenizer=tokenizer,
+        **{
+            "allowed_vocab_size": len(tokenizer),
+            **settings,
+            "return_dict_in_generate": True,
+        },
+    )
+    for i, ids, length in zip(open_ones, output.sequences, output.num_prompt_tokens, strict=True):
+        texts[i] = tokenizer.decode(ids[length:], skip_special_tokens=True)
+    return texts
+
+
+def _joined(own: list[Answer]) -> list[Answer]:
+    """Return the answers of all copies of the model, in the order of the rows."""
+    layout = mesh().layout
+    if layout.data == 1:
+        return own
+    mine = [(each.prompt, each.answer, each.reference) for each in own]
+    every = mesh().replicas.gather_objects(mine)
+    longest = max(map(len, every))
+    return [Answer(*part[i]) for i in range(longest) for part in every if i < len(part)]

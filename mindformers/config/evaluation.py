@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from mindformers.config.fields import Count
 from mindformers.config.neutral_keys import NeutralKeys
 from mindformers.config.section import Section
 
@@ -35,6 +36,17 @@ class MetricSection(Section):
     )
 
 
+class ReportSection(Section):
+    """``report``: the pages a finetuning run leaves in its folder."""
+
+    enabled: bool = Field(default=True, description="Write report.md and report.html at the end.")
+    samples: list[str] = Field(
+        default=[],
+        description="Questions to answer before the first step and after the last; one process only.",
+    )
+    sample_length: Count = Field(default=64, description="Longest answer to one (tokens).")
+
+
 def _as_list(value: Any) -> Any:
     return [] if value is None else [value] if isinstance(value, dict) else value
 
@@ -58,6 +70,10 @@ class EvaluationKeys(NeutralKeys):
         default=-1,
         ge=-1,
         description="Epochs between two evaluations while training; -1: by steps.",
+    )
+
+    report: ReportSection = Field(
+        default_factory=ReportSection, description="The pages a run leaves in its folder."
     )
 
     @field_validator("eval_step_interval", "eval_epoch_interval")

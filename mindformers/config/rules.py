@@ -180,6 +180,17 @@ def _one_metric_of_a_kind(config: RunConfig) -> str | None:
     return f"{twice[0]} is listed twice; keep one of them" if twice else None
 
 
+@rule("callbacks", "do_eval")
+def _evaluations_to_look_at(config: RunConfig) -> str | None:
+    if config.do_eval:
+        return None
+    for callback in config.callbacks:
+        if callback.type == "EarlyStopping" or getattr(callback, "keep_best", None):
+            name = "EarlyStopping" if callback.type == "EarlyStopping" else "keep_best"
+            return f"{name} looks at evaluations, but do_eval is False; add do_eval: True"
+    return None
+
+
 @rule("callbacks")
 def _one_callback_of_a_kind(config: RunConfig) -> str | None:
     names = [callback.type for callback in config.callbacks]

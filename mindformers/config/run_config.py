@@ -47,7 +47,7 @@ _WITHOUT_RULES = {"rules": False}
 _NOTHING = object()
 _ALWAYS_THERE = (
     "trainer", "context", "ops", "runner_config", "runner_wrapper", "optimizer", "parallel",
-    "parallel_config", "recompute_config", "callbacks",
+    "parallel_config", "recompute_config", "callbacks", "report",
 )  # fmt: skip
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mindformers.evaluation.rows import Ids, TokenRow, split_at_answer
 from mindformers.evaluation.scoring import lots, own_share
+from mindformers.generation.config_fields import FIELDS
 from mindformers.parallel.mesh import mesh
+
+ANSWER_TOKENS = 512  # of an answer, where neither the call nor the model's files give a length
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,14 @@ def answer_rows(
         on_rows: Called with a number of rows that are done.
         **settings: Fields of ``GenerationConfig``; ``seed``.
     """
+    lengths = _Lengths.of(model, settings)
+    settings |= {"max_new_tokens": lengths.new} if lengths.new else {"max_length": lengths.limit}
     found: list[Answer] = []
     for lot in lots(own_share(rows), batch_size):
         pairs = [pair for pair in map(split_at_answer, lot) if pair is not None]
-        texts = _generate(model, tokenizer, [prompt for prompt, _ in pairs], settings)
+        texts: list[str] = []
+        for prompts in lengths.that_fit([prompt for prompt, _ in pairs], model.config):
+            texts += _generate(model, tokenizer, prompts, lengths, settings)
         found += [
             Answer(
                 tokenizer.decode(prompt),
@@ -63,12 +70,55 @@ def answer_rows(
     return _joined(found)
 
 
+@dataclass(frozen=True)
+class _Lengths:
+    """How long answers may be.
+
+    Attributes:
+        limit: Tokens of a prompt and its answer.
+        new: Tokens of an answer; None: whatever ``limit`` leaves.
+    """
+
+    limit: int
+    new: int | None
+
+    @classmethod
+    def of(cls, model: Any, settings: dict[str, Any]) -> _Lengths:
+        """Return the lengths the settings of a call and of a model say; 512 tokens where they say none."""
+        given = {name: value for name, value in settings.items() if name in FIELDS}
+        known, most = model.generation_defaults().merged(**given), model.config.seq_length
+        if known.max_new_tokens is not None:
+            return cls(most, known.max_new_tokens)
+        if known.max_length == FIELDS["max_length"].default:
+            return cls(most, ANSWER_TOKENS if most > ANSWER_TOKENS else None)
+        return cls(min(most, known.max_length), None)
+
+    def that_fit(self, prompts: Sequence[Ids], config: Any) -> Iterator[list[Ids]]:
+        """Yield the prompts in lots whose tokens, answers included, the cache has blocks for."""
+        lot: list[Ids] = []
+        blocks = 0
+        for prompt in prompts:
+            length = min(self.limit, len(prompt) + self.new) if self.new else self.limit
+            needed = -(-max(length, len(prompt)) // config.block_size)
+            if lot and blocks + needed > config.num_blocks:
+                yield lot
+                lot, blocks = [], 0
+            lot.append(prompt)
+            blocks += needed
+        if lot:
+            yield lot
+
+
 def _generate(
-    model: Any, tokenizer: Any, prompts: Sequence[Ids], settings: dict[str, Any]
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Ids],
+    lengths: _Lengths,
+    settings: dict[str, Any],
 ) -> list[str]:
-    """Return the texts that follow prompts; one that fills a row of the model is followed by nothing."""
+    """Return the texts that follow prompts; one that leaves no room is followed by nothing."""
     texts = [""] * len(prompts)
-    open_ones = [i for i, each in enumerate(prompts) if len(each) < model.config.seq_length]
+    open_ones = [i for i, each in enumerate(prompts) if len(each) < lengths.limit]
     if not open_ones:
         return texts
     output = model.generate(

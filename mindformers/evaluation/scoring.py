@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from mindformers.evaluation.native_scorer import NativeScorer
 from mindformers.evaluation.rows import TokenRow
 from mindformers.evaluation.score import TokenScore, total
 from mindformers.parallel.mesh import mesh
 
+T = TypeVar("T")
 LOT = 64  # rows that are scored before the next are read
 Scorer = Callable[[Sequence[TokenRow]], list[TokenScore]]
 
@@ -54,8 +55,8 @@ def score_rows(
     return _joined(total(found))
 
 
-def lots(rows: Iterable[TokenRow], size: int = LOT) -> Iterator[list[TokenRow]]:
-    """Yield the rows some at a time."""
+def lots(rows: Iterable[T], size: int = LOT) -> Iterator[list[T]]:
+    """Yield rows, or their numbers, some at a time."""
     source = iter(rows)
     while lot := list(islice(source, size)):
         yield lot

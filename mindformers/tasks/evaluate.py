@@ -67,6 +67,32 @@ def evaluate(
     return results
 
 
+def while_training(
+    config: RunConfig, network: Any, *, tokenizer: Any = None, dataset: Any = None
+) -> list[Any]:
+    """Return what evaluates a network between steps, as ``do_eval`` and the intervals say; or nothing.
+
+    Raises:
+        ConfigError: If no data is named, or a metric cannot be had in this run.
+        DataError: If the data cannot be used with this network.
+    """
+    if not config.do_eval:
+        return []
+    evaluator = build_evaluator(config, network, tokenizer=tokenizer, dataset=dataset)
+    data = evaluator.data
+    logger.info("evaluation while training: %d rows of %s", data.num_rows, data.name)
+
+    def find() -> dict[str, float]:
+        results = evaluator()
+        if launched_rank() == 0:
+            write_answers(evaluator.answers, Path(config.output_dir) / ANSWERS_FILE)
+        return results
+
+    from mindformers.training.eval_callback import EvalCallBack  # brings MindSpore
+
+    return [EvalCallBack(find, config.eval_step_interval, config.eval_epoch_interval)]
+
+
 def build_evaluator(
     config: RunConfig, network: Any, *, tokenizer: Any = None, dataset: Any = None
 ) -> Evaluator:

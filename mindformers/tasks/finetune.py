@@ -12,6 +12,8 @@ from mindformers.logger import logger
 from mindformers.models.base_model import PreTrainedModel
 from mindformers.parallel.mesh import mesh
 from mindformers.tasks import build
+from mindformers.tasks.evaluate import while_training
+from mindformers.tasks.report import run_report
 from mindformers.training.callbacks import Callback, build_callbacks
 from mindformers.training.loop import train
 from mindformers.training.lr_schedule import build_schedule
@@ -32,6 +34,8 @@ def finetune(
     dataset: Any = None,
     optimizer: Any = None,
     callbacks: Sequence[Callback] = (),
+    eval_dataset: Any = None,
+    tokenizer: Any = None,
 ) -> TrainResult:
     """Train a network on conversations.
 
@@ -41,6 +45,8 @@ def finetune(
         dataset: Training data; None: the data the settings name.
         optimizer: A built optimizer; None: the one the settings describe.
         callbacks: Called besides those of the settings.
+        eval_dataset: Data to evaluate on while training; None: the data the settings name.
+        tokenizer: For evaluations that read texts; None: the one the settings describe.
 
     Returns:
         Where the run ended.
@@ -60,6 +66,7 @@ def finetune(
     dataset = build.build_train_dataset(config, network) if dataset is None else dataset
     optimizer = optimizer or build_optimizer(network, config)
     step = build_step(network, optimizer, config)
+    evaluation = while_training(config, network, tokenizer=tokenizer, dataset=eval_dataset)
     settings = train_settings(config)
     total_steps = settings.epochs * (len(dataset) // settings.accumulation)
     schedule = build_schedule(
@@ -81,7 +88,11 @@ def finetune(
         dataset,
         settings,
         schedule=schedule,
-        callbacks=[*build_callbacks(named, is_first=mesh().layout.rank == 0), *callbacks],
+        callbacks=[
+            *run_report(config, tokenizer),
+            *build_callbacks(named, is_first=mesh().layout.rank == 0, before_saving=evaluation),
+            *callbacks,
+        ],
         resume_from=resume_from,
     )
     if not mesh().layout.is_single:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mindformers.checkpoint.atomic import free_bytes
 from mindformers.checkpoint.manifest import clean_leftovers, committed_steps, keep_latest
@@ -13,8 +13,9 @@ from mindformers.errors import CheckpointError, ConfigError, TrainingError
 from mindformers.logger import logger
 from mindformers.parallel.mesh import mesh
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
+from mindformers.training.best_step import BestStep
 from mindformers.training.callback import Callback
-from mindformers.training.run import StepReport, TrainRun
+from mindformers.training.run import EvalReport, StepReport, TrainRun
 from mindformers.training.step_folder import (
     FORMATS,
     StepFormat,
@@ -57,11 +58,15 @@ class CheckpointMonitor(Callback):
         save_optimizer: Save what a resume needs.
         options: ``save_network_params`` (also write the weights alone to
             ``checkpoint_network/rank_0``), ``exception_save`` (also save after an error that is not
-            about numbers or files), and upstream's other arguments at their neutral values.
+            about numbers or files), ``keep_best`` (name of an evaluation's result: the best step is saved
+            and stays, ``best.json`` names it) with ``keep_best_mode`` (``auto``, ``min`` or ``max``), and
+            upstream's other arguments at their neutral values.
 
     Raises:
         ConfigError: If an argument is out of range or not implemented.
     """
+
+    is_everywhere: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -76,6 +81,8 @@ class CheckpointMonitor(Callback):
     ):
         self.save_network_params = bool(options.pop("save_network_params", False))
         self.exception_save = bool(options.pop("exception_save", False))
+        best, mode = options.pop("keep_best", ""), options.pop("keep_best_mode", "auto")
+        self.best = BestStep(best, mode) if best else None
         refuse_options("CheckpointMonitor", options, _NEUTRAL)
         if save_checkpoint_steps is None:
             save_checkpoint_steps = 0 if save_checkpoint_seconds else 1
@@ -112,6 +119,8 @@ class CheckpointMonitor(Callback):
         if mesh().layout.rank == 0:
             clean_leftovers(root)
         self._saved_step, self._saved_at = run.state.global_step, time.monotonic()
+        if self.best:
+            self.best.begin(run, root)
         older = committed_steps(root)
         if older and run.state.global_step == 0:
             logger.warning("%s holds steps of an earlier run, up to %s; a later resume_training: "
@@ -128,6 +137,12 @@ class CheckpointMonitor(Callback):
         by_time = self.seconds and time.monotonic() - self._saved_at >= self.seconds
         if by_steps or by_time:
             self.save(run)
+
+    def on_evaluation(self, run: TrainRun, report: EvalReport) -> None:
+        """Save the step when its evaluation is the best so far, and say so in ``best.json``."""
+        if self.best and self.best.is_bettered(report):
+            self.save(run)
+            self.best.write(self.root(run), report)
 
     def on_train_end(self, run: TrainRun) -> None:
         """Save the last step."""
@@ -162,7 +177,7 @@ class CheckpointMonitor(Callback):
         logger.info("saved %s in %.1f s", folder, self._saved_at - began)
         rank = mesh().layout.rank
         if rank == 0:
-            keep_latest(root, self.keep)
+            keep_latest(root, self.keep, self.best.spared if self.best else ())
         if self.save_network_params:
             alone = run.output_dir / "checkpoint_network" / f"rank_{rank}"
             file = self.form.weight_file(run.state, rank)

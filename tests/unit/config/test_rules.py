@@ -66,6 +66,10 @@ CASES = {
         {"metric": [{"type": "ADGENMetric"}, {"type": "ADGENMetric"}]},
         "metric: ADGENMetric is listed twice; keep one of them",
     ),
+    "_evaluations_to_look_at": (
+        {"callbacks": [{"type": "EarlyStopping"}]},
+        "callbacks: EarlyStopping looks at evaluations, but do_eval is False; add do_eval: True",
+    ),
     "_one_callback_of_a_kind": (
         {"callbacks": [{"type": "MFLossMonitor"}, {"type": "MFLossMonitor"}]},
         "callbacks: MFLossMonitor is listed twice; keep one of them",

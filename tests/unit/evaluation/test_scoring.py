@@ -12,7 +12,7 @@ from mindformers.evaluation.native_scorer import NativeScorer
 from mindformers.evaluation.network_scorer import NetworkScorer
 from mindformers.evaluation.rows import TokenRow
 from mindformers.evaluation.scoring import open_scorer, score_rows
-from mindformers.ops.native.library import is_native
+from mindformers.ops.native.library import choose_backend, is_native
 from tests.support.golden_model import TRAIN_CASE
 from tests.support.networks import golden_network, ints
 
@@ -79,6 +79,13 @@ def test_a_networks_scores_are_those_of_each_row_alone(network: Any, batch_size:
     compare(network, rows, scorer(rows))
     assert network.training
     network.set_train(False)
+
+
+def test_a_network_compiled_as_a_graph_gives_the_same(mode: int) -> None:
+    choose_backend("portable")
+    network = golden_network(TRAIN_CASE)
+    rows = some_rows(network.config.vocab_size)
+    compare(network, rows, NetworkScorer(network, batch_size=4)(rows))
 
 
 def compare(network: Any, rows: list[TokenRow], scores: list[Any]) -> None:

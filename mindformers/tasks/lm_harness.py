@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from mindformers.errors import MissingExtraError
 from mindformers.extras import import_extra
 
 NAME = "mindformers"
@@ -40,6 +41,11 @@ def run_harness(argv: Sequence[str]) -> int:
     before, sys.argv = sys.argv, ["lm_eval", *argv]
     try:
         main.cli_evaluate()
+    except ImportError as error:
+        raise MissingExtraError(
+            f"lm-evaluation-harness cannot be loaded: {error}",
+            fix="run: pip install 'mindformers[lm_eval]'",
+        ) from error
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     finally:

@@ -112,8 +112,8 @@ class _Axis:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Return about five round values within the axis."""
-        rough = (self.high - self.low) / 5
+        """Return some round values, seven or eight at most, within the axis."""
+        rough = (self.high - self.low) / 7
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * each for each in (1, 2, 5, 10) if power * each >= rough)
         first = math.ceil(self.low / step)

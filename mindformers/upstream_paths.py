@@ -21,6 +21,8 @@ _PATHS = {
     "core.callback": "training.callbacks",
     "core.context": "tasks.context",
     "core.loss": "modules.loss",
+    "core.metric": "evaluation.metrics",
+    "core.metric.metric": "evaluation.metrics",
     "core.lr": "training.lr_schedule",
     "core.optim": "training.optimizer",
     "core.parallel_config": "tasks.context",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -184,7 +184,7 @@ def _hide_and_remove(folder: Path) -> None:
             folder.rename(hidden)
 
 
-def keep_latest(root: str | Path, count: int) -> list[Path]:
+def keep_latest(root: str | Path, count: int, spared: Collection[str] = ()) -> list[Path]:
     """Remove the oldest steps beyond ``count``; return what was removed.
 
     The highest step and the one written last are never removed.
@@ -192,11 +192,13 @@ def keep_latest(root: str | Path, count: int) -> list[Path]:
     Args:
         root: Folder of the steps.
         count: How many to keep; less than 1 keeps all.
+        spared: Names of steps that stay whatever there is beside them; they are not counted.
     """
-    scanned = _scan(Path(root))
+    every = _scan(Path(root))
+    scanned = [entry for entry in every if entry[1].name not in spared]
     if count < 1 or len(scanned) <= count:
         return []
-    written_last = max(scanned, key=lambda entry: entry[0][1])[1]
+    written_last = max(every, key=lambda entry: entry[0][1])[1]
     victims = [folder for _, folder in scanned[:-1] if folder != written_last]
     victims = victims[: len(scanned) - count]
     for folder in victims:

@@ -84,11 +84,11 @@ FLAGS = (
     _flag("mode", whole_number, "0 graph, 1 PyNative", "context.mode"),
     _flag("device_id", whole_number, "number of the NPU", "context.device_id"),
     _flag("device_target", str, "CPU or Ascend", "context.device_target"),
-    _flag("run_mode", str, "train, finetune, predict or plan"),
-    _flag("do_eval", truth, "evaluate while training (not implemented)"),
+    _flag("run_mode", str, "train, finetune, eval, predict or plan"),
+    _flag("do_eval", truth, "evaluate on eval_dataset while training"),
     _flag("train_dataset_dir", str, "MindRecord, JSON, JSON Lines or Parquet file, or a folder, to train on",
           f"train_dataset.{_LOADER}", aliases=("train_dataset",)),
-    _flag("eval_dataset_dir", str, "MindRecord file or folder to evaluate on",
+    _flag("eval_dataset_dir", str, "what to evaluate on: MindRecord, or .jsonl conversations",
           f"eval_dataset.{_LOADER}", aliases=("eval_dataset",)),
     _flag("predict_data", str, "prompts, or files of one prompt per line", "input_data",
           is_list=True),
@@ -137,7 +137,7 @@ def build_parser(prog: str = "run_mindformer.py") -> FlagParser:
     """Return the parser; every flag is None unless it is given. Its help shows ``prog``."""
     parser = FlagParser(
         prog=prog,
-        description="Finetune GLM-4, predict with it, or plan either, from a YAML file.",
+        description="Finetune GLM-4, evaluate it, predict with it, or plan a run, from a YAML file.",
         epilog="Any other --a.b.c VALUE sets that key of the file; list items have numbers: "
         "--callbacks.1.save_checkpoint_steps 50.",
         allow_abbrev=False,

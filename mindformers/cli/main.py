@@ -15,6 +15,8 @@ COMMANDS = {
     "convert": "weights between Hugging Face and this library (the same as convert_weight.py)",
     "average": "the averaged weights of a checkpoint (optimizer.ema_decay) as weights of their own",
     "chat": "talk to a model in the terminal",
+    "lm_eval": "lm-evaluation-harness with --model mindformers",
+    "report": "the pages of a run, from its output folder",
     "launch": "start a script as several processes (the same as scripts/msrun_launcher.sh)",
 }
 
@@ -84,6 +86,19 @@ def average_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def report_command(argv: Sequence[str]) -> int:
+    """Run ``mindformers report``."""
+    parser = FlagParser(
+        prog="mindformers report", description="Write report.md and report.html of a run."
+    )
+    parser.add_argument("run_dir", help="the output_dir of a finetuning run")
+    folder = parser.parse_args(argv).run_dir
+    from mindformers.tasks.report import write_report
+
+    print(write_report(folder))
+    return 0
+
+
 def dispatch(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names."""
     arguments = [a for a in (sys.argv[1:] if argv is None else argv) if a != DEBUG_FLAG]
@@ -106,6 +121,12 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
         from mindformers.cli.convert import main as convert_main
 
         return convert_main(rest, prog="mindformers convert")
+    if command == "report":
+        return report_command(rest)
+    if command == "lm_eval":
+        from mindformers.tasks.lm_harness import run_harness
+
+        return run_harness(rest)
     if command == "launch":
         from mindformers.cli.launch import main as launch_main
 

@@ -27,7 +27,7 @@ from mindformers.parallel import heartbeat
 from mindformers.parallel.runtime import check_machine
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_MODES = "train, finetune, predict or plan"
+_MODES = "train, finetune, eval, predict or plan"
 _PLAN = "plan"  # a command, not a key: the file's own run_mode says what is planned
 
 
@@ -131,6 +131,8 @@ def _task(run_mode: str | None) -> Callable[[Any], int]:
     """
     if run_mode in ("train", "finetune"):
         return _finetune
+    if run_mode == "eval":
+        return _evaluate
     if run_mode == "predict":
         return _predict
     found = "no run_mode is given" if run_mode is None else f"{run_mode} is not implemented"
@@ -147,6 +149,16 @@ def _finetune(config: Any) -> int:
     with loading_modules():
         from mindformers.tasks.finetune import finetune
     return finetune(config).exit_code
+
+
+def _evaluate(config: Any) -> int:
+    with loading_modules():
+        from mindformers.parallel.runtime import launched_rank
+        from mindformers.tasks.evaluate import evaluate, results_text
+    results = evaluate(config)
+    if launched_rank() == 0:
+        print(results_text(results).replace(" | ", "\n"))
+    return 0
 
 
 def _predict(config: Any) -> int:

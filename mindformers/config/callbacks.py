@@ -64,6 +64,15 @@ class CheckpointMonitorSection(Section):
         default=0, description="Keep one per time; not implemented."
     )
     save_optimizer: bool = Field(default=True, description="Save what resuming needs.")
+    keep_best: OptionalText = Field(
+        default="",
+        description="Result of the evaluation, as eval_loss, whose best step is saved and never removed; "
+        "best.json names it. Empty: none.",
+    )
+    keep_best_mode: Literal["auto", "min", "max"] = Field(
+        default="auto",
+        description="What is better; auto: a lower loss or perplexity, else a higher value.",
+    )
     save_network_params: bool = Field(
         default=False, description="Write the weights alone to checkpoint_network too."
     )
@@ -131,6 +140,36 @@ class CheckpointMonitorSection(Section):
         return value
 
 
+class EarlyStoppingSection(Section):
+    """The end of a run whose evaluations get no better; needs do_eval."""
+
+    type: Literal["EarlyStopping"] = Field(default="EarlyStopping", description="The callback.")
+    monitor: str = Field(default="eval_loss", description="Result of the evaluation to look at.")
+    min_delta: float = Field(
+        default=0.0, allow_inf_nan=False, description="A better value is better by more than this."
+    )
+    patience: int = Field(
+        default=0, ge=0, description="Evaluations in a row without a better value that end the run."
+    )
+    mode: Literal["auto", "min", "max"] = Field(
+        default="auto",
+        description="What is better; auto: a lower loss or perplexity, else a higher value.",
+    )
+    baseline: float | None = Field(
+        default=None, description="Value that has to be bettered from the start; null: none."
+    )
+    verbose: bool = Field(default=False, description="Has no effect: the reason is always logged.")
+    restore_best_weights: Annotated[
+        bool,
+        only(
+            False,
+            feature="going back to the best weights; keep_best of CheckpointMonitor keeps them",
+        ),
+    ] = Field(
+        default=False, description="Go back to the best weights; not implemented, see keep_best."
+    )
+
+
 class MetricsWriterSection(Section):
     """Figures of every step in files; on by default."""
 
@@ -156,6 +195,7 @@ class ProgressBarSection(Section):
 CallbackSection = Annotated[
     LossMonitorSection
     | CheckpointMonitorSection
+    | EarlyStoppingSection
     | MetricsWriterSection
     | LossPlotSection
     | ProgressBarSection,

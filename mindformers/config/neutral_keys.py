@@ -60,17 +60,8 @@ class NeutralKeys(Section):
         default="",
         description="Address to copy results to; not implemented, any other text is ignored.",
     )
-    eval_callbacks: Annotated[list[Any], only([], feature="evaluation while training")] = Field(
+    eval_callbacks: Annotated[list[Any], only([], feature="a callback of an evaluation")] = Field(
         default=[], description="Callbacks of an evaluation; not implemented."
-    )
-    do_eval: Annotated[bool, only(False, feature="evaluation while training")] = Field(
-        default=False, description="Evaluate while training; not implemented."
-    )
-    eval_step_interval: int = Field(
-        default=100, description="No effect while do_eval is False (steps)."
-    )
-    eval_epoch_interval: int = Field(
-        default=-1, description="No effect while do_eval is False (epochs)."
     )
     adapter_id: Annotated[
         str | list[str] | None, only(None, feature="the choice of an adapter")

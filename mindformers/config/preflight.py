@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mindformers.config.data import DatasetSection
 from mindformers.config.loader import Document
 from mindformers.config.report import Problem, report
 from mindformers.config.run_config import RunConfig
 from mindformers.config.yaml_text import KeyPath
 
 TRAINING_MODES = ("train", "finetune")
-_DATA: KeyPath = ("train_dataset", "data_loader", "dataset_dir")
 _VOCABULARY: KeyPath = ("processor", "tokenizer", "vocab_file")
 
 
@@ -36,8 +36,12 @@ def _problems(config: RunConfig) -> Iterator[Problem]:
         yield Problem(("model",), "the section is missing", fix="take a file of configs/glm4")
     if config.run_mode in TRAINING_MODES:
         yield from _training(config)
-    elif config.run_mode == "predict":
+    elif config.run_mode in ("predict", "eval"):
         yield from _prediction(config)
+    if config.run_mode == "eval" or (config.do_eval and config.run_mode in TRAINING_MODES):
+        yield from _data(
+            config.eval_dataset, "eval", "a MindRecord file, a folder of them, or .jsonl"
+        )
     output = Path(config.output_dir)
     if output.exists() and not output.is_dir():
         yield Problem(("output_dir",), f"{output} is a file", "a folder, which may be missing")
@@ -50,14 +54,19 @@ def _training(config: RunConfig) -> Iterator[Problem]:
             fix="leave it out, and give it when predicting",
         )  # fmt: skip
     yield from _weights(config)
-    files = config.train_dataset.data_loader.files if config.train_dataset else ()
-    named = [each.dataset_dir for each in files]
+    yield from _data(config.train_dataset, "train", "a data file or a folder of them")
+
+
+def _data(section: DatasetSection | None, use: str, wanted: str) -> Iterator[Problem]:
+    key: KeyPath = (f"{use}_dataset", "data_loader", "dataset_dir")
+    named = [each.dataset_dir for each in section.data_loader.files] if section else []
     paths = [path for each in named for path in ([each] if isinstance(each, str) else each)]
     if not any(paths):
-        yield Problem(_DATA, "no training data is named", fix="add --train_dataset with its path")
+        kind = {"train": "training", "eval": "evaluation"}[use]
+        yield Problem(key, f"no {kind} data is named", fix=f"add --{use}_dataset with its path")
         return
     for path in paths:
-        yield from _missing(_DATA, path, "a data file or a folder of them")
+        yield from _missing(key, path, wanted)
 
 
 def _prediction(config: RunConfig) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mindformers.config.evaluation import OTHER_TASKS
 from mindformers.config.report import Problem
 from mindformers.config.yaml_text import KeyPath
 
@@ -197,6 +198,33 @@ def _adapters_freeze_the_rest(config: RunConfig) -> str | None:
     if not adapters or not config.optimizer.freeze_include:
         return None
     return "with pet_config only the adapters are trained; leave one of the two out"
+
+
+@rule("metric", "run_mode", "do_eval")
+def _metrics_of_this_task(config: RunConfig) -> str | None:
+    is_evaluated = config.run_mode == "eval" or config.do_eval
+    strange = [each.type for each in config.metric if each.type in OTHER_TASKS]
+    if not is_evaluated or not strange:
+        return None
+    return f"{strange[0]} is a metric {OTHER_TASKS[strange[0]]}: not implemented"
+
+
+@rule("metric")
+def _one_metric_of_a_kind(config: RunConfig) -> str | None:
+    names = [metric.type for metric in config.metric]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return f"{twice[0]} is listed twice; keep one of them" if twice else None
+
+
+@rule("callbacks", "do_eval")
+def _evaluations_to_look_at(config: RunConfig) -> str | None:
+    if config.do_eval:
+        return None
+    for callback in config.callbacks:
+        if callback.type == "EarlyStopping" or getattr(callback, "keep_best", None):
+            name = "EarlyStopping" if callback.type == "EarlyStopping" else "keep_best"
+            return f"{name} looks at evaluations, but do_eval is False; add do_eval: True"
+    return None
 
 
 @rule("callbacks")

@@ -16,12 +16,12 @@ from mindformers.config.callbacks import (
     LossMonitorSection,
 )
 from mindformers.config.data import DatasetSection, DatasetTaskSection
+from mindformers.config.evaluation import EvaluationKeys
 from mindformers.config.fields import Count, OptionalText, PositiveRate
 from mindformers.config.inference import ProcessorSection
 from mindformers.config.loader import Document, load_yaml
 from mindformers.config.lr_schedule import LrScheduleSection
 from mindformers.config.model import ModelSection
-from mindformers.config.neutral_keys import NeutralKeys
 from mindformers.config.optimizer import AdamWSection, OptimizerSection
 from mindformers.config.overrides import Patch, apply_patches
 from mindformers.config.report import Problem, problems_of, report
@@ -37,7 +37,6 @@ from mindformers.config.runtime import (
     SwapSection,
 )
 from mindformers.config.training import (
-    MetricSection,
     RunnerConfigSection,
     RunnerWrapperSection,
     TrainerSection,
@@ -48,11 +47,11 @@ _WITHOUT_RULES = {"rules": False}
 _NOTHING = object()
 _ALWAYS_THERE = (
     "trainer", "context", "ops", "runner_config", "runner_wrapper", "optimizer", "parallel",
-    "parallel_config", "recompute_config", "callbacks",
+    "parallel_config", "recompute_config", "callbacks", "report",
 )  # fmt: skip
 
 
-class RunConfig(NeutralKeys):
+class RunConfig(EvaluationKeys):
     """The whole file. Every key may be left out; what a run needs is checked when it starts."""
 
     seed: int = Field(default=1, ge=0, lt=2**32, description="Seed of weights, order and sampling.")
@@ -114,7 +113,6 @@ class RunConfig(NeutralKeys):
     callbacks: list[CallbackSection] = Field(
         default=[], description="What happens between steps; a loss line is always printed."
     )
-    metric: MetricSection | None = Field(default=None, description="What an evaluation reports.")
 
     input_data: OptionalText | list[str] = Field(
         default="",
@@ -124,7 +122,8 @@ class RunConfig(NeutralKeys):
         default=None, description="Prompts answered at once; null: all of them."
     )
     save_file: OptionalText = Field(
-        default="", description="File of the answers; empty: text_generation_result.txt."
+        default="",
+        description="File of the answers, or of an evaluation's results; empty: a name of the task's own.",
     )
 
     context: ContextSection = Field(default_factory=ContextSection, description="The device.")

@@ -88,13 +88,3 @@ class RunnerWrapperSection(Section):
                 "allowed: a number, as in 'scale_sense: 1024.0'"
             )
         return value
-
-
-class MetricSection(Section):
-    """``metric``: what an evaluation reports. Read for compatibility; no evaluation is run."""
-
-    type: Literal[
-        "PerplexityMetric", "ADGENMetric", "EmF1Metric", "EntityScore", "PromptAccMetric"
-    ] = Field(
-        default="PerplexityMetric", description="The metric; no effect while do_eval is False."
-    )

@@ -100,8 +100,9 @@ def start_device(config: RunConfig) -> None:
 def _digest(config: RunConfig) -> str:
     """Return a hash of the settings; the data is compared by content, its path may differ."""
     settings = config.to_dict()
-    settings.pop("train_dataset", None)
-    settings.pop("train_dataset_task", None)
+    for name in ("train_dataset", "eval_dataset"):
+        settings.pop(name, None)
+        settings.pop(f"{name}_task", None)
     return hashlib.sha256(yaml.safe_dump(settings).encode()).hexdigest()
 
 
@@ -251,7 +252,9 @@ def build_train_dataset(config: RunConfig, network: Any, tokenizer: Any = None) 
     return dataset
 
 
-def check_dataset(dataset: Any, settings: PretrainedConfig) -> None:
+def check_dataset(
+    dataset: Any, settings: PretrainedConfig, where: str = "the training data"
+) -> None:
     """Refuse data whose rows are longer than the network's ``seq_length``; shorter ones are fine.
 
     Raises:
@@ -260,6 +263,6 @@ def check_dataset(dataset: Any, settings: PretrainedConfig) -> None:
     if dataset.seq_length > settings.seq_length:
         raise DataError(
             f"rows of {dataset.seq_length} tokens for a network of seq_length {settings.seq_length}",
-            where="the training data",
+            where=where,
             fix="preprocess again with --seq_length, or raise model.model_config.seq_length",
         )

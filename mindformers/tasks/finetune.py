@@ -11,6 +11,8 @@ from mindformers.logger import logger
 from mindformers.models.base_model import PreTrainedModel
 from mindformers.parallel.mesh import mesh
 from mindformers.tasks import build
+from mindformers.tasks.evaluate import while_training
+from mindformers.tasks.report import run_report
 from mindformers.tasks.trained import build_optimizer, build_rate, check_patterns
 from mindformers.training.callbacks import Callback, build_callbacks
 from mindformers.training.loop import train
@@ -29,6 +31,7 @@ def finetune(
     optimizer: Any = None,
     tokenizer: Any = None,
     callbacks: Sequence[Callback] = (),
+    eval_dataset: Any = None,
 ) -> TrainResult:
     """Train a network on conversations.
 
@@ -37,8 +40,10 @@ def finetune(
         network: A built network; None: the one the settings describe, with the weights they name.
         dataset: Training data; None: the data the settings name.
         optimizer: A built optimizer; None: the one the settings describe.
-        tokenizer: For data that is text; None: the one the settings or the weights name.
+        tokenizer: For data that is text, in training and evaluation; None: the one the settings or the
+            weights name.
         callbacks: Called besides those of the settings.
+        eval_dataset: Data to evaluate on while training; None: the data the settings name.
 
     Returns:
         Where the run ended.
@@ -61,6 +66,7 @@ def finetune(
         dataset = build.build_train_dataset(config, network, tokenizer)
     optimizer = optimizer or build_optimizer(network, config)
     step = build_step(network, optimizer, config)
+    evaluation = while_training(config, network, tokenizer=tokenizer, dataset=eval_dataset)
     settings = train_settings(config)
     total_steps = settings.epochs * (len(dataset) // settings.accumulation)
     schedule = build_rate(optimizer, config, total_steps)
@@ -80,7 +86,11 @@ def finetune(
         dataset,
         settings,
         schedule=schedule,
-        callbacks=[*build_callbacks(named, is_first=mesh().layout.rank == 0), *callbacks],
+        callbacks=[
+            *run_report(config, tokenizer),
+            *build_callbacks(named, is_first=mesh().layout.rank == 0, before_saving=evaluation),
+            *callbacks,
+        ],
         resume_from=resume_from,
     )
     report_share(step, result.steps)

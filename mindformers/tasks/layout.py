@@ -71,7 +71,10 @@ def launched_layout(config: RunConfig) -> Layout | None:
 def _refuse_unknown(config: RunConfig, layout: Layout) -> None:
     """Refuse what a shared run cannot do, and say what has no effect."""
     degrees = config.parallel_config
-    if config.run_mode not in TRAINING_MODES and layout.size > layout.tensor:
+    is_answering = config.run_mode not in TRAINING_MODES and (
+        config.run_mode != "eval" or config.has_text_metrics
+    )
+    if is_answering and layout.size > layout.tensor:
         raise ConfigError(
             f"answering is shared by {layout}", where="parallel_config",
             allowed="model_parallel alone; the other degrees 1",

@@ -10,13 +10,15 @@ from typing import Any
 from mindformers.checkpoint.export import ExportOptions
 from mindformers.checkpoint.loading import open_weights
 from mindformers.errors import ConfigError
+from mindformers.evaluation.rows import TokenRow
+from mindformers.evaluation.scoring import open_scorer, score_rows
 from mindformers.logger import logger
-from mindformers.models.auto import AutoTokenizer
+from mindformers.models.auto import AutoModel, AutoTokenizer
 from mindformers.models.glm2.convert_quantized import QuantizeOptions, convert_quantized
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
+from mindformers.models.glm2.glm2_in_files import GlmInFiles
 from mindformers.models.glm2.hf_config import network_config
-from mindformers.tasks.perplexity import open_to_measure, perplexity
-from mindformers.tasks.token_rows import TokenRow, token_rows
+from mindformers.tasks.token_rows import token_rows
 from mindformers.tokenizer.pretrained_files import vocabulary_in
 
 CALIBRATION_ROWS = 64
@@ -79,9 +81,22 @@ def _compare(before: Path, after: Path, rows: Rows, config: str | Path | None) -
     for name, path in (("before", before), ("after", after)):
         settings = _settings(path, config)
         settings.update(quantization=None)
-        found[name] = perplexity(open_to_measure(settings, path), rows)
+        found[name] = score_rows(open_scorer(open_to_measure(settings, path)), rows).perplexity
         logger.info("perplexity of %s on %d rows: %.4f", path, len(rows), found[name])
     return found
+
+
+def open_to_measure(config: ChatGLM2Config, path: Path) -> Any:
+    """Return the model of ``path``: its weights in their files, or the network where they cannot stay there.
+
+    Raises:
+        CheckpointError: If the files are damaged or hold another network's weights.
+    """
+    model = GlmInFiles.open(config, path)
+    if model is None:
+        model = AutoModel.from_config(config, download_checkpoint=False)
+        model.load_checkpoint(path)
+    return model
 
 
 def _settings(path: str | Path, config: str | Path | None) -> ChatGLM2Config:

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mindformers.config.data import IGNORED_LABEL
 from mindformers.dataset.encode import encode_conversation
 from mindformers.dataset.formats import read_conversations
 from mindformers.errors import DataError
+from mindformers.evaluation.rows import TokenRow
 
-
-@dataclass(frozen=True)
-class TokenRow:
-    """A row and what is asked of it.
-
-    Attributes:
-        ids: (S,) int32.
-        labels: (S,) int32, what follows each id; -100 where it does not count.
-    """
-
-    ids: NDArray[np.int32]
-    labels: NDArray[np.int32]
-
-
-_ROWS_OF_DATA = (".json", ".jsonl")
+ROWS_OF_DATA = (".json", ".jsonl")
+TEXT = (".txt", ".md")
 
 
 def token_rows(
@@ -50,7 +36,7 @@ def token_rows(
         DataError: If the file cannot be read or holds nothing.
     """
     path = Path(path)
-    is_data = path.suffix in _ROWS_OF_DATA
+    is_data = path.suffix in ROWS_OF_DATA
     found = (_conversations if is_data else _pieces)(path, tokenizer, length)
     rows = list(islice(found, most))
     if not rows:

@@ -14,6 +14,7 @@ from mindformers.logger import warn_once
 from mindformers.models.auto import AutoModel, AutoTokenizer
 from mindformers.pet.lora import get_pet_model
 from mindformers.tasks import build
+from mindformers.tasks.evaluate import evaluate
 from mindformers.tasks.finetune import finetune
 from mindformers.tasks.predict import predict
 from mindformers.tasks.trainer_base import TrainerBase
@@ -22,7 +23,7 @@ from mindformers.training.callback import Callback
 from mindformers.training.run import TrainResult, TrainRun
 
 TASKS = ("general", "text_generation")
-_NO_EFFECT = ("eval_dataset", "compute_metrics", "eval_callbacks", "image_processor")
+_NO_EFFECT = ("eval_callbacks", "image_processor")
 _OPTIONS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(_NO_EFFECT, ()),
     "data_collator": (None,),
@@ -42,7 +43,7 @@ class _KeepNetwork(Callback):
 
 
 class Trainer(TrainerBase):
-    """Finetune and predict from Python.
+    """Finetune, evaluate and predict from Python.
 
     Args:
         args: A YAML path, a ``MindFormerConfig`` or ``TrainingArguments``.
@@ -50,13 +51,14 @@ class Trainer(TrainerBase):
         model: A network; or a path ``AutoModel`` takes, used as the network and its weights; None: the
             network the settings describe.
         model_name: Name in messages.
-        tokenizer: A tokenizer or a path; needed to predict where the settings name none.
+        tokenizer: A tokenizer or a path; needed for texts (to predict, in metrics, as data) where the
+            settings name none.
         train_dataset: A path of MindRecord, JSON, JSON Lines or Parquet files, or an object like
             ``TrainDataset``.
-        eval_dataset: Has no effect: there is no evaluation.
+        eval_dataset: What ``evaluate`` and ``do_eval`` read: a path, or an object like ``TrainDataset``.
         data_collator: None.
         optimizers: A built optimizer.
-        compute_metrics: Has no effect.
+        compute_metrics: Names of metrics, as of the settings' ``metric``: a set, list or dict.
         callbacks: One callback or several, besides those of the settings.
         reset_model: True: a network built from the settings is not kept after a run.
         options: Upstream's other arguments: ``eval_callbacks`` and ``image_processor`` (no effect),
@@ -88,7 +90,6 @@ class Trainer(TrainerBase):
         reset_model: bool = False,
         **options: Any,
     ):
-        options |= {"eval_dataset": eval_dataset, "compute_metrics": compute_metrics}
         options["data_collator"] = data_collator
         refuse_options("Trainer", options, _OPTIONS)
         say_without_effect("Trainer", {n: options[n] for n in _NO_EFFECT if n in options})
@@ -101,7 +102,10 @@ class Trainer(TrainerBase):
         super().__init__(args, callbacks)
         if model_name:
             self.config.set_value("trainer.model_name", model_name)
-        self.model, self.tokenizer, self.train_dataset = model, tokenizer, train_dataset
+        if compute_metrics:
+            self.config.set_value("metric", [{"type": str(name)} for name in compute_metrics])
+        self.model, self.tokenizer = model, tokenizer
+        self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.optimizers, self.reset_model = optimizers, reset_model
         self.pet_method = options.get("pet_method")
         if self.pet_method and not self._pet_config():
@@ -137,12 +141,8 @@ class Trainer(TrainerBase):
             config.set_value(
                 "resume_training", True if resume_training is None else resume_training
             )
-        dataset = self.train_dataset
-        if isinstance(dataset, (str, Path)):
-            if config.train_dataset is None:
-                config.set_value("train_dataset", {})
-            config.set_value("train_dataset.data_loader.dataset_dir", str(dataset))
-            dataset = None
+        dataset = self._named("train_dataset", self.train_dataset)
+        eval_dataset = self._named("eval_dataset", self.eval_dataset)
         run = config.bind()
         network = self._network(run, "" if run.resume_training else start)
         keep = _KeepNetwork()
@@ -153,6 +153,7 @@ class Trainer(TrainerBase):
             optimizer=self.optimizers,
             tokenizer=self._tokenizer(),
             callbacks=[keep, *self.callbacks],
+            eval_dataset=eval_dataset,
         )
         if not self.reset_model:
             self.model = keep.network
@@ -164,14 +165,37 @@ class Trainer(TrainerBase):
         """Train; arguments as for ``train``."""
         return self.train(finetune_checkpoint, *resume, **settings)
 
-    def evaluate(self, *unused: Any, **settings: Any) -> None:
-        """Refuse: there is no evaluation.
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        eval_checkpoint: str | bool | None = False,
+        **settings: Any,
+    ) -> dict[str, float]:
+        """Find out how well the network foresees and answers data.
+
+        Args:
+            eval_dataset: A path, or an object like ``TrainDataset``; None: the trainer's, or that of the
+                settings.
+            eval_checkpoint: Weights; True: the newest step in the output folder.
+            **settings: ``auto_trans_ckpt``, ``src_strategy`` and ``transform_process_num``.
+
+        Returns:
+            ``loss``, ``perplexity``, ``token_accuracy`` and the results of the metrics.
 
         Raises:
-            ConfigError: Always.
+            ConfigError: If an argument is unknown, or no data or weights are named.
         """
-        del unused, settings
-        raise ConfigError("evaluation is not implemented", where="Trainer.evaluate")
+        self._set_options("evaluate", settings)
+        given = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset = self._named("eval_dataset", given)
+        start = self.get_load_checkpoint(eval_checkpoint)
+        if start:
+            self.config.set_value("load_checkpoint", start)
+        config = self.config.copy()
+        config.set_value("run_mode", "eval")
+        run = config.bind()
+        network = self._network(run, start)
+        return evaluate(run, network=network, tokenizer=self._tokenizer(), dataset=dataset)
 
     def predict(
         self,
@@ -236,6 +260,15 @@ class Trainer(TrainerBase):
         folder = Path(output_dir or Path(self.config.output_dir) / "model")
         saved: Path = self.model.save_pretrained(folder, tokenizer=self._tokenizer())
         return saved
+
+    def _named(self, key: str, dataset: Any) -> Any:
+        """Return the data for a run; a path goes into the settings, and None is returned."""
+        if not isinstance(dataset, (str, Path)):
+            return dataset
+        if getattr(self.config, key) is None:
+            self.config.set_value(key, {})
+        self.config.set_value(f"{key}.data_loader.dataset_dir", str(dataset))
+        return None
 
     def _pet_config(self) -> Any:
         section = self.config.model and self.config.model.model_config

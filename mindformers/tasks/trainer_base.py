@@ -12,7 +12,7 @@ from mindformers.errors import ConfigError
 from mindformers.tasks.training_args import TrainingArguments
 from mindformers.training.callback import Callback
 
-# Arguments of ``train`` -> the setting each is.
+# Arguments of ``train`` and ``evaluate`` -> the setting each is.
 _TRAIN_SETTINGS = {
     "ignore_data_skip": "ignore_data_skip",
     "data_skip_steps": "data_skip_steps",

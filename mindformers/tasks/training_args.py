@@ -31,6 +31,10 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "ignore_data_skip": (False, "ignore_data_skip"),
     "data_skip_steps": (None, "data_skip_steps"),
     "do_eval": (False, "do_eval"),
+    "eval_dataset": (None, "eval_dataset.data_loader.dataset_dir"),
+    "eval_steps": (None, "eval_step_interval"),
+    "eval_epochs": (None, "eval_epoch_interval"),
+    "metric_type": (None, "_"),
     "remote_save_url": (None, "remote_save_url"),
     "batch_size": (None, "_"),
     "per_device_train_batch_size": (8, f"{_RUN}.batch_size"),
@@ -102,8 +106,8 @@ _NO_EFFECT = (
     # details of what is off
     "loss_scale_value", "loss_scale_factor", "loss_scale_window", "max_scale_window",
     "min_scale_window", "capacity_factor", "aux_loss_factor",
-    "eval_dataset", "eval_dataset_in_columns", "eval_dataset_out_columns", "eval_steps",
-    "eval_epochs", "metric_type", "per_device_eval_batch_size", "prediction_loss_only",
+    "eval_dataset_in_columns", "eval_dataset_out_columns", "per_device_eval_batch_size",
+    "prediction_loss_only",
     "profile_start_step", "profile_end_step", "init_start_profile", "profile_communication",
     "profile_memory", "filepath_prefix", "autotune_per_step", "hub_model_id", "hub_strategy",
     "hub_token", "hub_private_repo", "hub_always_push",
@@ -204,6 +208,9 @@ class TrainingArguments:
         schedule = config.lr_schedule
         if "lr_end" in names and schedule is not None and _has_end(str(schedule["type"])):
             config.set_value("lr_schedule.lr_end", self.lr_end)
+        if self.metric_type:
+            kinds = [self.metric_type] if isinstance(self.metric_type, str) else self.metric_type
+            config.set_value("metric", [{"type": kind} for kind in kinds])
         if self.batch_size is not None:
             config.set_value(f"{_RUN}.batch_size", self.batch_size)
         if self.use_cpu:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from mindformers.errors import MindFormersError
 from mindformers.logger import logger
-from mindformers.training.run import StepReport, TrainRun
+from mindformers.training.run import EvalReport, StepReport, TrainRun
 
 
 class Callback:
     """Something that happens beside the steps of a run; override what you need.
 
     A callback reads the run and changes none of it. An error it raises ends the run.
+
+    Attributes:
+        is_everywhere: Every process of a run has it; the others are the first process's alone.
     """
+
+    is_everywhere: ClassVar[bool] = False
 
     def on_train_begin(self, run: TrainRun) -> None:
         """Be called before the first step, after a resume."""
@@ -23,6 +29,9 @@ class Callback:
 
     def on_epoch_end(self, run: TrainRun) -> None:
         """Be called after the last step of an epoch."""
+
+    def on_evaluation(self, run: TrainRun, report: EvalReport) -> None:
+        """Be called after an evaluation, which follows a step."""
 
     def on_train_end(self, run: TrainRun) -> None:
         """Be called after the last step, also when a signal ended the run early."""
@@ -51,6 +60,11 @@ class CallbackList(Callback):
         """Pass the event on."""
         for callback in self.callbacks:
             callback.on_epoch_end(run)
+
+    def on_evaluation(self, run: TrainRun, report: EvalReport) -> None:
+        """Pass the event on."""
+        for callback in self.callbacks:
+            callback.on_evaluation(run, report)
 
     def on_train_end(self, run: TrainRun) -> None:
         """Pass the event on, last callback first, so that a display outlives what logs into it."""

@@ -9,6 +9,8 @@ from mindformers.errors import ConfigError
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.callback import Callback
 from mindformers.training.checkpoint_monitor import CheckpointMonitor
+from mindformers.training.early_stopping import EarlyStopping
+from mindformers.training.eval_callback import EvalCallBack
 from mindformers.training.loss_monitor import MFLossMonitor
 from mindformers.training.loss_plot import LossPlot
 from mindformers.training.metrics import MetricsWriter
@@ -17,6 +19,8 @@ from mindformers.training.progress import ProgressBar
 __all__ = [
     "Callback",
     "CheckpointMonitor",
+    "EarlyStopping",
+    "EvalCallBack",
     "LossPlot",
     "MFLossMonitor",
     "MetricsWriter",
@@ -26,13 +30,19 @@ __all__ = [
 
 
 def build_callbacks(
-    sections: Sequence[Mapping[str, Any]] | None, *, is_first: bool = True
+    sections: Sequence[Mapping[str, Any]] | None,
+    *,
+    is_first: bool = True,
+    before_saving: Sequence[Callback] = (),
 ) -> list[Callback]:
     """Build the callbacks of a run in the order they are called.
 
     Args:
         sections: The YAML's ``callbacks``: each names its ``type``; null values are left out.
-        is_first: This is the run's first process, which shows and records; the others only save.
+        is_first: This is the run's first process, which shows and records; the others have only what
+            ``is_everywhere``.
+        before_saving: Callbacks to put before those that save, as an evaluation: a step is saved with
+            what is known of it.
 
     Returns:
         Progress bar, metrics and loss plot (unless the YAML names them itself), then the others;
@@ -48,9 +58,9 @@ def build_callbacks(
         cls() for cls in (ProgressBar, MetricsWriter, LossPlot) if cls not in types
     ]
     last = [callback for callback in built if isinstance(callback, CheckpointMonitor)]
-    if not is_first:
-        return list(last)
-    return every + [callback for callback in built if callback not in last] + last
+    found = every + [callback for callback in built if callback not in last]
+    found += [*before_saving, *last]
+    return [callback for callback in found if is_first or callback.is_everywhere]
 
 
 def _build(section: Mapping[str, Any]) -> Callback:

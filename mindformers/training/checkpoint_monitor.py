@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mindformers.checkpoint.atomic import free_bytes
 from mindformers.checkpoint.manifest import clean_leftovers, committed_steps, keep_latest
@@ -13,8 +13,9 @@ from mindformers.errors import CheckpointError, ConfigError, TrainingError
 from mindformers.logger import logger
 from mindformers.parallel.mesh import mesh
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
+from mindformers.training.best_step import BestStep
 from mindformers.training.callback import Callback
-from mindformers.training.run import StepReport, TrainRun
+from mindformers.training.run import EvalReport, StepReport, TrainRun
 from mindformers.training.step_folder import (
     FORMATS,
     StepFormat,
@@ -57,11 +58,15 @@ class CheckpointMonitor(Callback):
         options: ``save_network_params`` (also write the weights alone to
             ``checkpoint_network/rank_0``), ``integrated_save`` (of several processes that copy is one
             file of whole weights, else a share of each rank), ``exception_save`` (also save after an
-            error that is not about numbers or files), and upstream's other arguments at their neutral values.
+            error that is not about numbers or files), ``keep_best`` (name of an evaluation's result: the
+            best step is saved and stays, ``best.json`` names it) with ``keep_best_mode`` (``auto``,
+            ``min`` or ``max``), and upstream's other arguments at their neutral values.
 
     Raises:
         ConfigError: If an argument is out of range or not implemented.
     """
+
+    is_everywhere: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -77,6 +82,8 @@ class CheckpointMonitor(Callback):
         self.save_network_params = bool(options.pop("save_network_params", False))
         self.integrated_save = bool(options.pop("integrated_save", True))
         self.exception_save = bool(options.pop("exception_save", False))
+        best, mode = options.pop("keep_best", ""), options.pop("keep_best_mode", "auto")
+        self.best = BestStep(best, mode) if best else None
         refuse_options("CheckpointMonitor", options, _NEUTRAL)
         if save_checkpoint_steps is None:
             save_checkpoint_steps = 0 if save_checkpoint_seconds else 1
@@ -113,6 +120,8 @@ class CheckpointMonitor(Callback):
         if mesh().layout.rank == 0:
             clean_leftovers(root)
         self._saved_step, self._saved_at = run.state.global_step, time.monotonic()
+        if self.best:
+            self.best.begin(run, root)
         older = committed_steps(root)
         if older and run.state.global_step == 0:
             logger.warning("%s holds steps of an earlier run, up to %s; a later resume_training: "
@@ -129,6 +138,12 @@ class CheckpointMonitor(Callback):
         by_time = self.seconds and time.monotonic() - self._saved_at >= self.seconds
         if by_steps or by_time:
             self.save(run)
+
+    def on_evaluation(self, run: TrainRun, report: EvalReport) -> None:
+        """Save the step when its evaluation is the best so far, and say so in ``best.json``."""
+        if self.best and self.best.is_bettered(report):
+            self.save(run)
+            self.best.write(self.root(run), report)
 
     def on_train_end(self, run: TrainRun) -> None:
         """Save the last step."""
@@ -165,7 +180,7 @@ class CheckpointMonitor(Callback):
             target = run.output_dir / "checkpoint_network"
             write_alone(target, folder, step.network, run.state, self.form, self.integrated_save)
         if mesh().layout.rank == 0:
-            keep_latest(root, self.keep)
+            keep_latest(root, self.keep, self.best.spared if self.best else ())
         return folder
 
 

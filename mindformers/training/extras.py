@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 
 from mindformers.errors import MissingExtraError
+from mindformers.extras import import_extra
 from mindformers.logger import logger
 
-PIP_LINE = "pip install 'mindformers[viz]'"
 _hinted: set[str] = set()
 
 
 def import_viz(name: str, purpose: str) -> ModuleType:
-    """Import a package of the ``viz`` extra.
-
-    Args:
-        name: The module.
-        purpose: What it is for, in the user's words.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise MissingExtraError(
-            f"{purpose} needs {package}, which is not installed", fix=f"run: {PIP_LINE}"
-        ) from error
+    """Import a module of the ``viz`` extra; see ``import_extra``."""
+    return import_extra(name, purpose, "viz")
 
 
 def viz_or_hint(name: str, purpose: str) -> ModuleType | None:

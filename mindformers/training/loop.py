@@ -66,7 +66,7 @@ def train(
     """
     started = time.monotonic()
     run = _prepare(step, dataset, settings, schedule)
-    every = CallbackList(callbacks)
+    run.listeners = every = CallbackList(callbacks)
     loss, steps = None, 0
     is_first = mesh().layout.rank == 0
     with hold_output(settings.output_dir), StopSignals() as signals:
@@ -143,7 +143,7 @@ def _steps(run: TrainRun, signals: StopSignals) -> Iterator[StepReport]:
     recent: deque[float] = deque(maxlen=_RECENT_STEPS)
     batches: Iterator[Any] = iter(())
     epoch = -1
-    while run.state.global_step < run.total_steps and not _is_stopped(signals):
+    while _goes_on(run, signals):
         began = time.monotonic()
         beat(f"step {run.state.global_step + 1}")
         done, accumulation = run.state.global_step, run.settings.accumulation
@@ -159,6 +159,12 @@ def _steps(run: TrainRun, signals: StopSignals) -> Iterator[StepReport]:
         recent.append(time.monotonic() - began)
         _advance(run, result, recent[-1])
         yield _report(run, result, lr, recent)
+
+
+def _goes_on(run: TrainRun, signals: StopSignals) -> bool:
+    """Tell whether there is another step."""
+    has_steps = run.state.global_step < run.total_steps and not run.stop_reason
+    return has_steps and not _is_stopped(signals)
 
 
 def _is_stopped(signals: StopSignals) -> bool:

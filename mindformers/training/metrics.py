@@ -12,9 +12,10 @@ from mindformers.checkpoint.atomic import write_text
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.callback import Callback
 from mindformers.training.extras import viz_or_hint
-from mindformers.training.run import StepReport, TrainRun
+from mindformers.training.run import EvalReport, StepReport, TrainRun
 
 METRICS_NAME = "metrics.jsonl"
+EVAL = "eval_"  # before the name of a value that an evaluation found
 
 
 @MindFormerRegister.register(MindFormerModuleType.CALLBACK)
@@ -48,12 +49,17 @@ class MetricsWriter(Callback):
 
     def on_step_end(self, run: TrainRun, report: StepReport) -> None:
         """Write one line and flush it."""
-        if self._file is not None:
-            self._file.write(json.dumps(metrics_row(run, report)) + "\n")
-            self._file.flush()
+        self._write(metrics_row(run, report))
         if self._events is not None:
             for name, value in _scalars(report).items():
                 self._events.add_scalar(name, value, report.global_step)
+
+    def on_evaluation(self, run: TrainRun, report: EvalReport) -> None:
+        """Write one line, the names with ``eval_`` before them."""
+        self._write(evaluation_row(report))
+        if self._events is not None:
+            for name, value in report.results.items():
+                self._events.add_scalar(f"eval/{name}", value, report.global_step)
 
     def on_train_end(self, run: TrainRun) -> None:
         """Close the files."""
@@ -62,6 +68,11 @@ class MetricsWriter(Callback):
     def on_exception(self, run: TrainRun, error: BaseException) -> None:
         """Close the files."""
         self._close()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
 
     def _close(self) -> None:
         for handle in (self._file, self._events):
@@ -84,8 +95,39 @@ def metrics_row(run: TrainRun, report: StepReport) -> dict[str, Any]:
         "total_tokens": run.state.consumed_tokens,
         "seconds": round(report.seconds, 6),
         "tokens_per_second": round(report.tokens_per_second, 3),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": _now(),
     }
+    return _finite(row)
+
+
+def evaluation_row(report: EvalReport) -> dict[str, Any]:
+    """Return the JSON values of an evaluation; a number that is not finite is None."""
+    results = {f"{EVAL}{name}": value for name, value in report.results.items()}
+    position = {"step": report.global_step, "epoch": report.epoch}
+    return _finite(
+        {**position, **results, f"{EVAL}seconds": round(report.seconds, 6), "time": _now()}
+    )
+
+
+def read_evaluations(path: Path) -> list[tuple[int, dict[str, float]]]:
+    """Return (step, results by name) of the evaluations a metrics file holds, in order."""
+    found = []
+    for row in read_metrics(path):
+        results = {
+            name.removeprefix(EVAL): math.nan if value is None else value
+            for name, value in row.items()
+            if name.startswith(EVAL)
+        }
+        if results:
+            found.append((row["step"], results))
+    return found
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in row.items()

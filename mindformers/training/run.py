@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindformers.training.state import TrainState
 from mindformers.training.train_step import MFTrainOneStepCell
+
+if TYPE_CHECKING:
+    from mindformers.training.callback import Callback
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class TrainRun:
         state: Position after the last finished step.
         total_steps: Steps of the whole run.
         stop_signal: Number of the signal that asked for an end, or None.
+        stop_reason: Why the run ends after this step; a callback may say so. Empty: it goes on.
+        listeners: All callbacks of the run as one.
     """
 
     step: MFTrainOneStepCell
@@ -58,6 +63,8 @@ class TrainRun:
     state: TrainState
     total_steps: int
     stop_signal: int | None = None
+    stop_reason: str = ""
+    listeners: Callback | None = field(default=None, repr=False)
     skipped_in_a_row: int = field(default=0, repr=False)
 
     @property
@@ -69,6 +76,23 @@ class TrainRun:
     def samples_per_step(self) -> int:
         """Rows of one step."""
         return self.state.batch_size * self.state.accumulation
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """What an evaluation between two steps found; the same in every process.
+
+    Attributes:
+        global_step: Finished steps.
+        epoch: Epoch of the last of them, counted from 1.
+        results: Values by name, ``loss`` among them.
+        seconds: Time it took.
+    """
+
+    global_step: int
+    epoch: int
+    results: Mapping[str, float]
+    seconds: float
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ is kept for networks that draw from it; those of this package draw nothing durin
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,16 @@ def _differences(saved: TrainState, fresh: TrainState, names: tuple[str, ...]) -
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 12 else text[:12] + "..."
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave MindSpore's random generator as it was, whatever is drawn meanwhile."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(before)
 
 
 def random_state() -> str:

@@ -125,7 +125,15 @@ class ChatGLM2Model(nn.Cell):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return logits (T, V) in the compute type for ``hidden`` (T, H)."""
-        return self.join_logits(self.output_layer(self.enter_head(self.to_compute(hidden))))
+        return self.head_logits(self.head_input(hidden))
+
+    def head_input(self, hidden: Tensor) -> Tensor:
+        """Return what the output layer takes, (T, H), for ``hidden``; all tokens, also where they are shared."""
+        return self.enter_head(self.to_compute(hidden))
+
+    def head_logits(self, rows: Tensor) -> Tensor:
+        """Return logits (R, V) in the compute type for some rows of ``head_input``, (R, H)."""
+        return self.join_logits(self.output_layer(rows))
 
 
 @MindFormerRegister.register(MindFormerModuleType.MODELS)

@@ -53,7 +53,11 @@ class GlmInFiles(TextModel):
         logger.info("network: weights in place in %s, %d layers", source, config.num_layers)
         return model
 
+    def native_network(self) -> NativeNetwork:
+        """Return the network for the native kernels."""
+        return self.network
+
     def build_runner(self, use_cache: bool) -> Any:
         """Return a new runner; the cache is always used: it changes no number."""
         del use_cache
-        return native_runner(self.config, lambda: self.network)
+        return native_runner(self.config, self.native_network)

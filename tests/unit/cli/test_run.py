@@ -38,7 +38,7 @@ def value_at(config, key):
 # One value per flag that differs from the default; those that are refused stand below.
 GIVEN = {
     "mode": ("1", 1), "device_id": ("3", 3), "device_target": ("CPU", "CPU"),
-    "run_mode": ("predict", "predict"), "do_eval": ("FALSE", False), "train_dataset_dir": ("d", "d"),
+    "run_mode": ("predict", "predict"), "do_eval": ("TRUE", True), "train_dataset_dir": ("d", "d"),
     "eval_dataset_dir": ("d", "d"), "predict_batch_size": ("2", 2), "auto_trans_ckpt": ("True", True),
     "transform_process_num": ("2", 2), "only_save_strategy": ("false", False),
     "allow_data_change": ("true", True),
@@ -91,7 +91,6 @@ def test_weights_may_be_a_folder(path, tmp_path):
         ("adapter_id", "a", "the choice of an adapter is not implemented"),
         ("trust_remote_code", "True", "running code of a model folder is not implemented"),
         ("remote_save_url", "obs://x", "copying results to an address is not implemented"),
-        ("do_eval", "True", "evaluation while training is not implemented"),
         ("register_path", "x", "loading code from a folder is refused"),
         ("load_checkpoint", "/no/such", "/no/such does not exist"),
     ],
@@ -139,8 +138,9 @@ def test_a_callback_is_changed_by_its_number(tmp_path, path):
                     "did you mean '--seed'"),
         (["stray"], "command line: unexpected argument 'stray'; allowed: --key value"),
         (["--options", "seed"], "command line: --options: found 'seed'; allowed: key=value"),
-        (["--run_mode", "eval"], "run_mode: eval is not implemented; allowed: train, finetune, "
-                                 "predict or plan"),
+        (["--run_mode", "predict_with_train_model"],
+         "run_mode: predict_with_train_model is not implemented; allowed: train, finetune, eval, "
+         "predict or plan"),
     ],
 )  # fmt: skip
 def test_a_wrong_flag_is_one_clear_line(path, arguments, message):

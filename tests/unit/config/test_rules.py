@@ -93,6 +93,18 @@ CASES = {
         "optimizer.freeze_include: with pet_config only the adapters are trained; "
         "leave one of the two out",
     ),
+    "_metrics_of_this_task": (
+        {"metric": {"type": "EntityScore"}, "do_eval": True},
+        "metric: EntityScore is a metric of networks that label entities: not implemented",
+    ),
+    "_one_metric_of_a_kind": (
+        {"metric": [{"type": "ADGENMetric"}, {"type": "ADGENMetric"}]},
+        "metric: ADGENMetric is listed twice; keep one of them",
+    ),
+    "_evaluations_to_look_at": (
+        {"callbacks": [{"type": "EarlyStopping"}]},
+        "callbacks: EarlyStopping looks at evaluations, but do_eval is False; add do_eval: True",
+    ),
     "_one_callback_of_a_kind": (
         {"callbacks": [{"type": "MFLossMonitor"}, {"type": "MFLossMonitor"}]},
         "callbacks: MFLossMonitor is listed twice; keep one of them",
@@ -119,6 +131,13 @@ def test_an_optimizer_of_whole_matrices_runs_in_data_and_pipeline_groups_alone()
     assert refused(parallel_config={"model_parallel": 2}, **own) == (
         "optimizer.type: AdaFactor needs whole matrices; allowed with it: "
         "parallel_config.model_parallel 1"
+    )
+
+
+def test_a_metric_of_another_task_binds_where_nothing_is_evaluated():
+    assert bind(metric={"type": "PromptAccMetric"}, run_mode="finetune").metric
+    assert "PromptAccMetric is a metric of data" in refused(
+        metric={"type": "PromptAccMetric"}, run_mode="eval"
     )
 
 

@@ -11,11 +11,12 @@ import pytest
 
 from mindformers.cli.convert import main
 from mindformers.errors import ConfigError, DataError
+from mindformers.evaluation.rows import TokenRow
+from mindformers.evaluation.scoring import open_scorer, score_rows
 from mindformers.models.auto import AutoConfig, AutoModel, AutoTokenizer
 from mindformers.models.glm2.convert_quantized import QuantizeOptions, convert_quantized
-from mindformers.tasks.perplexity import open_to_measure, perplexity
-from mindformers.tasks.quantize import QuantizeData, quantize
-from mindformers.tasks.token_rows import TokenRow, token_rows
+from mindformers.tasks.quantize import QuantizeData, open_to_measure, quantize
+from mindformers.tasks.token_rows import token_rows
 from tests.support.model_dir import write_model_dir
 
 SIZES = {"hidden_size": 64, "ffn_hidden_size": 96, "kv_channels": 16}
@@ -29,6 +30,10 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(folder: Path) -> Any:
     return open_to_measure(AutoConfig.from_pretrained(folder), folder)
+
+
+def perplexity(model: Any, rows: Any) -> float:
+    return score_rows(open_scorer(model), rows).perplexity
 
 
 @pytest.fixture

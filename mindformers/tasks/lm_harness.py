@@ -1,0 +1,53 @@
+"""lm-evaluation-harness: the command that runs it with our models known to it.
+
+The harness finds models by name in a table of its own and has no way to announce others from outside, so
+ours is put there before it starts. Its other packages are loaded only then.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from mindformers.errors import MissingExtraError
+from mindformers.extras import import_extra
+
+NAME = "mindformers"
+MODEL = "mindformers.tasks.lm_harness_model:MindFormersLM"
+
+
+def register() -> None:
+    """Make ``--model mindformers`` known to the harness in this process; a second call changes nothing.
+
+    Raises:
+        MissingExtraError: If the harness is not installed.
+    """
+    registry = import_extra("lm_eval.api.registry", "lm-evaluation-harness", "lm_eval")
+    import_extra("lm_eval.models", "lm-evaluation-harness", "lm_eval")  # fills the table
+    if NAME not in registry.MODEL_REGISTRY:
+        registry.register_model(NAME)(
+            import_extra(MODEL.partition(":")[0], NAME, "lm_eval").MindFormersLM
+        )
+
+
+def run_harness(argv: Sequence[str]) -> int:
+    """Run the harness's own command line with our model in its table; returns the exit code.
+
+    Raises:
+        MissingExtraError: If the harness is not installed.
+    """
+    register()
+    main = import_extra("lm_eval.__main__", "lm-evaluation-harness", "lm_eval")
+    before, sys.argv = sys.argv, ["lm_eval", *argv]
+    try:
+        main.cli_evaluate()
+    except ImportError as error:
+        raise MissingExtraError(
+            f"lm-evaluation-harness cannot be loaded: {error}",
+            fix="run: pip install 'mindformers[lm_eval]'",
+        ) from error
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    finally:
+        sys.argv = before
+    return 0

@@ -97,5 +97,7 @@ def key_paths(data, path=()):
 
 def value_at(data, path):
     for key in path:
+        if isinstance(data, list) and isinstance(key, str):
+            (data,) = data  # a section alone stands for a list of one
         data = data[key]
     return data

@@ -48,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--vocab_file",
         default="./tokenizer.model",
-        help="tokenizer.model, or a model folder, whose chat template is then used too "
-        "(default: %(default)s)",
+        help="tokenizer.model; or a model folder or its tokenizer.json, whose chat template is then "
+        "used too (default: %(default)s)",
     )
     add("--file_partition", type=_count, default=1, help="number of MindRecord files (default: 1)")
     add("--repeat", type=_count, default=1, help="how often the data is written (default: 1)")

@@ -83,7 +83,7 @@ def build_parser(prog: str = "convert_weight.py") -> argparse.ArgumentParser:
     )
     add(
         "--tokenizer",
-        help="tokenizer.model, or a folder that holds one, to put into an output folder; default: "
+        help="vocabulary file, or a folder that holds one, to put into an output folder; default: "
         "the one beside the input",
     )
     add_quantize_flags(add)

@@ -16,7 +16,11 @@ class TokenizerSection(Section):
     type: Literal["ChatGLM4Tokenizer", "ChatGLM3Tokenizer", "ChatGLM2Tokenizer"] = Field(
         default="ChatGLM4Tokenizer", description="The tokenizer."
     )
-    vocab_file: OptionalText = Field(default="", description="Path of tokenizer.model.")
+    vocab_file: OptionalText = Field(
+        default="",
+        description="Path of tokenizer.model, or of tokenizer.json with the files beside it; empty: those of the "
+        "weights' folder.",
+    )
     eos_token: str | None = Field(
         default=None, description="Token that ends a text; null: the tokenizer's own."
     )
@@ -31,7 +35,8 @@ class TokenizerSection(Section):
     gmask_token: str | None = Field(default=None, description="As bos_token.")
     unk_token: str | None = Field(default=None, description="As bos_token.")
     chat_template: str | None = Field(
-        default=None, description="Jinja template of a conversation; null: GLM-4's own."
+        default=None,
+        description="Jinja template of a conversation; null: that beside tokenizer.json, else GLM-4's own.",
     )
     clean_up_tokenization_spaces: bool = Field(
         default=False, description="Remove spaces before punctuation when decoding."

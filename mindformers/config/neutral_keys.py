@@ -40,9 +40,13 @@ class NeutralKeys(Section):
     balanced_load: Annotated[bool, only(False, feature="balanced loading")] = Field(
         default=False, description="Share the reading among processes; not implemented."
     )
-    use_legacy: Annotated[bool, only(True, feature="the GLM-4-0414 network of newer releases")] = (
-        Field(default=True, description="False: upstream's newer networks; not implemented.")
-    )
+    use_legacy: Annotated[
+        bool,
+        only(
+            True,
+            feature="upstream's newer stack (GLM-4-0414: configs/glm4/predict_glm4_9b_0414.yaml)",
+        ),
+    ] = Field(default=True, description="False: upstream's newer networks; not implemented.")
     use_legacy_format: Annotated[bool, only(True, feature="the iteration_N folder format")] = Field(
         default=True, description="False: upstream's newer checkpoint folders; not implemented."
     )

@@ -39,23 +39,33 @@ def test_64_greedy_tokens_of_unequal_prompts_equal_the_oracle(
     check_greedy(case, use_past=True)
 
 
-def test_64_greedy_tokens_equal_the_oracle_by_the_portable_form(mode: int) -> None:
+def test_64_greedy_tokens_equal_the_oracle_by_the_portable_form() -> None:
+    start_runtime(device_target="CPU", mode=0)
     network = golden_network(CASES_0414[1])
     network._runners[True] = CachedRunner(network, chunk=5)
     check_greedy(CASES_0414[1], use_past=True, network=network)
+    start_runtime(device_target="CPU", mode=1)
 
 
-def test_64_greedy_tokens_equal_the_oracle_without_a_cache(pynative: None, backend: str) -> None:
+def test_64_greedy_tokens_equal_the_oracle_without_a_cache(pynative: None, native: None) -> None:
     check_greedy(CASES_0414[2], use_past=False)
 
 
 @training_case
-def test_loss_and_every_gradient_of_a_step_equal_the_oracle(case: GoldenCase, mode: int) -> None:
+def test_loss_and_every_gradient_of_a_step_equal_the_oracle(
+    case: GoldenCase, pynative: None, backend: str
+) -> None:
     check_first_step(case, f"{case.name}_training")
+
+
+def test_loss_and_gradients_equal_the_oracle_in_a_compiled_graph() -> None:
+    start_runtime(device_target="CPU", mode=0)
+    check_first_step(CASES_0414[2], f"{CASES_0414[2].name}_training")
+    start_runtime(device_target="CPU", mode=1)
 
 
 @training_case
 def test_losses_and_parameters_of_ten_adamw_steps_equal_the_oracle(
-    case: GoldenCase, pynative: None, backend: str
+    case: GoldenCase, pynative: None, native: None
 ) -> None:
     check_adamw_steps(case, f"{case.name}_training")

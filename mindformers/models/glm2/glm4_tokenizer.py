@@ -16,13 +16,14 @@ PREFIX_TOKENS = ("[gMASK]", "<sop>")
 
 @MindFormerRegister.register(MindFormerModuleType.TOKENIZER)
 class ChatGLM4Tokenizer(PreTrainedTokenizer):
-    """Tokenizer of GLM-4-9B, GLM-4-9B-Chat (also 1M) and GLM-4-9B-0414.
+    """Tokenizer of GLM-4-9B, GLM-4-9B-Chat (also 1M), GLM-4-0414 and GLM-Z1.
 
     Encoding is byte level: every text comes back unchanged. The text of a special token in ordinary
     text stays text; only a chat template and ``encode_special_tokens=True`` make control ids of it.
 
     Args:
-        vocab_file: Path of ``tokenizer.model``: lines of ``base64(token bytes) rank``.
+        vocab_file: Path of ``tokenizer.model``, lines of ``base64(token bytes) rank``, or of
+            ``tokenizer.json``, the same vocabulary in Hugging Face's form.
         clean_up_tokenization_spaces: Whether ``decode`` removes blanks before English punctuation.
         encode_special_tokens: Whether ``encode`` turns the text of a special token into its id
             (trusted text only).

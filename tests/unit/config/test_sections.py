@@ -95,7 +95,7 @@ BAD = [
     ("metric", {"type": "ADGENMetrc"}, "metric.type: found 'ADGENMetrc' (text); allowed: 'PerplexityMetric'"),
     ("metric", "ADGENMetric", "metric: found 'ADGENMetric' (text); allowed: a list"),
     ("profile", True, "profile: found true: profiling is not implemented; allowed: False"),
-    ("use_legacy", False, "use_legacy: found false: the GLM-4-0414 network of newer releases"),
+    ("use_legacy", False, "use_legacy: found false: upstream's newer stack"),
     ("remote_save_url", "obs://x", "remote_save_url: found a value that is not shown: copying results"),
     ("seed", 2**32, "seed: found 4294967296; allowed: less than 4294967296"),
     ("run_mode", "fine_tune", "run_mode: found 'fine_tune' (text); allowed: 'train', 'finetune', "),

@@ -98,6 +98,8 @@ def test_the_closed_form_gives_the_published_sizes() -> None:
     sizes = {"num_layers": 61, "hidden_size": 6144, "ffn_hidden_size": 23040}
     large = ChatGLM2Config(**{**glm4, **sizes}, **norms, num_attention_heads=48, add_qkv_bias=False)
     assert count_parameters(large) == 32_566_081_536  # GLM-4-32B-0414
+    large.update(multi_query_group_num=8)
+    assert count_parameters(large) == 33_141_749_760  # GLM-Z1-Rumination-32B-0414
 
 
 def test_outputs_have_upstreams_shapes(mode: int) -> None:

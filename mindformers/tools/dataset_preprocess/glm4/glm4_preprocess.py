@@ -45,8 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--vocab_file",
         default="./tokenizer.model",
-        help="tokenizer.model, or a model folder, whose chat template is then used too "
-        "(default: %(default)s)",
+        help="tokenizer.model; or a model folder or its tokenizer.json, whose chat template is then "
+        "used too (default: %(default)s)",
     )
     add(
         "--tokenizer_type",

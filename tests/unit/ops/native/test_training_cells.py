@@ -88,6 +88,7 @@ def assert_same(first: tuple, second: tuple, tolerance: float = 1e-5) -> None:
         {},
         {"qkv_concat": False, "mlp_concat": False},
         {"post_self_attn_layernorm": True, "post_mlp_layernorm": True},
+        {"rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 64}},
     ],
 )
 def test_native_gradients_equal_the_portable_ones(build: Build, changes: dict[str, Any]) -> None:

@@ -19,6 +19,14 @@ from mindformers.ops.dropout import build_dropout
 from mindformers.ops.rotary import RotateHeads
 
 
+class NoPrefix(nn.Cell):
+    """Stands where a network without a prefix could have one."""
+
+    def construct(self) -> None:
+        """Return None."""
+        return
+
+
 class PrefixRows(nn.Cell):
     """One trained row for every position of the prefix.
 
@@ -38,7 +46,7 @@ class PrefixRows(nn.Cell):
 
 
 class PrefixEncoder(nn.Cell):
-    """Gives all layers their prefix, and widens the mask by it. Its parameters are named as the original's.
+    """Gives all layers their prefix. Its parameters are named as the original's.
 
     Args:
         settings: Length, projection and dropout.
@@ -60,10 +68,9 @@ class PrefixEncoder(nn.Cell):
         dtype: ms.dtype.Type,
     ):
         super().__init__()
-        self.num_rows = settings.pre_seq_len
-        self.form = (self.num_rows, num_layers, 2, num_groups, head_dim)
+        self.form = (settings.pre_seq_len, num_layers, 2, num_groups, head_dim)
         width = num_layers * 2 * num_groups * head_dim
-        self.embedding = PrefixRows(self.num_rows, width)
+        self.embedding = PrefixRows(settings.pre_seq_len, width)
         self.trans = Keep()
         if settings.prefix_projection:
             self.trans = nn.SequentialCell(
@@ -77,19 +84,7 @@ class PrefixEncoder(nn.Cell):
             self.dropout = build_dropout(settings.dropout_prob, new_draw(), salt)
         self.cast = build_cast(ms.float32, dtype)
 
-    def construct(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what ``PrefixedAttention`` takes as its mask.
-
-        Args:
-            mask: (1 or B, 1, S, S) float32, 0 where a token is seen.
-
-        Returns:
-            The mask with the prefix seen by every token, (1 or B, 1, S, P + S), and ``past``.
-        """
-        seen = ops.tile(ops.zeros_like(mask[:, :, :, :1]), (1, 1, 1, self.num_rows))
-        return ops.cat((seen, mask), -1), self.past()
-
-    def past(self) -> Tensor:
+    def construct(self) -> Tensor:
         """Return keys and values of the prefix, (layers, 2, P, G, D)."""
         rows = self.dropout(self.trans(self.embedding()))  # (P, layers * 2 * G * D)
         return self.cast(rows.reshape(self.form)).transpose((1, 2, 0, 3, 4))
@@ -133,7 +128,7 @@ class PrefixedAttention(nn.Cell):
         self.rotate, self.attention, self.layer = rotate, attention, layer
 
     def construct(
-        self, qkv: Tensor, cos: Tensor, sin: Tensor, mask: tuple[Tensor, Tensor]
+        self, qkv: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, past: Tensor
     ) -> Tensor:
         """Attend.
 
@@ -141,16 +136,17 @@ class PrefixedAttention(nn.Cell):
             qkv: (B, S, N + 2G, D), not rotated.
             cos: (1 or B, S, 1, D).
             sin: (1 or B, S, 1, D).
-            mask: What ``PrefixEncoder`` returned.
+            mask: (1 or B, 1, S, S) float32, 0 where a token is seen; the prefix always is.
+            past: (layers, 2, P, G, D), the prefix of all layers.
 
         Returns:
             (B, S, N * D), heads side by side.
         """
         query, key, value = self.rotate(qkv, cos, sin)
-        seen, past = mask
+        seen = ops.tile(ops.zeros_like(mask[:, :, :, :1]), (1, 1, 1, past.shape[2]))
         keys = ops.cat((_for_rows(past[self.layer][0], key), key), 1)  # (B, P + S, G, D)
         values = ops.cat((_for_rows(past[self.layer][1], value), value), 1)
-        return self.attention(query, keys, values, seen)
+        return self.attention(query, keys, values, ops.cat((seen, mask), -1))
 
 
 def _for_rows(past: Tensor, tokens: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from mindformers.models.glm2.glm2_shared import SharedGLM2Model
 from mindformers.models.glm2.glm2_transformer import ChatGLM2Transformer
 from mindformers.modules.embedding import build_embedding_table
 from mindformers.modules.loss import build_head_loss
+from mindformers.modules.prefix import NoPrefix
 from mindformers.ops.attention import build_mask, causal_mask
 from mindformers.ops.backend import active_backend, compute_dtype, storage_dtype
-from mindformers.ops.cast import Keep, build_cast
+from mindformers.ops.cast import build_cast
 from mindformers.ops.native.arrays import Buffer
 from mindformers.ops.native.network import NativeNetwork, Vectors
 from mindformers.ops.native.tensors import of_parameter
@@ -50,7 +51,7 @@ class ChatGLM2Model(nn.Cell):
             config.rotary_table(config.seq_length), config.kv_channels, compute
         )
         self.mask = build_mask()
-        self.prefix_encoder: nn.Cell = Keep()  # P-tuning puts a trained prefix here
+        self.prefix_encoder: nn.Cell = NoPrefix()  # P-tuning puts a trained one here
         self.prefix_length = 0
         self.encoder = ChatGLM2Transformer(config)
         self.enter_head = build_enter()
@@ -93,8 +94,9 @@ class ChatGLM2Model(nn.Cell):
         if document_starts is not None:
             position_ids = steps - document_starts
         cos, sin = self.rotary_angles(steps if position_ids is None else position_ids)
-        mask = self.prefix_encoder(self.mask(steps, attention_mask, document_starts))
-        return self.encoder(self.embed(input_ids) if stream is None else stream, cos, sin, mask)
+        mask = self.mask(steps, attention_mask, document_starts)
+        hidden = self.embed(input_ids) if stream is None else stream
+        return self.encoder(hidden, cos, sin, mask, None, self.prefix_encoder())
 
     def with_cache(
         self,

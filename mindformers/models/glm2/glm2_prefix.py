@@ -62,7 +62,7 @@ class PrefixedGLM2(GLM2PreTrainedModel):
 
     def prefix(self) -> np.ndarray:
         """Return the prefix as it is now, (layers, 2, positions, heads, channels) float32."""
-        past: np.ndarray = self.transformer.prefix_encoder.past().asnumpy()
+        past: np.ndarray = self.transformer.prefix_encoder().asnumpy()
         return past.astype(np.float32)
 
     def write_prefix(self, slots: np.ndarray) -> None:

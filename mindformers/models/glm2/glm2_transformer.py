@@ -65,7 +65,13 @@ class ChatGLM2SelfAttention(nn.Cell):
         )
 
     def construct(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: tuple | None = None
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        cache: tuple | None = None,
+        past: Tensor | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -75,6 +81,7 @@ class ChatGLM2SelfAttention(nn.Cell):
             sin: (B, S, 1, D).
             mask: For attention without cache, from the cell ``build_mask`` gives.
             cache: ``CacheInputs`` of this call, or None.
+            past: A trained prefix, from ``PrefixEncoder``, for attention without cache; or None.
 
         Returns:
             (T, H).
@@ -83,7 +90,9 @@ class ChatGLM2SelfAttention(nn.Cell):
         qkv = self.project(self.enter(x)).reshape(
             (-1, tokens, self.num_heads + 2 * self.num_groups, self.head_dim)
         )  # (B, S, N+2G, D)
-        if cache is None:
+        if past is not None:
+            mixed = self.attention(qkv, cos, sin, mask, past)
+        elif cache is None:
             mixed = self.attention(qkv, cos, sin, mask)
         else:
             assert self.cached_attention is not None
@@ -143,11 +152,17 @@ class ChatGLM2Block(nn.Cell):
         self.to_stream = build_cast(compute, stream)
 
     def construct(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: tuple | None = None
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        cache: tuple | None = None,
+        past: Tensor | None = None,
     ) -> Tensor:
         """Return (T, H) in the residual type; arguments as in ``ChatGLM2SelfAttention.construct``."""
         attended = self.self_attention(
-            self.to_compute(self.input_layernorm(x)), cos, sin, mask, cache
+            self.to_compute(self.input_layernorm(x)), cos, sin, mask, cache, past
         )
         x = x + self.post_self_attn_layernorm(self.to_stream(attended))
         transformed = self.mlp(self.to_compute(self.post_attention_layernorm(x)))
@@ -171,9 +186,15 @@ class ChatGLM2Transformer(nn.Cell):
         self.final_layernorm = build_norm(config) if layout.is_last_stage else Keep()
 
     def construct(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: tuple | None = None
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        cache: tuple | None = None,
+        past: Tensor | None = None,
     ) -> Tensor:
         """Return (T, H) after the final norm; arguments as in ``ChatGLM2SelfAttention.construct``."""
         for index in self.held:
-            x = self.layers[index](x, cos, sin, mask, cache)
+            x = self.layers[index](x, cos, sin, mask, cache, past)
         return self.final_layernorm(x)

@@ -205,7 +205,7 @@ def test_dropout_follows_from_step_and_seed_and_is_off_when_answering(base, pyna
 
     def drawn(step: int) -> np.ndarray:
         network.begin_micro_batch(step, 0)
-        return encoder.past().asnumpy()
+        return encoder().asnumpy()
 
     network.set_train(True)
     first, again, other = drawn(1), drawn(1), drawn(2)
@@ -214,7 +214,7 @@ def test_dropout_follows_from_step_and_seed_and_is_off_when_answering(base, pyna
     assert (first != other).any()
     assert 0.3 < (first == 0).mean() < 0.7
     network.set_train(False)
-    whole = encoder.past().asnumpy()
+    whole = encoder().asnumpy()
     assert (whole != 0).all()
     np.testing.assert_allclose(first[first != 0], 2 * whole[first != 0], rtol=1e-6)
 

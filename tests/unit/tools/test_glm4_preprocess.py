@@ -10,7 +10,7 @@ import pytest
 
 from mindformers.dataset.mindrecord_file import read_file
 from mindformers.dataset.pipeline import ReadOptions, TrainDataset
-from mindformers.errors import ConfigError
+from mindformers.errors import ConfigError, TokenizerError
 from mindformers.guard import run_guarded
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 from mindformers.tools.dataset_preprocess.glm4 import glm4_preprocess
@@ -19,6 +19,7 @@ from mindformers.tools.dataset_preprocess.glm4.glm4_preprocess import (
     input_files,
     main,
 )
+from tests.support.sentence_pieces import write_tiny_model
 from tests.support.vocab import tiny_tokens, write_tiny_vocab
 
 N = len(tiny_tokens())
@@ -237,3 +238,23 @@ def test_it_runs_by_path_and_reads_back(tmp_path: Path, vocab: Path) -> None:
     assert "\\u4f60\\u597d<|assistant|>" in done.stdout
     assert "Transformed 5 records." in done.stdout
     assert np.shape(stored(tmp_path / "deep" / "er" / "out.mindrecord")) == (2, 5, 16)
+
+
+@pytest.mark.parametrize("family", ["ChatGLM2Tokenizer", "ChatGLM3Tokenizer"])
+def test_a_sentencepiece_vocabulary_is_encoded_by_several_processes_as_by_one(
+    tmp_path: Path, family: str
+) -> None:
+    pieces = write_tiny_model(tmp_path)
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(row(f"你好 {i}", f"answer {i}") for i in range(40)), encoding="utf-8")
+    found = []
+    for workers in ("1", "2"):
+        output = tmp_path / workers / "rows.mindrecord"
+        glm4_preprocess.main(
+            ["--input_glob", str(source), "--vocab_file", str(pieces), "--tokenizer_type", family,
+             "--output_file", str(output), "--seq_length", "48", "--num_workers", workers])  # fmt: skip
+        found.append(output.read_bytes())
+    assert found[0] == found[1]
+    with pytest.raises(TokenizerError, match="nothing beside it says of which family"):
+        glm4_preprocess.main(["--input_glob", str(source), "--vocab_file", str(pieces),
+                              "--output_file", str(tmp_path / "x.mindrecord")])  # fmt: skip

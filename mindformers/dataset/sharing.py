@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mindformers.errors import DataError
 from mindformers.parallel.layout import Layout
 
 
@@ -18,12 +19,22 @@ def own_rows(order: np.ndarray, batch_size: int, layout: Layout) -> np.ndarray:
 
 
 def own_tokens(batch: Mapping[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
-    """Return this process's part of the tokens of a batch's columns, each (rows, tokens)."""
+    """Return this process's part of the tokens of a batch's columns, each (rows, tokens).
+
+    Raises:
+        DataError: If the tokens of a row cannot be shared evenly.
+    """
     if layout.context == 1:
         return dict(batch)
     found = {}
     for name, values in batch.items():
-        tokens = values.shape[1] // layout.context
+        tokens, left_over = divmod(values.shape[1], layout.context)
+        if left_over:
+            raise DataError(
+                f"rows of {values.shape[1]} tokens cannot be shared by {layout.context} processes",
+                where="parallel_config.context_parallel",
+                fix="take a length of a row that it divides",
+            )
         part = slice(layout.context_rank * tokens, (layout.context_rank + 1) * tokens)
         found[name] = np.ascontiguousarray(values[:, part])
     return found

@@ -6,6 +6,7 @@ or the moments.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -148,6 +149,7 @@ class MFTrainOneStepCell:
         self.loss_scale = float(scale_sense)
         self.is_updating = False
         network.set_train(True)
+        self._inputs = inspect.signature(network.construct).parameters
         self._gradients = _GradientCell(network, optimizer.parameters)
         self._gradients.set_train(True)
         sums = {"native": square_sum, "portable": host_square_sum}
@@ -217,7 +219,18 @@ class MFTrainOneStepCell:
         return StepResult(loss, norm, overflow, tokens, trained, bad)
 
     def gradients(self, batch: Batch, weight: float = 1.0) -> tuple[float, list[Tensor]]:
-        """Return a batch's loss times ``weight``, and its gradients times the loss scale too."""
+        """Return a batch's loss times ``weight``, and its gradients times the loss scale too.
+
+        Raises:
+            ConfigError: If rows hold several documents and the network takes no borders.
+        """
+        if STARTS_COLUMN in batch and STARTS_COLUMN not in self._inputs:
+            raise ConfigError(
+                f"{type(self.network).__name__} takes no {STARTS_COLUMN}, so documents of one row would see "
+                "one another",
+                where="train_dataset.packing",
+                allowed="False for this network",
+            )
         value, grads = self._gradients(
             Tensor(weight * self.loss_scale, ms.float32), *batch_tensors(batch)
         )

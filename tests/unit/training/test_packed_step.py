@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mindspore import Parameter, Tensor, nn
 
-from mindformers.errors import DataError
+from mindformers.errors import ConfigError, DataError
 from mindformers.ops.backend import active_backend
 from mindformers.parallel.runtime import start_runtime
 from mindformers.training.optimizer import AdamW
@@ -112,6 +113,25 @@ def test_recomputed_layers_give_the_same_gradients(pynative: None) -> None:
     step = step_of()
     step.network.recompute_layers(2)
     assert_same_gradients(step)
+
+
+class Plain(nn.Cell):
+    """A network that knows nothing of documents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = Parameter(Tensor(np.ones(1, np.float32)), name="weight")
+
+    def construct(self, input_ids: Tensor, labels: Tensor) -> Tensor:
+        return self.weight * labels.astype("float32").mean()
+
+
+def test_a_network_without_borders_is_not_given_packed_rows(pynative: None) -> None:
+    step = MFTrainOneStepCell(Plain(), AdamW(Plain().trainable_params(), learning_rate=0.01))
+    with pytest.raises(
+        ConfigError, match="Plain takes no document_starts.*allowed: False for this"
+    ):
+        step.step([packed()], 0.01)
 
 
 @pytest.mark.parametrize("starts", [[0, 0, 3, 3], [0, 2, 2, 2], [0, 1, 0, 0], [-1, 0, 0, 0]])

@@ -136,6 +136,18 @@ def test_attention_of_packed_rows_never_crosses_a_document(
     assert_close(slope.asnumpy(), np.concatenate(slopes, 2), 3e-5)  # sums of 420 terms
 
 
+def test_what_no_token_of_a_tile_sees_is_not_even_read() -> None:
+    qkv = values(1, 1, 300, 3, 16)
+    qkv[:, :128] = np.nan  # a document of one tile of keys; weights of 0 would not save the others
+    starts = np.where(np.arange(300) < 128, 0, np.arange(300) // 128 * 128).astype(np.int32)[None]
+    found, sums = training_attention.attention(Tensor(qkv), Tensor(starts), 1, 1)
+    # Tiles of 48 queries: the one that ends in the second document begins in the first.
+    assert np.isfinite(found.asnumpy()[:, 144:]).all()
+    dout = Tensor(np.ones((1, 300, 16), np.float32))
+    slope = training_attention.attention_backward(Tensor(qkv), Tensor(starts), found, sums, dout)
+    assert np.isfinite(slope.asnumpy()[:, 256:]).all()
+
+
 def test_scores_far_from_zero_neither_overflow_nor_vanish() -> None:
     qkv = values(1, 1, 40, 3, 16)
     qkv[:, :, :2] *= 60  # scores of some thousands

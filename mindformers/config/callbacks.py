@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mindformers.config.fields import Count, OptionalText, Rate
 from mindformers.config.section import Section, only
@@ -153,11 +153,118 @@ class ProgressBarSection(Section):
     type: Literal["ProgressBar"] = Field(default="ProgressBar", description="The callback.")
 
 
+class ProfileMonitorSection(Section):
+    """Where the time of some steps goes; ``profile: True`` adds it too."""
+
+    type: Literal["ProfileMonitor"] = Field(default="ProfileMonitor", description="The callback.")
+    start_step: Count = Field(default=1, description="First step to profile.")
+    stop_step: Count = Field(default=10, description="Last step to profile.")
+    output_path: OptionalText = Field(
+        default="", description="Folder; empty: profile in output_dir."
+    )
+    profile_rank_ids: list[int] | None = Field(
+        default=None, description="Processes to profile; null: all."
+    )
+    profile_memory: bool = Field(default=False, description="Ascend: memory of operators too.")
+    profiler_level: int = Field(
+        default=0, ge=0, le=2, description="Ascend: how much is recorded of an operator."
+    )
+    with_stack: bool = Field(
+        default=False, description="Record where in Python operators were called."
+    )
+    mstx: bool = Field(default=False, description="Ascend: record marks.")
+    start_profile: bool = Field(
+        default=True, description="Has no effect: the profiler runs from start_step on."
+    )
+    profile_communication: bool = Field(
+        default=False, description="Has no effect: from level 1 on messages are operators."
+    )
+    data_simplification: bool = Field(
+        default=True, description="Read for compatibility; no effect."
+    )
+    profile_pipeline: Annotated[bool, only(False, feature="choosing processes by stage")] = Field(
+        default=False, description="One process of each stage; not implemented."
+    )
+    config: Annotated[Any, only(None, feature=_FILLED_IN)] = Field(
+        default=None, description="Filled in by the run."
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ProfileMonitorSection:
+        if self.stop_step < self.start_step:
+            raise ValueError(
+                f"stop_step {self.stop_step} comes before start_step {self.start_step}; "
+                "allowed: the same step or a later one"
+            )
+        return self
+
+
+class SummaryMonitorSection(Section):
+    """TensorBoard events of the steps, and histograms of weights."""
+
+    type: Literal["SummaryMonitor"] = Field(default="SummaryMonitor", description="The callback.")
+    summary_dir: OptionalText = Field(
+        default="", description="Folder; empty: summary in output_dir."
+    )
+    collect_freq: Count = Field(default=10, description="Steps between two records.")
+    collect_specified_data: dict[Literal["histogram_regular"], str] | None = Field(
+        default=None,
+        description="What else: histogram_regular, a regular expression found in the names of weights to draw.",
+    )
+    keep_default_action: bool = Field(default=True, description="Read for compatibility.")
+    custom_lineage_data: Annotated[Any, only(None, feature="data of MindInsight")] = Field(
+        default=None, description="Data of MindInsight; not implemented."
+    )
+    collect_tensor_freq: Annotated[int | None, only(None, feature="writing tensors")] = Field(
+        default=None, description="Steps between tensors; not implemented."
+    )
+    max_file_size: Annotated[int | None, only(None, feature="a limit on the file")] = Field(
+        default=None, description="Largest file; not implemented."
+    )
+    export_options: Annotated[Any, only(None, feature="writing tensors")] = Field(
+        default=None, description="Files of tensors; not implemented."
+    )
+
+
+class TrainCallBackSection(Section):
+    """The step a run ends with; the same as ``runner_config.stop_step``."""
+
+    type: Literal["TrainCallBack"] = Field(default="TrainCallBack", description="The callback.")
+    stop_step: Count | None = Field(default=None, description="Last step; null: no limit.")
+
+
+_ELSEWHERE = {
+    "StressDetectCallBack": "it tests the arithmetic of NPUs",
+    "SDCMonitor": "it looks for errors in the arithmetic of NPUs",
+    "OnRequestExit": "a run ends with a saved step at SIGTERM and Ctrl-C without it",
+    "TrainingStateMonitor": "monitor_config: {monitor_on: True} adds it",
+    "MaxLogitsMonitor": "it clips the logits of newer networks",
+    "TopkBiasBalanceCallback": "it balances experts, and GLM-4 has none",
+    "ColdHotExpertMonitor": "it balances experts, and GLM-4 has none",
+    "MoEDropRateCallback": "it watches experts, and GLM-4 has none",
+    "ObsMonitor": "copying results to an address is not implemented; take rsync or the like",
+}
+
+
+def _say_why(value: Any) -> Any:
+    """Refuse upstream's callbacks that have no place here, with the reason."""
+    name = value.get("type") if isinstance(value, dict) else None
+    if isinstance(name, str) and name in _ELSEWHERE:
+        raise ValueError(f"found {name}: {_ELSEWHERE[name]}; leave it out")
+    return value
+
+
 CallbackSection = Annotated[
-    LossMonitorSection
-    | CheckpointMonitorSection
-    | MetricsWriterSection
-    | LossPlotSection
-    | ProgressBarSection,
-    Field(discriminator="type"),
+    Annotated[
+        LossMonitorSection
+        | CheckpointMonitorSection
+        | MetricsWriterSection
+        | LossPlotSection
+        | ProgressBarSection
+        | ProfileMonitorSection
+        | SummaryMonitorSection
+        | TrainCallBackSection,
+        Field(discriminator="type"),
+    ],
+    BeforeValidator(_say_why),
 ]

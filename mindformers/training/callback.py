@@ -13,7 +13,12 @@ class Callback:
     """Something that happens beside the steps of a run; override what you need.
 
     A callback reads the run and changes none of it. An error it raises ends the run.
+
+    Attributes:
+        for_every_process: Of a run of several processes, each calls it; else only the first.
     """
+
+    for_every_process = False
 
     def on_train_begin(self, run: TrainRun) -> None:
         """Be called before the first step, after a resume."""

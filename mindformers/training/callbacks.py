@@ -12,7 +12,10 @@ from mindformers.training.checkpoint_monitor import CheckpointMonitor
 from mindformers.training.loss_monitor import MFLossMonitor
 from mindformers.training.loss_plot import LossPlot
 from mindformers.training.metrics import MetricsWriter
+from mindformers.training.profile_monitor import ProfileMonitor
 from mindformers.training.progress import ProgressBar
+from mindformers.training.state_monitor import TrainingStateMonitor
+from mindformers.training.summary_monitor import SummaryMonitor
 
 __all__ = [
     "Callback",
@@ -20,7 +23,10 @@ __all__ = [
     "LossPlot",
     "MFLossMonitor",
     "MetricsWriter",
+    "ProfileMonitor",
     "ProgressBar",
+    "SummaryMonitor",
+    "TrainingStateMonitor",
     "build_callbacks",
 ]
 
@@ -32,7 +38,8 @@ def build_callbacks(
 
     Args:
         sections: The YAML's ``callbacks``: each names its ``type``; null values are left out.
-        is_first: This is the run's first process, which shows and records; the others only save.
+        is_first: This is the run's first process, which shows and records; the others call only those
+            that are for every process.
 
     Returns:
         Progress bar, metrics and loss plot (unless the YAML names them itself), then the others;
@@ -48,9 +55,8 @@ def build_callbacks(
         cls() for cls in (ProgressBar, MetricsWriter, LossPlot) if cls not in types
     ]
     last = [callback for callback in built if isinstance(callback, CheckpointMonitor)]
-    if not is_first:
-        return list(last)
-    return every + [callback for callback in built if callback not in last] + last
+    ordered = every + [callback for callback in built if callback not in last] + last
+    return ordered if is_first else [each for each in ordered if each.for_every_process]
 
 
 def _build(section: Mapping[str, Any]) -> Callback:

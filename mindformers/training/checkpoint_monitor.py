@@ -63,6 +63,8 @@ class CheckpointMonitor(Callback):
         ConfigError: If an argument is out of range or not implemented.
     """
 
+    for_every_process = True
+
     def __init__(
         self,
         prefix: str = "CKP",

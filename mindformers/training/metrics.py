@@ -52,7 +52,7 @@ class MetricsWriter(Callback):
             self._file.write(json.dumps(metrics_row(run, report)) + "\n")
             self._file.flush()
         if self._events is not None:
-            for name, value in _scalars(report).items():
+            for name, value in scalars_of(report).items():
                 self._events.add_scalar(name, value, report.global_step)
 
     def on_train_end(self, run: TrainRun) -> None:
@@ -78,7 +78,7 @@ def metrics_row(run: TrainRun, report: StepReport) -> dict[str, Any]:
         "loss": report.loss,
         "lr": report.lr,
         "grad_norm": report.grad_norm,
-        "skipped": report.overflow,
+        "skipped": report.overflow or report.is_spike,
         "tokens": report.num_tokens,
         "trained_tokens": report.num_trained_tokens,
         "total_tokens": run.state.consumed_tokens,
@@ -116,7 +116,7 @@ def _open_events(run: TrainRun) -> Any:
     )
 
 
-def _scalars(report: StepReport) -> dict[str, float]:
+def scalars_of(report: StepReport) -> dict[str, float]:
     """Return upstream's scalar names."""
     return {
         "loss": report.loss,

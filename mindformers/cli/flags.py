@@ -106,7 +106,7 @@ FLAGS = (
     _flag("remote_save_url", str, "address to copy results to (not implemented)"),
     _flag("seed", whole_number, "seed of weights, order and sampling"),
     _flag("use_parallel", truth, "run as one of the processes a launcher started"),
-    _flag("profile", truth, "profile the run (not implemented)"),
+    _flag("profile", truth, "profile steps of a training"),
     _flag("epochs", whole_number, "passes over the training data", "runner_config.epochs"),
     _flag("batch_size", whole_number, "rows of a micro batch", "runner_config.batch_size"),
     _flag("gradient_accumulation_steps", whole_number, "micro batches of one step",

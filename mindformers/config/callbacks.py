@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mindformers.config.fields import Count, OptionalText, Rate
-from mindformers.config.section import Section, only
-
-_FILLED_IN = "setting what the run fills in"
+from mindformers.config.monitor_callbacks import ProfileMonitorSection, SummaryMonitorSection
+from mindformers.config.section import FILLED_IN, Section, only
 
 
 class LossMonitorSection(Section):
@@ -26,7 +25,7 @@ class LossMonitorSection(Section):
     print_separate_loss: bool = Field(
         default=False, description="Has no effect: GLM-4 has one loss."
     )
-    learning_rate: Annotated[Any, only(None, feature=_FILLED_IN)] = Field(
+    learning_rate: Annotated[Any, only(None, feature=FILLED_IN)] = Field(
         default=None, description="Filled in by the run."
     )
     micro_batch_num: Count = Field(default=1, description="Filled in by the run.")
@@ -93,13 +92,13 @@ class CheckpointMonitorSection(Section):
     async_save: Annotated[bool, only(False, feature="saving in the background")] = Field(
         default=False, description="Save in the background; not implemented."
     )
-    saved_network: Annotated[Any, only(None, feature=_FILLED_IN)] = Field(
+    saved_network: Annotated[Any, only(None, feature=FILLED_IN)] = Field(
         default=None, description="Filled in by the run."
     )
     append_info: Annotated[
         list[str] | None, only(None, feature="adding entries to a checkpoint")
     ] = Field(default=None, description="More entries; not implemented.")
-    config: Annotated[Any, only(None, feature=_FILLED_IN)] = Field(
+    config: Annotated[Any, only(None, feature=FILLED_IN)] = Field(
         default=None, description="Filled in by the run."
     )
     enc_key: Annotated[str | None, only(None, feature="encryption of checkpoints")] = Field(
@@ -192,12 +191,46 @@ class ProgressBarSection(Section):
     type: Literal["ProgressBar"] = Field(default="ProgressBar", description="The callback.")
 
 
+class TrainCallBackSection(Section):
+    """The step a run ends with; the same as ``runner_config.stop_step``."""
+
+    type: Literal["TrainCallBack"] = Field(default="TrainCallBack", description="The callback.")
+    stop_step: Count | None = Field(default=None, description="Last step; null: no limit.")
+
+
+_ELSEWHERE = {
+    "StressDetectCallBack": "it tests the arithmetic of NPUs",
+    "SDCMonitor": "it looks for errors in the arithmetic of NPUs",
+    "OnRequestExit": "a run ends with a saved step at SIGTERM and Ctrl-C without it",
+    "TrainingStateMonitor": "monitor_config: {monitor_on: True} adds it",
+    "MaxLogitsMonitor": "it clips the logits of newer networks",
+    "TopkBiasBalanceCallback": "it balances experts, and GLM-4 has none",
+    "ColdHotExpertMonitor": "it balances experts, and GLM-4 has none",
+    "MoEDropRateCallback": "it watches experts, and GLM-4 has none",
+    "ObsMonitor": "copying results to an address is not implemented; take rsync or the like",
+}
+
+
+def _say_why(value: Any) -> Any:
+    """Refuse upstream's callbacks that have no place here, with the reason."""
+    name = value.get("type") if isinstance(value, dict) else None
+    if isinstance(name, str) and name in _ELSEWHERE:
+        raise ValueError(f"found {name}: {_ELSEWHERE[name]}; leave it out")
+    return value
+
+
 CallbackSection = Annotated[
-    LossMonitorSection
-    | CheckpointMonitorSection
-    | EarlyStoppingSection
-    | MetricsWriterSection
-    | LossPlotSection
-    | ProgressBarSection,
-    Field(discriminator="type"),
+    Annotated[
+        LossMonitorSection
+        | CheckpointMonitorSection
+        | EarlyStoppingSection
+        | MetricsWriterSection
+        | LossPlotSection
+        | ProgressBarSection
+        | ProfileMonitorSection
+        | SummaryMonitorSection
+        | TrainCallBackSection,
+        Field(discriminator="type"),
+    ],
+    BeforeValidator(_say_why),
 ]

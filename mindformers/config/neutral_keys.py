@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from mindformers.config.fields import Count, OptionalText
 from mindformers.config.section import Section, only
 
-_PROFILING = "No effect while profile is False"
+_PROFILING = "With profile: ProfileMonitor's"
 
 
 class NeutralKeys(Section):
@@ -88,18 +88,20 @@ class NeutralKeys(Section):
     autotune_per_step: Count = Field(
         default=10, description="No effect while auto_tune is False (steps)."
     )
-    profile: Annotated[bool, only(False, feature="profiling")] = Field(
-        default=False, description="Profile the run; not implemented."
+    profile: bool = Field(
+        default=False, description="Profile steps of a training: adds ProfileMonitor."
     )
-    profile_communication: bool = Field(default=False, description=f"{_PROFILING}.")
-    profile_memory: bool = Field(default=True, description=f"{_PROFILING}.")
-    profile_pipeline: bool = Field(default=False, description=f"{_PROFILING}.")
-    profile_level: int = Field(default=1, ge=0, le=2, description=f"{_PROFILING}.")
-    profile_rank_ids: list[int] | None = Field(default=None, description=f"{_PROFILING}.")
-    profile_start_step: Count = Field(default=1, description=f"{_PROFILING} (steps).")
-    profile_stop_step: Count = Field(default=10, description=f"{_PROFILING} (steps).")
-    init_start_profile: bool = Field(default=False, description=f"{_PROFILING}.")
-    mstx: bool = Field(default=False, description=f"{_PROFILING}.")
+    profile_communication: bool = Field(default=False, description="Read for compatibility.")
+    profile_memory: bool = Field(default=True, description=f"{_PROFILING} profile_memory.")
+    profile_pipeline: bool = Field(default=False, description=f"{_PROFILING} profile_pipeline.")
+    profile_level: int = Field(default=1, ge=0, le=2, description=f"{_PROFILING} profiler_level.")
+    profile_rank_ids: list[int] | None = Field(
+        default=None, description=f"{_PROFILING} profile_rank_ids."
+    )
+    profile_start_step: Count = Field(default=1, description=f"{_PROFILING} start_step.")
+    profile_stop_step: Count = Field(default=10, description=f"{_PROFILING} stop_step.")
+    init_start_profile: bool = Field(default=False, description="Read for compatibility.")
+    mstx: bool = Field(default=False, description=f"{_PROFILING} mstx.")
     exclude_cann_cpu: bool = Field(default=False, description="Read for compatibility; no effect.")
     postprocess_use_numpy: bool = Field(
         default=False, description="Has no effect: it is always NumPy."

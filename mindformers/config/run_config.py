@@ -14,6 +14,7 @@ from mindformers.config.callbacks import (
     CallbackSection,
     CheckpointMonitorSection,
     LossMonitorSection,
+    TrainCallBackSection,
 )
 from mindformers.config.data import DatasetSection, DatasetTaskSection
 from mindformers.config.evaluation import EvaluationKeys
@@ -22,6 +23,7 @@ from mindformers.config.inference import ProcessorSection
 from mindformers.config.loader import Document, load_yaml
 from mindformers.config.lr_schedule import LrScheduleSection
 from mindformers.config.model import ModelSection
+from mindformers.config.monitor import MonitorSection
 from mindformers.config.optimizer import AdamWSection, OptimizerSection
 from mindformers.config.overrides import Patch, apply_patches
 from mindformers.config.report import Problem, problems_of, report
@@ -29,7 +31,6 @@ from mindformers.config.rules import broken_rules
 from mindformers.config.runtime import (
     ContextSection,
     MoeSection,
-    MonitorSection,
     OpsSection,
     ParallelConfigSection,
     ParallelSection,
@@ -185,6 +186,15 @@ class RunConfig(EvaluationKeys):
         """The loss line's settings; the defaults when callbacks does not list it."""
         listed = [each for each in self.callbacks if isinstance(each, LossMonitorSection)]
         return listed[0] if listed else LossMonitorSection()
+
+    @property
+    def stop_step(self) -> int | None:
+        """The step a run ends with, whatever the epochs say; None: no limit."""
+        listed = [
+            each.stop_step for each in self.callbacks if isinstance(each, TrainCallBackSection)
+        ]
+        limits = [each for each in (self.runner_config.stop_step, *listed) if each]
+        return min(limits, default=None)
 
     @property
     def checkpoint_monitor(self) -> CheckpointMonitorSection | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mindformers.config.fields import NO_BOOL, Count, OptionalText, Rate
+from mindformers.config.fields import NO_BOOL, Count, Rate
 from mindformers.config.section import Section, only
 
 _NO_EFFECT = "Read for compatibility; no effect"
@@ -230,18 +230,4 @@ class MoeSection(Section):
     aux_loss_factor: Rate = Field(default=0.05, description="No effect with one expert.")
     num_experts_chosen: Annotated[int, only(1, feature="a mixture of experts")] = Field(
         default=1, description="Experts of a token; not implemented beyond 1."
-    )
-
-
-class MonitorSection(Section):
-    """``monitor_config``: figures collected inside the network."""
-
-    monitor_on: Annotated[bool, only(False, feature="the training state monitor")] = Field(
-        default=False, description="Collect figures; not implemented, watch the loss lines instead."
-    )
-    dump_path: OptionalText = Field(
-        default="./dump", description="No effect while monitor_on is False."
-    )
-    step_interval: Count = Field(
-        default=1, description="No effect while monitor_on is False (steps)."
     )

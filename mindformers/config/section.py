@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+FILLED_IN = "setting what the run fills in"  # of keys that upstream's builders set themselves
+
 
 class Section(BaseModel):
     """A frozen group of settings. An unknown key or a value of another type is refused."""

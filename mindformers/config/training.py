@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from mindformers.config.fields import Count, PositiveRate, Rate
-from mindformers.config.section import Section, only
+from mindformers.config.fields import Count, PositiveRate
+from mindformers.config.section import Section
 
 
 class TrainerSection(Section):
@@ -69,15 +69,17 @@ class RunnerWrapperSection(Section):
     print_separate_loss: bool = Field(
         default=False, description="Has no effect: GLM-4 has one loss."
     )
-    local_norm: Annotated[bool, only(False, feature="the norm of each parameter")] = Field(
-        default=False, description="Norm of each parameter; not implemented."
+    local_norm: bool = Field(
+        default=False,
+        description="Find the norm of each parameter's gradient too; monitor_config shows them.",
     )
-    global_norm_spike_threshold: Rate = Field(
-        default=1.0, description="No effect while use_skip_data_by_global_norm is False."
+    global_norm_spike_threshold: PositiveRate = Field(
+        default=1.0, description="With use_skip_data_by_global_norm: the norm that is too large."
     )
-    use_skip_data_by_global_norm: Annotated[
-        bool, only(False, feature="skipping steps of a large gradient norm")
-    ] = Field(default=False, description="Skip steps of a large norm; not implemented.")
+    use_skip_data_by_global_norm: bool = Field(
+        default=False,
+        description="Leave the weights as they are in a step whose norm is global_norm_spike_threshold or more.",
+    )
 
     @field_validator("scale_sense", mode="before")
     @classmethod

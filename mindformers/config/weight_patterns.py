@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+
+from mindformers.errors import ConfigError
 
 Patterns = Sequence[str]
 
@@ -17,3 +20,15 @@ def unmatched(patterns: Patterns, names: Iterable[str]) -> list[str]:
     """Return the patterns that name none of these weights."""
     known = list(names)
     return [each for each in patterns if not any(fnmatchcase(name, each) for name in known)]
+
+
+def compiled(where: str, text: str) -> re.Pattern[str]:
+    """Return a regular expression.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ConfigError(f"{text!r} is no regular expression: {error}", where=where) from error

@@ -14,7 +14,7 @@ from mindformers.tasks import build
 from mindformers.tasks.evaluate import while_training
 from mindformers.tasks.report import run_report
 from mindformers.tasks.trained import build_optimizer, build_rate, check_patterns
-from mindformers.training.callbacks import Callback, build_callbacks
+from mindformers.training.callbacks import Callback, before_saving, build_callbacks
 from mindformers.training.loop import train
 from mindformers.training.output_lock import hold_output
 from mindformers.training.parallel_step import ParallelTrainStep
@@ -53,6 +53,7 @@ def finetune(
     output_dir = build.start(config)
     with hold_output(output_dir):
         pass  # another run's folder is refused now, not after minutes; ``train`` takes the lock again
+    named = build_callbacks(named_callbacks(config), is_first=mesh().layout.rank == 0)
     resume_from = find_resume_folder(config.resume_training, config.load_checkpoint, output_dir)
     if network is None:
         network = build.build_network(config, resume_from or config.weights_path)
@@ -70,10 +71,6 @@ def finetune(
     settings = train_settings(config)
     total_steps = settings.epochs * (len(dataset) // settings.accumulation)
     schedule = build_rate(optimizer, config, total_steps)
-    named = [_section(each) for each in config.callbacks if each is not config.loss_monitor]
-    named.insert(
-        0, {**_section(config.loss_monitor), "dataset_sink_mode": config.runner_config.sink_mode}
-    )
     logger.info(
         "data: %d rows of %d tokens; %d steps in %d epochs",
         dataset.num_rows,
@@ -88,7 +85,7 @@ def finetune(
         schedule=schedule,
         callbacks=[
             *run_report(config, tokenizer),
-            *build_callbacks(named, is_first=mesh().layout.rank == 0, before_saving=evaluation),
+            *before_saving(named, evaluation),
             *callbacks,
         ],
         resume_from=resume_from,
@@ -142,6 +139,10 @@ def _layer_count(value: bool | list[int], key: str, layers: int) -> int:
 def build_step(network: Any, optimizer: Any, config: RunConfig) -> MFTrainOneStepCell:
     """Return the training step."""
     options = config.runner_wrapper.model_dump(exclude={"type"})
+    watched = config.monitor_config
+    if watched and watched.monitor_on:
+        asked = watched.local_norm_format or watched.device_local_norm_format
+        options["local_norm"] = options["local_norm"] or bool(asked)
     if mesh().layout.is_single:
         return MFTrainOneStepCell(network, optimizer, **options)
     buckets = config.parallel_config.gradient_aggregation_group
@@ -156,10 +157,28 @@ def train_settings(config: RunConfig) -> TrainSettings:
         accumulation=config.micro_batches,
         seed=config.seed,
         output_dir=config.output_dir,
-        max_steps=runner.stop_step or None,
+        max_steps=config.stop_step,
         allow_data_change=config.allow_data_change,
         config_text=build.config_text(config),
     )
+
+
+def named_callbacks(config: RunConfig) -> list[dict[str, Any]]:
+    """Return the callbacks of the settings, the loss line first; those that other keys ask for are added."""
+    sections = [_section(each) for each in config.callbacks if each is not config.loss_monitor]
+    named = [each for each in sections if each["type"] != "TrainCallBack"]
+    sink = {"dataset_sink_mode": config.runner_config.sink_mode}
+    named.insert(0, {**_section(config.loss_monitor), **sink})
+    if config.profile and all(each["type"] != "ProfileMonitor" for each in named):
+        named.append({
+            "type": "ProfileMonitor", "start_step": config.profile_start_step,
+            "stop_step": config.profile_stop_step, "profile_rank_ids": config.profile_rank_ids,
+            "profile_memory": config.profile_memory, "profiler_level": config.profile_level,
+            "profile_pipeline": config.profile_pipeline, "mstx": config.mstx,
+        })  # fmt: skip
+    if config.monitor_config and config.monitor_config.monitor_on:
+        named.append({"type": "TrainingStateMonitor", **_section(config.monitor_config)})
+    return named
 
 
 def _section(section: Any) -> dict[str, Any]:

@@ -14,7 +14,10 @@ from mindformers.training.eval_callback import EvalCallBack
 from mindformers.training.loss_monitor import MFLossMonitor
 from mindformers.training.loss_plot import LossPlot
 from mindformers.training.metrics import MetricsWriter
+from mindformers.training.profile_monitor import ProfileMonitor
 from mindformers.training.progress import ProgressBar
+from mindformers.training.state_monitor import TrainingStateMonitor
+from mindformers.training.summary_monitor import SummaryMonitor
 
 __all__ = [
     "Callback",
@@ -24,7 +27,11 @@ __all__ = [
     "LossPlot",
     "MFLossMonitor",
     "MetricsWriter",
+    "ProfileMonitor",
     "ProgressBar",
+    "SummaryMonitor",
+    "TrainingStateMonitor",
+    "before_saving",
     "build_callbacks",
 ]
 
@@ -33,7 +40,6 @@ def build_callbacks(
     sections: Sequence[Mapping[str, Any]] | None,
     *,
     is_first: bool = True,
-    before_saving: Sequence[Callback] = (),
 ) -> list[Callback]:
     """Build the callbacks of a run in the order they are called.
 
@@ -41,8 +47,6 @@ def build_callbacks(
         sections: The YAML's ``callbacks``: each names its ``type``; null values are left out.
         is_first: This is the run's first process, which shows and records; the others have only what
             ``is_everywhere``.
-        before_saving: Callbacks to put before those that save, as an evaluation: a step is saved with
-            what is known of it.
 
     Returns:
         Progress bar, metrics and loss plot (unless the YAML names them itself), then the others;
@@ -58,9 +62,14 @@ def build_callbacks(
         cls() for cls in (ProgressBar, MetricsWriter, LossPlot) if cls not in types
     ]
     last = [callback for callback in built if isinstance(callback, CheckpointMonitor)]
-    found = every + [callback for callback in built if callback not in last]
-    found += [*before_saving, *last]
+    found = every + [callback for callback in built if callback not in last] + last
     return [callback for callback in found if is_first or callback.is_everywhere]
+
+
+def before_saving(callbacks: Sequence[Callback], more: Sequence[Callback]) -> list[Callback]:
+    """Return ``callbacks`` with others before those that save: a step is saved with what is known of it."""
+    savers = [callback for callback in callbacks if isinstance(callback, CheckpointMonitor)]
+    return [*(each for each in callbacks if each not in savers), *more, *savers]
 
 
 def _build(section: Mapping[str, Any]) -> Callback:

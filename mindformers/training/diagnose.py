@@ -13,7 +13,8 @@ from mindspore import Tensor, nn
 from mindformers.errors import TrainingError
 from mindformers.logger import logger
 from mindformers.parallel.mesh import mesh
-from mindformers.training.train_step import Batch, MFTrainOneStepCell, StepResult, batch_tensors
+from mindformers.training.step_result import StepResult
+from mindformers.training.train_step import Batch, MFTrainOneStepCell, batch_tensors
 
 
 def non_finite_error(

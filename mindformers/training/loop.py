@@ -29,8 +29,9 @@ from mindformers.training.state import (
     restore_random_state,
 )
 from mindformers.training.step_folder import CONFIG_FILE, load_step
+from mindformers.training.step_result import StepResult
 from mindformers.training.stop_signals import StopSignals
-from mindformers.training.train_step import MFTrainOneStepCell, StepResult
+from mindformers.training.train_step import MFTrainOneStepCell
 
 _RECENT_STEPS = 20  # the time left is estimated from these
 
@@ -177,9 +178,12 @@ def _is_stopped(signals: StopSignals) -> bool:
 
 
 def _check(run: TrainRun, result: StepResult, micro_batches: list[Any]) -> None:
-    """Stop, or count a skipped step, when the loss or the norm is not finite."""
+    """Stop, or count a skipped step, when the loss or the norm is not finite; say what is skipped."""
     if not result.overflow:
         run.skipped_in_a_row = 0
+        if result.is_spike:
+            logger.warning("step %d is skipped: the gradient norm %g is %g or more",
+                           run.state.global_step + 1, result.grad_norm, run.step.spike)  # fmt: skip
         return
     run.skipped_in_a_row += 1
     epoch, index = divmod(run.state.global_step, run.state.steps_per_epoch)
@@ -208,6 +212,7 @@ def _report(run: TrainRun, result: StepResult, lr: float, recent: deque[float]) 
         epoch=state.epoch, epochs=run.settings.epochs,
         step_in_epoch=state.step_in_epoch, steps_per_epoch=state.steps_per_epoch,
         loss=result.loss, lr=lr, grad_norm=result.grad_norm, overflow=result.overflow,
+        is_spike=result.is_spike, local_norms=result.local_norms,
         loss_scale=run.step.loss_scale, num_samples=run.samples_per_step,
         num_tokens=result.num_tokens, num_trained_tokens=result.num_trained_tokens,
         seconds=recent[-1], eta_seconds=max(0.0, left * sum(usual) / len(usual)),

@@ -51,7 +51,7 @@ class MetricsWriter(Callback):
         """Write one line and flush it."""
         self._write(metrics_row(run, report))
         if self._events is not None:
-            for name, value in _scalars(report).items():
+            for name, value in scalars_of(report).items():
                 self._events.add_scalar(name, value, report.global_step)
 
     def on_evaluation(self, run: TrainRun, report: EvalReport) -> None:
@@ -89,7 +89,7 @@ def metrics_row(run: TrainRun, report: StepReport) -> dict[str, Any]:
         "loss": report.loss,
         "lr": report.lr,
         "grad_norm": report.grad_norm,
-        "skipped": report.overflow,
+        "skipped": report.overflow or report.is_spike,
         "tokens": report.num_tokens,
         "trained_tokens": report.num_trained_tokens,
         "total_tokens": run.state.consumed_tokens,
@@ -158,7 +158,7 @@ def _open_events(run: TrainRun) -> Any:
     )
 
 
-def _scalars(report: StepReport) -> dict[str, float]:
+def scalars_of(report: StepReport) -> dict[str, float]:
     """Return upstream's scalar names."""
     return {
         "loss": report.loss,

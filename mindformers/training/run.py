@@ -116,6 +116,8 @@ class StepReport:
         num_trained_tokens: Its tokens with a label.
         seconds: Time it took.
         eta_seconds: Estimated time to the end of the run, 0 or more.
+        is_spike: It was skipped: the norm is above what the step was told to skip.
+        local_norms: Norm of each parameter's gradient, where the step finds them.
     """
 
     global_step: int
@@ -134,6 +136,8 @@ class StepReport:
     num_trained_tokens: int
     seconds: float
     eta_seconds: float
+    is_spike: bool = False
+    local_norms: tuple[float, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
@@ -24,39 +23,16 @@ from mindformers.ops.native.optimizer import square_sum
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.optimizer_base import Optimizer
 from mindformers.training.sharded_optimizer import ShardedOptimizer
+from mindformers.training.step_result import StepResult
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "local_norm": (False,),
     "calculate_per_token_loss": (),  # micro batches always count by their tokens
-    "global_norm_spike_threshold": (1.0,),
-    "use_skip_data_by_global_norm": (False,),
     "print_separate_loss": (),  # these models have one loss
 }
 _NORM_GUARD = 1e-6  # torch.nn.utils.clip_grad_norm_ and upstream's ClipGradNorm
 _DOT_BLOCK = 8192  # too short for BLAS to split among threads, so the sum does not depend on them
 
 Batch = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step found.
-
-    Attributes:
-        loss: Mean over the trained tokens of all micro batches.
-        grad_norm: Global L2 norm of the gradients before clipping.
-        overflow: The loss or the norm is not finite; nothing was updated.
-        num_tokens: Tokens seen, padding included.
-        num_trained_tokens: Tokens with a label.
-        bad_micro_batches: Indices of the micro batches whose own loss is not finite.
-    """
-
-    loss: float
-    grad_norm: float
-    overflow: bool
-    num_tokens: int
-    num_trained_tokens: int
-    bad_micro_batches: tuple[int, ...] = ()
 
 
 class _GradientCell(nn.Cell):
@@ -121,6 +97,10 @@ class MFTrainOneStepCell:
         use_clip_grad: Scale the gradients down to ``max_grad_norm``.
         max_grad_norm: Largest global L2 norm, above 0.
         scale_sense: Loss scale; a fixed number above 0.
+        local_norm: Find the norm of each parameter's gradient too.
+        use_skip_data_by_global_norm: Leave the weights as they are in a step whose norm is
+            ``global_norm_spike_threshold`` or more.
+        global_norm_spike_threshold: The norm, above 0.
         options: Upstream's other arguments, at their neutral values.
 
     Raises:
@@ -136,17 +116,25 @@ class MFTrainOneStepCell:
         use_clip_grad: bool = False,
         max_grad_norm: float = 1.0,
         scale_sense: float = 1.0,
+        *,
+        local_norm: bool = False,
+        global_norm_spike_threshold: float = 1.0,
+        use_skip_data_by_global_norm: bool = False,
         **options: Any,
     ):
         refuse_options("runner_wrapper", options, _NEUTRAL)
-        for name, value in (("max_grad_norm", max_grad_norm), ("scale_sense", scale_sense)):
+        for name, value in (("max_grad_norm", max_grad_norm), ("scale_sense", scale_sense),
+                            ("global_norm_spike_threshold", global_norm_spike_threshold)):  # fmt: skip
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
                 raise ConfigError(
                     f"is {value!r}", where=f"runner_wrapper.{name}", allowed="a number above 0"
                 )
         self.network, self.optimizer = network, optimizer
         self.max_grad_norm = float(max_grad_norm) if use_clip_grad else math.inf
-        self.loss_scale = float(scale_sense)
+        self.loss_scale, self.local_norm = float(scale_sense), local_norm
+        self.spike = (
+            float(global_norm_spike_threshold) if use_skip_data_by_global_norm else math.inf
+        )
         self.is_updating = False
         network.set_train(True)
         self._inputs = inspect.signature(network.construct).parameters
@@ -166,7 +154,8 @@ class MFTrainOneStepCell:
 
         Returns:
             A ``StepResult``; in upstream's form the tensors ``(loss (1,), overflow (), loss scale (),
-            learning rate (), global norm (1,))``.
+            learning rate (), global norm (1,))``, and with ``local_norm`` the norm and the size of each
+            parameter, (parameters,).
         """
         if isinstance(inputs[0], (list, tuple)):
             return self.step(*inputs) if lr is None else self.step(inputs[0], lr)
@@ -175,12 +164,15 @@ class MFTrainOneStepCell:
             rate = self.optimizer.learning_rate
             lr = float(rate(self.optimizer.step) if callable(rate) else rate)
         result = self.step([batch], lr)
+        sizes = [each.size for each in self.optimizer.parameters]
+        more = (Tensor(result.local_norms, ms.float32), Tensor(sizes)) if self.local_norm else ()
         return (
             Tensor([result.loss], ms.float32),
             Tensor(result.overflow),
             Tensor(self.loss_scale, ms.float32),
             Tensor(lr, ms.float32),
             Tensor([result.grad_norm], ms.float32),
+            *more,
         )
 
     def set_train(self, mode: bool = True) -> MFTrainOneStepCell:
@@ -212,11 +204,13 @@ class MFTrainOneStepCell:
         losses, grads, norm = self._joined(losses, grads)
         loss = math.fsum(losses)
         overflow = not (math.isfinite(loss) and math.isfinite(norm))
-        if not overflow:
+        local = tuple(self._norm(grad) for grad in grads) if self.local_norm else ()
+        if not (overflow or norm >= self.spike):
             self._update(grads, lr, norm)
         bad = tuple(i for i, value in enumerate(losses) if not math.isfinite(value))
         tokens = sum(int(batch["input_ids"].size) for batch in micro_batches) * self.copies
-        return StepResult(loss, norm, overflow, tokens, trained, bad)
+        is_spike = not overflow and norm >= self.spike
+        return StepResult(loss, norm, overflow, tokens, trained, bad, is_spike, local)
 
     def gradients(self, batch: Batch, weight: float = 1.0) -> tuple[float, list[Tensor]]:
         """Return a batch's loss times ``weight``, and its gradients times the loss scale too.
@@ -267,7 +261,11 @@ class MFTrainOneStepCell:
         self, losses: list[float], grads: list[Tensor]
     ) -> tuple[list[float], list[Tensor], float]:
         """Return losses and gradients of the whole step, and the norm, for those found here."""
-        return losses, grads, math.sqrt(float(self._square_sum(*grads))) / self.loss_scale
+        return losses, grads, self._norm(*grads)
+
+    def _norm(self, *grads: Tensor) -> float:
+        """Return the global L2 norm of some gradients, without the loss scale."""
+        return math.sqrt(float(self._square_sum(*grads))) / self.loss_scale
 
     def _update(self, grads: Sequence[Tensor], lr: float, norm: float) -> None:
         clip = min(1.0, self.max_grad_norm / (norm + _NORM_GUARD))

@@ -85,10 +85,11 @@ def test_an_alias_does_not_repeat_the_problem_of_its_anchor(tmp_path):
         ({"context": {"mode": True}}, "context.mode: found True; allowed: a number or a name"),
         ({"callbacks": [{"type": "LossMonitor"}]},
          "callbacks.0.type: found 'LossMonitor' (text); allowed: MFLossMonitor, CheckpointMonitor, "
-         "EarlyStopping, MetricsWriter, LossPlot, ProgressBar; did you mean 'MFLossMonitor' or 'LossPlot'?"),
+         "EarlyStopping, MetricsWriter, LossPlot, ProgressBar, ProfileMonitor, SummaryMonitor, TrainCallBack; "
+         "did you mean 'MFLossMonitor' or 'SummaryMonitor' or 'ProfileMonitor'?"),
         ({"callbacks": [{}]},
-         "callbacks.0.type: the key is missing; allowed: MFLossMonitor, CheckpointMonitor, "
-         "EarlyStopping, MetricsWriter, LossPlot, ProgressBar"),
+         "callbacks.0.type: the key is missing; allowed: MFLossMonitor, CheckpointMonitor, EarlyStopping, "
+         "MetricsWriter, LossPlot, ProgressBar, ProfileMonitor, SummaryMonitor, TrainCallBack"),
         ({"lr_schedule": {"type": "CosineAnnealingLR", "base_lr": 0.1}},
          "lr_schedule.t_max: the key is missing"),
         ({"model": {"model_config": {"hidden_dropout": 0.1}}},

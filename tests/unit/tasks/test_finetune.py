@@ -10,7 +10,8 @@ from mindformers.config.mindformer_config import MindFormerConfig
 from mindformers.errors import ConfigError, DataError
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.tasks import build
-from mindformers.tasks.finetune import set_recompute
+from mindformers.tasks.finetune import named_callbacks, set_recompute, train_settings
+from mindformers.training.callbacks import build_callbacks
 
 
 class Network:
@@ -68,3 +69,33 @@ def test_a_file_without_model_or_data_is_refused() -> None:
         build.network_settings(config)
     with pytest.raises(ConfigError, match="no training data is named"):
         build.build_train_dataset(config, Network())
+
+
+def test_other_keys_add_their_callbacks_and_bound_the_run() -> None:
+    config = MindFormerConfig({
+        "profile": True, "profile_start_step": 3, "profile_stop_step": 4, "profile_level": 0,
+        "monitor_config": {"monitor_on": True, "local_norm_format": "log", "step_interval": 5},
+        "callbacks": [{"type": "TrainCallBack", "stop_step": 7}, {"type": "CheckpointMonitor"}],
+        "runner_config": {"stop_step": 9},
+    }).bind()  # fmt: skip
+    named = {each["type"]: each for each in named_callbacks(config)}
+    assert list(named) == [
+        "MFLossMonitor",
+        "CheckpointMonitor",
+        "ProfileMonitor",
+        "TrainingStateMonitor",
+    ]
+    assert (named["ProfileMonitor"]["start_step"], named["ProfileMonitor"]["stop_step"]) == (3, 4)
+    assert named["TrainingStateMonitor"]["step_interval"] == 5
+    assert train_settings(config).max_steps == 7
+    types = [type(each).__name__ for each in build_callbacks(list(named.values()))]
+    assert types == ["ProgressBar", "MetricsWriter", "LossPlot", "MFLossMonitor", "ProfileMonitor",
+                     "TrainingStateMonitor", "CheckpointMonitor"]  # fmt: skip
+
+
+def test_a_profile_that_is_listed_is_not_added_again() -> None:
+    config = MindFormerConfig(
+        {"profile": True, "callbacks": [{"type": "ProfileMonitor", "stop_step": 2}]}
+    ).bind()
+    assert [each.get("stop_step") for each in named_callbacks(config)] == [None, 2]
+    assert train_settings(config).max_steps is None

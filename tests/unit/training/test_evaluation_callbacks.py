@@ -13,7 +13,7 @@ import pytest
 
 from mindformers.errors import ConfigError
 from mindformers.training.best_value import BestValue
-from mindformers.training.callbacks import build_callbacks
+from mindformers.training.callbacks import before_saving, build_callbacks
 from mindformers.training.checkpoint_monitor import CheckpointMonitor
 from mindformers.training.early_stopping import EarlyStopping
 from mindformers.training.eval_callback import EvalCallBack
@@ -212,7 +212,8 @@ def test_a_wrong_argument_is_refused(build: Any, message: str) -> None:
 def test_an_evaluation_comes_before_a_save_and_on_every_process() -> None:
     evaluation = EvalCallBack(dict)
     sections = [{"type": "CheckpointMonitor"}, {"type": "EarlyStopping"}]
-    names = [type(each).__name__ for each in build_callbacks(sections, before_saving=[evaluation])]
+    named = build_callbacks(sections)
+    names = [type(each).__name__ for each in before_saving(named, [evaluation])]
     assert names[-3:] == ["EarlyStopping", "EvalCallBack", "CheckpointMonitor"]
-    others = build_callbacks(sections, before_saving=[evaluation], is_first=False)
+    others = before_saving(build_callbacks(sections, is_first=False), [evaluation])
     assert [type(each).__name__ for each in others] == names[-3:]

@@ -178,8 +178,8 @@ def test_the_step_is_registered_under_upstreams_name():
             "runner_wrapper.scale_sense: is 'dynamic'; allowed: a number above 0",
         ),
         (
-            {"local_norm": True},
-            "runner_wrapper.local_norm: True is not implemented; allowed: False",
+            {"global_norm_spike_threshold": 0},
+            "runner_wrapper.global_norm_spike_threshold: is 0; allowed: a number above 0",
         ),
         ({"use_clip_gard": True}, "runner_wrapper.use_clip_gard: no such argument"),
     ],

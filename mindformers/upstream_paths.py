@@ -21,7 +21,7 @@ _PATHS = {
     "core.callback": "training.callbacks",
     "core.context": "tasks.context",
     "core.loss": "modules.loss",
-    "core.metric": "evaluation.metrics",
+    "core.metric": _SEVERAL,
     "core.metric.metric": "evaluation.metrics",
     "core.lr": "training.lr_schedule",
     "core.optim": "training.optimizer",

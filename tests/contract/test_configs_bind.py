@@ -93,5 +93,7 @@ def key_paths(data, path=()):
 
 def value_at(data, path):
     for key in path:
+        if isinstance(data, list) and isinstance(key, str):
+            (data,) = data  # ``metric`` may be one section or a list
         data = data[key]
     return data

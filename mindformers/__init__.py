@@ -60,7 +60,10 @@ _NAMES = {
     "LoraConfig": "mindformers.pet.pet_config",
     "Ptuning2Config": "mindformers.pet.pet_config",
     "get_pet_model": "mindformers.pet.lora",
-    "merge_adapter": "mindformers.pet.lora",
+    "merge_adapter": "mindformers.pet.merge",
+    "unmerge_adapter": "mindformers.pet.merge",
+    "remove_adapter": "mindformers.pet.merge",
+    "AdapterSet": "mindformers.pet.adapter_set",
     "save_adapter": "mindformers.pet.adapter_files",
     "load_adapter": "mindformers.pet.adapter_files",
     **dict.fromkeys(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor
 
 from mindformers.checkpoint.json_file import write_json
 from mindformers.checkpoint.tensor_io import array_to_write, write_safetensors
@@ -26,7 +25,7 @@ from mindformers.pet.adapter_source import (
     read_adapters,
 )
 from mindformers.pet.identity import base_mark, check_base
-from mindformers.pet.lora import get_pet_model, lora_layers
+from mindformers.pet.lora import fill_adapters, get_pet_model, lora_layers
 from mindformers.pet.pet_config import bind_lora
 from mindformers.pet.prefix import load_prefix, prefix_parameters, save_prefix
 
@@ -166,19 +165,37 @@ def load_adapter(network: Any, source: str | Path) -> Any:
     """
     if holds_prefix(source):
         return load_prefix(network, source)
+    settings, own = own_adapters(network, source)
+    if not lora_layers(network):
+        get_pet_model(network, settings)
+    _check_layers(network, own, str(source))
+    fill_adapters(network, own)
+    logger.info("loaded the adapters of %d layers from %s", len(own), source)
+    return network
+
+
+def own_adapters(network: Any, source: str | Path) -> tuple[LoraSection, dict[str, Adapter]]:
+    """Read adapters as a network has them: its layers' names, this process's share of them.
+
+    Args:
+        network: The network, the weights the adapters were trained on loaded.
+        source: A folder in peft's layout or a step of a LoRA run.
+
+    Returns:
+        Settings that give a network just these adapters, and these by layer.
+
+    Raises:
+        CheckpointError: As of ``load_adapter``.
+    """
     found = read_adapters(source)
     names = [f"{layer}{WEIGHT}" for layer in found.adapters]
     stored = network.detect_tensors(names, found.where)
     own = adapters_in_layout(found.adapters, stored, network.layout_tensors(), found.where)
     check_base(network, found.mark, found.where)
     own = own_share(network, own)
-    if not lora_layers(network):
-        ranks, alphas = _patterns(found.settings, own)
-        exact = {"target_modules": list(own), "rank_pattern": ranks, "alpha_pattern": alphas}
-        get_pet_model(network, found.settings.model_copy(update=exact))
-    _fill(network, own, found.where)
-    logger.info("loaded the adapters of %d layers from %s", len(own), found.where)
-    return network
+    ranks, alphas = _patterns(found.settings, own)
+    exact = {"target_modules": list(own), "rank_pattern": ranks, "alpha_pattern": alphas}
+    return found.settings.model_copy(update=exact), own
 
 
 def own_share(network: Any, adapters: Mapping[str, Adapter]) -> dict[str, Adapter]:
@@ -195,7 +212,7 @@ def own_share(network: Any, adapters: Mapping[str, Adapter]) -> dict[str, Adapte
     return found
 
 
-def _fill(network: Any, own: Mapping[str, Adapter], where: str) -> None:
+def _check_layers(network: Any, own: Mapping[str, Adapter], where: str) -> None:
     layers = lora_layers(network)
     if set(layers) != set(own):
         lacking, extra = set(layers) - set(own), set(own) - set(layers)
@@ -214,6 +231,3 @@ def _fill(network: Any, own: Mapping[str, Adapter], where: str) -> None:
                 allowed=f"rank {layer.mindpet_delta_lora_a.shape[0]} and scale {layer.scale:g}",
                 fix="take the pet_config the adapters were trained with",
             )
-        low, high = (np.ascontiguousarray(each, np.float32) for each in own[name][:2])
-        layer.mindpet_delta_lora_a.set_data(Tensor(low))
-        layer.mindpet_delta_lora_b.set_data(Tensor(high))

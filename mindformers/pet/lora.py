@@ -23,12 +23,13 @@ from mindformers.config.pet import (
     fits_end,
     matches,
 )
-from mindformers.errors import CheckpointError, ConfigError, did_you_mean
+from mindformers.errors import ConfigError, did_you_mean
 from mindformers.logger import logger
 from mindformers.modules.linear import Linear
 from mindformers.modules.lora import LoraLinear, new_draw, start_of_a
 from mindformers.ops.dropout import HashedDropout, HostDropout, as_int32
 from mindformers.parallel.mesh import mesh
+from mindformers.pet.adapter_layout import Adapter
 from mindformers.pet.pet_config import LoraConfig, Ptuning2Config, note_settings
 from mindformers.pet.prefix import add_prefix, prefix_parameters
 
@@ -68,7 +69,7 @@ def get_pet_model(
     for path, base in chosen.items():
         salt = zlib.crc32(path.encode())
         layer = LoraLinear(base, settings.for_layer(path), draw, salt, starts[path])
-        _put_in_place(cells, path, layer)
+        put_in_place(cells, path, layer)
         layer.mindpet_delta_lora_a.name, layer.mindpet_delta_lora_b.name = (
             f"{path}.{LORA_A}",
             f"{path}.{LORA_B}",
@@ -111,6 +112,14 @@ def adapter_parameters(network: nn.Cell) -> list[Parameter]:
     ]
 
 
+def fill_adapters(network: nn.Cell, adapters: Mapping[str, Adapter]) -> None:
+    """Give every layer with an adapter its A and B."""
+    for name, layer in lora_layers(network).items():
+        low, high = (np.ascontiguousarray(each, np.float32) for each in adapters[name][:2])
+        layer.mindpet_delta_lora_a.set_data(Tensor(low))
+        layer.mindpet_delta_lora_b.set_data(Tensor(high))
+
+
 def adapter_ranks(network: nn.Cell) -> dict[str, int]:
     """Return the rank of every layer that has an adapter."""
     layers = lora_layers(network).items()
@@ -133,45 +142,7 @@ def draw_dropout(network: nn.Cell, step: int, part: int) -> None:
             return  # they share it
 
 
-def merge_adapter(network: Any) -> Any:
-    """Add the adapters to the weights, computed in float32, and make it an ordinary network again.
-
-    Every weight may be trained afterwards.
-
-    Returns:
-        The network.
-
-    Raises:
-        CheckpointError: If it has no adapters, or a merged weight is not finite in its type.
-    """
-    layers = lora_layers(network)
-    if not layers:
-        is_prefix = (
-            "; a trained prefix is no part of the weights" if prefix_parameters(network) else ""
-        )
-        raise CheckpointError(f"the network has no adapters{is_prefix}", where="merge_adapter")
-    merged = {path: _merged_weight(path, layer) for path, layer in layers.items()}
-    cells = dict(network.cells_and_names())
-    for path, layer in layers.items():
-        layer.weight.set_data(merged[path])
-        _put_in_place(cells, path, layer.base)
-    for parameter in network.weight_parameters().values():
-        parameter.requires_grad = True
-    note_settings(network, None)
-    return network
-
-
-def _merged_weight(path: str, layer: LoraLinear) -> Tensor:
-    dtype = layer.weight.dtype
-    merged = Tensor(layer.merged()).astype(dtype)
-    if not np.isfinite(merged.asnumpy().astype(np.float32)).all():
-        raise CheckpointError(
-            f"base and adapter together are not finite in {dtype}", where=f"{path}.weight"
-        )
-    return merged
-
-
-def _put_in_place(cells: Mapping[str, nn.Cell], path: str, layer: nn.Cell) -> None:
+def put_in_place(cells: Mapping[str, nn.Cell], path: str, layer: nn.Cell) -> None:
     """Put a layer where another is; the names of its parameters stay as they are."""
     names = {id(parameter): parameter.name for parameter in layer.get_parameters()}
     owner, _, attribute = path.rpartition(".")

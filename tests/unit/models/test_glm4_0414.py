@@ -164,6 +164,16 @@ def test_the_opened_directory_answers_and_stops_at_its_end_ids(
     assert stopped[0].tolist() == [5, 6, 7, OBSERVATION]
 
 
+def test_end_ids_come_from_config_json_where_the_generation_settings_have_none(
+    tmp_path: Path,
+) -> None:
+    folder, _ = write_directory(tmp_path)
+    (folder / "generation_config.json").write_text('{"temperature": 0.6, "do_sample": true}')
+    settings = AutoModel.from_pretrained(folder).generation_defaults()
+    assert settings.eos_token_id == [END, USER, OBSERVATION]
+    assert (settings.pad_token_id, settings.temperature) == (END, 0.6)
+
+
 def test_weights_in_place_answer_as_the_network_does(
     tmp_path: Path, pynative: None, native: None
 ) -> None:

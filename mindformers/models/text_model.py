@@ -19,6 +19,7 @@ from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.streamer import streaming
 
 UPSTREAM_LENGTH = FIELDS["max_length"].default  # nobody wants a prompt and answer of 20 tokens
+_IDS = ("eos_token_id", "pad_token_id")
 DEFAULT_ANSWER_LENGTH = 512  # tokens, where neither the call nor the model's files give a length
 
 
@@ -33,7 +34,10 @@ class TextModel:
         """Return the settings ``generate`` starts from: the directory's, else the configuration's."""
         source = self.pretrained_dir
         if source is not None and (source / GENERATION_FILE).is_file():
-            return GenerationConfig.from_pretrained(source)
+            stored = GenerationConfig.from_pretrained(source)
+            # Where the file leaves them out, the ids of config.json count: an answer must end.
+            missing = [name for name in _IDS if getattr(stored, name) == FIELDS[name].default]
+            return stored.merged(**{name: getattr(self.config, name, None) for name in missing})
         return GenerationConfig.from_model_config(self.config)
 
     def runner(self, use_cache: bool = True) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mindformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer
+from mindformers.checkpoint.export import ExportOptions
 from mindformers.checkpoint.loading import open_weights
 from mindformers.config.loader import load_yaml
 from mindformers.config.run_config import bind_run_config
@@ -115,6 +116,36 @@ def test_converting_there_and_back_gives_the_same_bytes_and_files(
     assert generation["eos_token_id"] == [END, USER, OBSERVATION]
 
 
+@pytest.mark.parametrize("given", ["tokenizer.json", "."])
+def test_a_conversion_takes_the_tokenizer_of_another_folder_with_its_template(
+    tmp_path: Path, given: str
+) -> None:
+    folder, arrays = write_directory(tmp_path / "hf", "glm_z1")
+    (tmp_path / "bare").mkdir()
+    write_file(tmp_path / "bare" / "model.safetensors", arrays)
+    (tmp_path / "bare" / "config.json").write_bytes((folder / "config.json").read_bytes())
+    options = ExportOptions(tokenizer=folder / given)
+    made = convert_pt_to_ms(tmp_path / "bare", tmp_path / "ms", options=options)
+    assert AutoTokenizer.from_pretrained(made).chat_template == TEMPLATES["glm_z1"]
+    assert not (made / "tokenizer.model").exists()
+
+
+@pytest.mark.parametrize("by", ["network", "tokenizer"])
+def test_what_is_saved_opens_again_with_the_same_ids(
+    tmp_path: Path, pynative: None, by: str
+) -> None:
+    folder, _ = write_directory(tmp_path / "hf", "glm_z1")
+    tokenizer, copy = AutoTokenizer.from_pretrained(folder), tmp_path / "copy"
+    if by == "network":
+        AutoModel.from_pretrained(folder).save_pretrained(copy)
+    else:
+        tokenizer.save_pretrained(copy)
+    again = AutoTokenizer.from_pretrained(copy)
+    messages = CHATS["turns"]["messages"]
+    assert again.apply_chat_template(messages) == tokenizer.apply_chat_template(messages)
+    assert again.special_tokens == tokenizer.special_tokens
+
+
 def test_the_opened_directory_answers_and_stops_at_its_end_ids(
     tmp_path: Path, pynative: None, backend: str
 ) -> None:
@@ -131,6 +162,16 @@ def test_the_opened_directory_answers_and_stops_at_its_end_ids(
     write_file(folder / "model.safetensors", arrays)
     stopped = AutoModel.from_pretrained(folder).generate(prompt, do_sample=False, max_new_tokens=4)
     assert stopped[0].tolist() == [5, 6, 7, OBSERVATION]
+
+
+def test_end_ids_come_from_config_json_where_the_generation_settings_have_none(
+    tmp_path: Path,
+) -> None:
+    folder, _ = write_directory(tmp_path)
+    (folder / "generation_config.json").write_text('{"temperature": 0.6, "do_sample": true}')
+    settings = AutoModel.from_pretrained(folder).generation_defaults()
+    assert settings.eos_token_id == [END, USER, OBSERVATION]
+    assert (settings.pad_token_id, settings.temperature) == (END, 0.6)
 
 
 def test_weights_in_place_answer_as_the_network_does(

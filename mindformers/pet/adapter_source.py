@@ -79,6 +79,16 @@ def holds_prefix(source: str | Path) -> bool:
         return _are_prefix(list(weights.tensors))
 
 
+def prefix_beside(source: str | Path) -> Path | None:
+    """Return the file of a trained prefix that lies beside the weights of a model directory, or None.
+
+    Raises:
+        CheckpointError: If there is a file of that name which cannot be opened.
+    """
+    beside = Path(source) / WEIGHT_FILE
+    return beside if beside.is_file() and holds_prefix(beside) else None
+
+
 def _are_prefix(names: Sequence[str]) -> bool:
     return bool(names) and all(name.startswith(PREFIX) for name in names)
 

@@ -12,7 +12,7 @@ from mindformers.checkpoint.dtypes import is_finite, not_finite
 from mindformers.checkpoint.loading import open_weights
 from mindformers.config.pet import PREFIX, Ptuning2Section
 from mindformers.errors import CheckpointError, ConfigError
-from mindformers.pet.adapter_source import base_and_mark, holds_prefix
+from mindformers.pet.adapter_source import base_and_mark, holds_prefix, prefix_beside
 
 ROWS = f"{PREFIX}embedding.weight"
 _FIRST = f"{PREFIX}trans.0.weight"
@@ -49,7 +49,9 @@ def require_prefix(config: Any, source: str | Path) -> None:
         ConfigError: If the settings ask for a prefix and ``source`` holds none.
         CheckpointError: If it cannot be opened.
     """
-    if isinstance(config.pet, Ptuning2Section) and not holds_prefix(source):
+    if not isinstance(config.pet, Ptuning2Section):
+        return
+    if not holds_prefix(source) and prefix_beside(source) is None:
         raise ConfigError(
             "the settings ask for a trained prefix, and these weights hold none",
             where=str(source),

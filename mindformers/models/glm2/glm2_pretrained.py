@@ -22,7 +22,7 @@ from mindformers.models.glm2.glm2_quantized import round_in_place
 from mindformers.models.glm2.hf_config import check_against_config, is_tied
 from mindformers.ops.native.tensors import of_parameter
 from mindformers.pet.adapter_files import load_adapter
-from mindformers.pet.adapter_source import existing_base, holds_adapters
+from mindformers.pet.adapter_source import existing_base, holds_adapters, prefix_beside
 
 
 class GLM2PreTrainedModel(PreTrainedModel):
@@ -34,7 +34,8 @@ class GLM2PreTrainedModel(PreTrainedModel):
     def load_weights(self, source: Path) -> glm2_weights.LoadReport:
         """Fill the weights from a Hugging Face directory, a directory we saved, a step folder or one file.
 
-        A source that holds adapters gives the weights they were trained on and the adapters.
+        A source that holds adapters gives the weights they were trained on and the adapters. A
+        network with a prefix also takes the one that lies beside the weights in a directory.
 
         Raises:
             CheckpointError: If the weights are damaged or are not those of this network.
@@ -51,6 +52,9 @@ class GLM2PreTrainedModel(PreTrainedModel):
                 parameters = self.weight_parameters().items()
                 round_in_place(self.config, {name: of_parameter(each) for name, each in parameters})
         self.weights_source = str(source.resolve())
+        beside = prefix_beside(source) if self.prefix_length else None
+        if beside is not None:
+            load_adapter(self, beside)
         return report
 
     @classmethod

@@ -289,6 +289,13 @@ def test_a_published_directory_with_pre_seq_len_is_the_original_s_p_tuning(
     assert shapes["embedding.weight"] == (LENGTH, WIDTH)
     assert shapes["trans.0.weight"] == (SIZES.hidden, WIDTH)  # the original's width between
     assert network.config.pet.dropout_prob == 0.1
+    # The prefix beside the weights is loaded with them.
+    tuned = prefix_weights("rows")
+    save_file(tuned, folder / "adapter_model.safetensors")
+    content["prefix_projection"] = False
+    (folder / "config.json").write_text(json.dumps(content))
+    (parameter,) = AutoModel.from_pretrained(folder).trainable_params()
+    np.testing.assert_array_equal(parameter.asnumpy(), tuned[f"{PREFIX}embedding.weight"])
     content["pre_seq_len"] = None
     (folder / "config.json").write_text(json.dumps(content))
     assert AutoModel.from_pretrained(folder).config.pet is None

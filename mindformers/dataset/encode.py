@@ -23,7 +23,8 @@ from mindformers.dataset.labels import (
 from mindformers.dataset.messages import data_error
 from mindformers.errors import DataError, TokenizerError
 
-_END = "<|user|>"
+_END, _END_OF_TEXT = "<|user|>", "<|endoftext|>"
+_BEFORE_TEXT = (("[gMASK]", True), ("<sop>", True))
 
 TooLong = Literal["truncate", "drop", "error", "split"]
 
@@ -84,11 +85,14 @@ class Prompt(NamedTuple):
         messages: The conversation.
         tools: Tool schemas.
         where: File and line, for messages.
+        text: Plain text instead of a conversation; it is laid out between ``[gMASK]<sop>`` and
+            ``<|endoftext|>``, and all of it is learnt.
     """
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]] | None = None
     where: str = ""
+    text: str = ""
 
 
 def encode_conversation(
@@ -99,6 +103,7 @@ def encode_conversation(
     tools: Sequence[Mapping[str, Any]] | None = None,
     truncate: bool = True,
     where: str = "",
+    text: str = "",
 ) -> Sample:
     """Return the training row of a conversation.
 
@@ -109,13 +114,14 @@ def encode_conversation(
         tools: Tool schemas.
         truncate: Cut a longer conversation at its end; False raises instead.
         where: File and line, for messages.
+        text: Plain text instead of ``messages``, see ``Prompt``.
 
     Raises:
         TooLongError: If the conversation is longer and ``truncate`` is False.
         NothingToLearnError: If no label is left (no answer, or all of it cut away).
         DataError: If the conversation cannot be rendered or encoded.
     """
-    prompt = Prompt(messages, tools, where)
+    prompt = Prompt(messages, tools, where, text)
     rows, (error,) = encode_conversations(
         tokenizer, [prompt], seq_length, too_long="truncate" if truncate else "error"
     )
@@ -155,7 +161,11 @@ def encode_conversations(
         None, or what ``encode_conversation`` raises.
     """
     built, lengths, errors = _built(tokenizer, prompts)
-    labels = shifted_labels(built, lengths, tokenizer.special_tokens, train_on)
+    is_text = np.array(
+        [bool(each.text) for each, error in zip(prompts, errors, strict=True) if error is None],
+        bool,
+    )
+    labels = shifted_labels(built, lengths, tokenizer.special_tokens, train_on, is_text)
     form = split_rows if too_long == "split" else cut_rows
     rows = form(built, labels, lengths, seq_length)
     is_refused = (rows.num_cut > 0) & (too_long not in ("truncate", "split"))
@@ -183,14 +193,17 @@ def _built(
     errors: list[DataError | None] = []
     ids: list[int] = []
     ends: list[int] = []
-    closing = tokenizer.special_tokens[_END]
     for prompt in prompts:
         try:
-            ids += tokenizer.encode_segments(tokenizer.render(prompt.messages, prompt.tools))
+            if prompt.text:
+                segments = [*_BEFORE_TEXT, (prompt.text, False)]
+            else:
+                segments = tokenizer.render(prompt.messages, prompt.tools)
+            ids += tokenizer.encode_segments(segments)
         except TokenizerError as error:
             errors.append(data_error(error, prompt.where))
             continue
-        ids.append(closing)
+        ids.append(tokenizer.special_tokens[_END_OF_TEXT if prompt.text else _END])
         ends.append(len(ids))
         errors.append(None)
     return np.array(ids, dtype=np.int32), np.diff(np.array([0, *ends], dtype=np.int64)), errors

@@ -66,14 +66,16 @@ def shifted_labels(
     lengths: np.ndarray,
     special_tokens: Mapping[str, int],
     train_on: TrainOn = "all",
+    is_text: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the shifted labels of conversations that end with the closing ``<|user|>``.
+    """Return the shifted labels of conversations that end with a closing token.
 
     Args:
         built: (tokens,) int32, ids of all conversations, one after another.
         lengths: (conversations,) tokens of each.
         special_tokens: Ids of the control tokens by their text.
         train_on: ``all`` of an assistant's turns are learnt, or the ``last`` one of a conversation.
+        is_text: (conversations,) true where there are no turns and everything behind ``<sop>`` is learnt.
 
     Returns:
         (tokens,) int32: what follows each token, or -100.
@@ -93,7 +95,11 @@ def shifted_labels(
         answers = np.where(built == special_tokens[_ANSWER], positions, -1)
         last_answer = np.maximum.reduceat(answers, starts) if len(starts) else answers
         is_owned &= last_role == np.repeat(last_answer, lengths)
-    # The closing token is the user's, so no label is taken from the row behind.
+    if is_text is not None and is_text.any():
+        places = _places(lengths)
+        is_inside = (places >= 1) & (places < np.repeat(lengths, lengths) - 1)
+        is_owned = np.where(np.repeat(is_text, lengths), is_inside, is_owned)
+    # The closing token is nobody's to answer, so no label is taken from the row behind.
     following = np.append(built[1:], np.int32(IGNORED_LABEL))
     return np.where(is_owned, following, np.int32(IGNORED_LABEL))
 

@@ -114,6 +114,35 @@ def test_pieces_without_a_label_are_left_out_unless_they_are_to_be_kept(tokenize
     assert (len(ids), set(labels)) == (8, {_})
 
 
+def test_plain_text_is_learnt_from_its_first_token_to_its_end(tokenizer: Any) -> None:
+    end = N  # <|endoftext|>
+    prompts = [
+        Prompt([], text="bcd"),
+        Prompt([user("q"), answer("b")]),
+        Prompt([], text="<|user|>"),
+    ]
+    rows, errors = encode_conversations(tokenizer, prompts, 20, train_on="last")
+    assert errors == [None, None, None]
+    seams = np.cumsum(rows.num_tokens)[:-1]
+    found = [part.tolist() for part in np.split(rows.input_ids, seams)]
+    learnt = [part.tolist() for part in np.split(rows.labels, seams)]
+    assert (found[0], learnt[0]) == ([M, P, B, C, D, end], [_, B, C, D, end, _])
+    assert learnt[1] == [_, _, _, _, _, NL, B, U, _]
+    assert U not in found[2]  # a control token that text spells out is text
+    assert learnt[2] == [_, *found[2][2:], _]
+
+
+def test_long_text_is_split_without_loss(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "bcdfgqx" * 10}) + "\n", encoding="utf-8")
+    (chunk,) = encode_files([path], tokenizer, EncodeOptions(16, "split"), packer=TokenPacker())
+    assert (chunk.rows.sizes // 8).tolist() == [16, 16, 16, 16, 9]
+    assert chunk.tally.trained_tokens == 71  # 70 letters and the end
+    with pytest.raises(DataError, match="a.jsonl:1: 'text' is empty"):
+        path.write_text('{"text": " "}', encoding="utf-8")
+        list(encode_files([path], tokenizer, EncodeOptions(16)))
+
+
 def files_of(tmp_path: Path) -> Path:
     rows = [
         {"messages": TWO_TURNS}, {"messages": [user("q" * 30), answer("b")]},

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mindformers.config.inference import TokenizerSection
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
+from mindformers.tokenizer.named import tokenizer_of
 
 
 def build_tokenizer(config: RunConfig) -> Any:
@@ -31,14 +31,6 @@ def build_tokenizer(config: RunConfig) -> Any:
         where="processor.tokenizer.vocab_file",
         fix="add --processor.tokenizer.vocab_file with the path of tokenizer.model",
     )
-
-
-def tokenizer_of(section: TokenizerSection) -> Any:
-    """Return the tokenizer a section with a ``vocab_file`` describes."""
-    settings = {key: value for key, value in section.model_dump().items() if value is not None}
-    for name in ("type", "trust_remote_code"):
-        settings.pop(name, None)
-    return MindFormerRegister.get_cls(MindFormerModuleType.TOKENIZER, section.type)(**settings)
 
 
 def training_tokenizer(config: RunConfig, settings: PretrainedConfig, given: Any = None) -> Any:

@@ -166,6 +166,7 @@ def test_what_fails_leaves_no_cache_behind(
     found = dataset(source, tokenizer, cache, loader={"on_error": "skip"})
     assert found.num_rows == 5
     assert "dropped (malformed): 1; first" in caplog.text
+    assert "17 % of the conversations were left out" in caplog.text
     caplog.clear()
     dataset(source, tokenizer, cache, loader={"on_error": "skip"})
     assert "6 read, 5 rows of" in caplog.text  # what became of the input is kept with the rows

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mindformers.dataset.encode import Prompt, encode_conversation, encode_conversations
 from mindformers.dataset.encoding import EncodeOptions, encode_files
@@ -99,6 +101,34 @@ def test_a_split_conversation_loses_no_label(tokenizer: Any, length: int, cuts: 
     kept = sum(cuts)  # the closing token has no label: it needs no row of its own
     assert [each for ids, _labels in rows for each in ids] == TWO_TURNS_IDS[:kept]
     assert [each for _ids, learnt in rows for each in learnt] == labels[:kept]
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(st.tuples(st.text("bcq ", min_size=1, max_size=9), st.text("dfx\n", min_size=1, max_size=9)),
+             min_size=1, max_size=4),
+    st.integers(3, 40),
+)  # fmt: skip
+def test_no_cut_changes_what_is_learnt(
+    tokenizer: Any, turns: list[tuple[str, str]], length: int
+) -> None:
+    messages = [
+        each for question, said in turns for each in (user(f"q{question}"), answer(f"d{said}"))
+    ]
+    ((ids, labels),) = encode(tokenizer, messages, 1000)
+    pieces = encode(tokenizer, messages, length, too_long="split", keeps_unlearnt=True)
+    joined = [each for _ids, learnt in pieces for each in learnt]
+    assert joined + [_] * (len(labels) - len(joined)) == labels
+    assert len(labels) - len(joined) <= 1
+    assert all(len(piece) <= length for piece, _learnt in pieces)
+    ((begin, learnt),) = encode(tokenizer, messages, length, keeps_unlearnt=True)
+    assert (begin, learnt) == (ids[:length], labels[:length])
+    ((_ids, last),) = encode(tokenizer, messages, 1000, train_on="last")
+    final = len(labels) - 1 - labels[::-1].index(U)  # the role token that ends the last answer
+    begin_of_last = max(place for place in range(final) if ids[place] == A)
+    assert last == [_] * begin_of_last + labels[begin_of_last:]
 
 
 def test_pieces_without_a_label_are_left_out_unless_they_are_to_be_kept(tokenizer: Any) -> None:

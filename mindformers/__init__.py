@@ -47,6 +47,8 @@ _NAMES = {
     "build_parallel_config": "mindformers.tasks.context",
     "run_check": "mindformers.tools.run_check",
     "CausalLanguageModelDataset": "mindformers.dataset.causal_lm",
+    "KeyWordGenDataset": "mindformers.dataset.causal_lm",
+    "MultiTurnDataset": "mindformers.dataset.causal_lm",
     "AdamW": "mindformers.training.optimizer",
     "MFTrainOneStepCell": "mindformers.training.train_step",
     "MFLossMonitor": "mindformers.training.callbacks",

@@ -27,6 +27,8 @@ _PATHS = {
     "core.optim": "training.optimizer",
     "core.parallel_config": "tasks.context",
     "dataset.causal_language_model_dataset": "dataset.causal_lm",
+    "dataset.keyword_gen_dataset": "dataset.causal_lm",
+    "dataset.multi_turn_dataset": "dataset.causal_lm",
     "generation.generation_config": "generation.config",
     "generation.logits_process": "generation.logits",
     "generation.streamers": "generation.streamer",

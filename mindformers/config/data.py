@@ -33,8 +33,10 @@ class FilesSection(Section):
     dataset_dir: OptionalText | list[str] = Field(
         default="", description="A file, a folder of them, or a list of files."
     )
-    format: Literal["auto", "messages", "sharegpt", "alpaca", "adgen", "toolalpaca"] = Field(
-        default="auto", description="Form of rows of text; auto: told by the keys of each row."
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "adgen", "toolalpaca", "text"] = (
+        Field(
+            default="auto", description="Form of rows of text; auto: told by the keys of each row."
+        )
     )
 
     @property

@@ -27,7 +27,8 @@ class CausalLanguageModelDataset:
         seq_length: The model's row length (tokens); None: that of the files.
         vocab_size: Rows of the model's embedding; None: ids are not checked.
         layout: How processes share a batch; None: this one reads all of it.
-        tokenizer: Makes token ids of text; not needed for MindRecord files.
+        tokenizer: Makes token ids of text; not needed for MindRecord files. A mapping describes one, as
+            the section's own ``tokenizer`` does.
         pad_token_id: What fills up a row of several documents, without a tokenizer.
         **settings: Keys of the section (``data_loader``, ``input_columns``, ``batch_size``,
             ``drop_remainder``, ``seed``, ``packing``, ...); they win over ``dataset_config``.
@@ -54,6 +55,8 @@ class CausalLanguageModelDataset:
         pad_token_id: int = 0,
         **settings: Any,
     ) -> None:
+        if isinstance(tokenizer, Mapping):
+            settings["tokenizer"], tokenizer = tokenizer, None
         section = _bind(dataset_config, settings)
         loader = section.data_loader
         options = ReadOptions(

@@ -22,9 +22,13 @@ from mindformers.dataset.labels import (
     owned_by_roles,
     shifted_labels,
     split_rows,
+    with_texts,
 )
 from mindformers.dataset.messages import data_error
 from mindformers.errors import DataError, TokenizerError
+
+# Begin and end of a text without turns: GLM-4's names, then those before it.
+_BEGIN, _BEFORE_TEXT, _END_OF_TEXT = "[gMASK]", ("<sop>", "sop"), ("<|endoftext|>", "</s>")
 
 TooLong = Literal["truncate", "drop", "error", "split"]
 
@@ -89,11 +93,14 @@ class Prompt(NamedTuple):
         messages: The conversation.
         tools: Tool schemas.
         where: File and line, for messages.
+        text: Plain text instead of a conversation; it is laid out between ``[gMASK]<sop>`` and
+            ``<|endoftext|>``, and all of it is learnt.
     """
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]] | None = None
     where: str = ""
+    text: str = ""
 
 
 def encode_conversation(
@@ -104,6 +111,7 @@ def encode_conversation(
     tools: Sequence[Mapping[str, Any]] | None = None,
     truncate: bool = True,
     where: str = "",
+    text: str = "",
 ) -> Sample:
     """Return the training row of a conversation.
 
@@ -114,13 +122,14 @@ def encode_conversation(
         tools: Tool schemas.
         truncate: Cut a longer conversation at its end; False raises instead.
         where: File and line, for messages.
+        text: Plain text instead of ``messages``, see ``Prompt``.
 
     Raises:
         TooLongError: If the conversation is longer and ``truncate`` is False.
         NothingToLearnError: If no label is left (no answer, or all of it cut away).
         DataError: If the conversation cannot be rendered or encoded.
     """
-    prompt = Prompt(messages, tools, where)
+    prompt = Prompt(messages, tools, where, text)
     rows, (error,) = encode_conversations(
         tokenizer, [prompt], seq_length, too_long="truncate" if truncate else "error"
     )
@@ -166,6 +175,9 @@ def encode_conversations(
         if answers is None
         else owned_at_end(lengths, answers)
     )
+    is_text = [bool(each.text) for each, error in zip(prompts, errors, strict=True) if not error]
+    if any(is_text):
+        is_owned = with_texts(is_owned, lengths, np.array(is_text))
     labels = shifted_labels(built, lengths, is_owned)
     form = split_rows if too_long == "split" else cut_rows
     rows = form(built, labels, lengths, seq_length)
@@ -198,18 +210,27 @@ def _built(
     ids: list[int] = []
     ends: list[int] = []
     answers: list[int] = []  # tokens of each row's last message
-    closing = tokenizer.special_tokens[tokenizer.closing_token]
-    has_roles = ANSWER in tokenizer.special_tokens
+    special = tokenizer.special_tokens
+    before, end_of_text = (
+        next((name for name in names if name in special), "")
+        for names in (_BEFORE_TEXT, _END_OF_TEXT)
+    )
+    has_roles = ANSWER in special
     for prompt in prompts:
         try:
-            segments = tokenizer.render(prompt.messages, prompt.tools)
+            if prompt.text:
+                segments: Any = [(_BEGIN, True), (before, True), (prompt.text, False)]
+            else:
+                segments = tokenizer.render(prompt.messages, prompt.tools)
             ids += tokenizer.encode_segments(segments)
             if not has_roles:
-                answers.append(_answer_tokens(tokenizer, prompt.messages, segments))
+                answers.append(
+                    0 if prompt.text else _answer_tokens(tokenizer, prompt.messages, segments)
+                )
         except TokenizerError as error:
             errors.append(data_error(error, prompt.where))
             continue
-        ids.append(closing)
+        ids.append(special[end_of_text if prompt.text else tokenizer.closing_token])
         ends.append(len(ids))
         errors.append(None)
     built = np.array(ids, dtype=np.int32), np.diff(np.array([0, *ends], dtype=np.int64))

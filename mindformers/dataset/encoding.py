@@ -117,7 +117,8 @@ class RowEncoder:
         for place, row in enumerate(rows):
             found = self._conversation(row)
             if isinstance(found, Conversation):
-                prompts.append(Prompt(found.as_dict()["messages"], found.tools, found.where))
+                messages = [message.as_dict() for message in found.messages]
+                prompts.append(Prompt(messages, found.tools, found.where, found.text))
                 places.append(place)
             outcomes.append(found if isinstance(found, DataError) else None)
         options = self.options

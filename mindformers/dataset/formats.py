@@ -1,4 +1,4 @@
-"""Rows of the known data set forms as conversations: messages, sharegpt, alpaca, ADGen.
+"""Rows of the known data set forms as conversations: messages, sharegpt, alpaca, ADGen; and plain text.
 
 The form is told by a row's keys, so files need no flag and may be mixed. Loads no
 MindSpore.
@@ -10,12 +10,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from mindformers.dataset.messages import Conversation, OrderPolicy, parse_conversation
+from mindformers.dataset.messages import (
+    Conversation,
+    OrderPolicy,
+    parse_conversation,
+    parse_text,
+)
 from mindformers.dataset.rows import RawRow, parse_row, read_rows
 from mindformers.dataset.turns import conversation_turns, from_json
 from mindformers.errors import DataError, did_you_mean
 
-Form = Literal["auto", "messages", "sharegpt", "alpaca", "adgen", "toolalpaca"]
+Form = Literal["auto", "messages", "sharegpt", "alpaca", "adgen", "toolalpaca", "text"]
 # The keys that tell a form; a row of several takes the first.
 _KEYS = {
     "messages": ("messages",),
@@ -23,11 +28,12 @@ _KEYS = {
     "toolalpaca": ("conversations",),
     "alpaca": ("instruction", "output"),
     "adgen": ("content", "summary"),
+    "text": ("text",),
 }
-_KNOWN_KEYS = ("messages", "conversations", "instruction", "output", "content", "summary")
+_KNOWN_KEYS = ("messages", "conversations", "instruction", "output", "content", "summary", "text")
 _FORMS = (
     "'messages' (GLM-4, OpenAI), 'conversations' (sharegpt, GLM-3), 'instruction' and 'output' "
-    "(alpaca) or 'content' and 'summary' (ADGen)"
+    "(alpaca), 'content' and 'summary' (ADGen) or 'text' (plain text)"
 )
 
 
@@ -80,6 +86,8 @@ def conversation_from_row(
             allowed=f"the keys of the form {name!r}: {', '.join(_KEYS[name])}",
             fix="correct the file, or leave format at 'auto'",
         )
+    if name == "text":
+        return parse_text(present["text"], where=where)
     messages = _MESSAGES[name](present, where)
     return parse_conversation(
         messages, _tools(present.get("tools"), where), where=where, order=order

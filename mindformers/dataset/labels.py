@@ -106,11 +106,24 @@ def owned_at_end(lengths: np.ndarray, answers: np.ndarray) -> np.ndarray:
     return (from_end >= 2) & (from_end <= np.repeat(np.where(answers > 0, answers + 2, 0), lengths))
 
 
+def with_texts(is_owned: np.ndarray, lengths: np.ndarray, is_text: np.ndarray) -> np.ndarray:
+    """Return ``is_owned`` with every token behind ``<sop>`` learnt in rows that have no turns.
+
+    Args:
+        is_owned: (tokens,) bool, by turns.
+        lengths: (conversations,) tokens of each.
+        is_text: (conversations,) bool, where there are no turns.
+    """
+    places = _places(lengths)
+    is_inside = (places >= 1) & (places < np.repeat(lengths, lengths) - 1)
+    return np.where(np.repeat(is_text, lengths), is_inside, is_owned)
+
+
 def shifted_labels(built: np.ndarray, lengths: np.ndarray, is_owned: np.ndarray) -> np.ndarray:
     """Return what follows each token that is owned by an answer, else -100; (tokens,) int32.
 
     Args:
-        built: (tokens,) int32, ids of all conversations, each ending with the closing token.
+        built: (tokens,) int32, ids of all conversations, each ending with a closing token.
         lengths: (conversations,) tokens of each.
         is_owned: (tokens,) bool; changed in place.
     """

@@ -54,20 +54,24 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A checked conversation.
+    """A checked conversation, or plain text.
 
     Attributes:
-        messages: Its turns, at least one of them an assistant's.
+        messages: Its turns, at least one of them an assistant's; none where it is text.
         tools: Tool schemas of the whole conversation.
         where: File and line it comes from, for messages.
+        text: Plain text, all of which is learnt; empty where it is a conversation.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     where: str = ""
+    text: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the row ``{"messages": [...], "tools": [...]}``, without tools only the former."""
+        """Return the row ``{"messages": [...], "tools": [...]}``, without tools only the former; or the text's."""
+        if self.text:
+            return {"text": self.text}
         row: dict[str, Any] = {"messages": [message.as_dict() for message in self.messages]}
         if self.tools:
             row["tools"] = list(self.tools)
@@ -108,6 +112,20 @@ def parse_conversation(
     if order == "strict":
         _check_order(turns, where)
     return Conversation(turns, tuple(schemas), where)
+
+
+def parse_text(text: Any, *, where: str = "") -> Conversation:
+    """Return a row of plain text.
+
+    Raises:
+        DataError: If it is no string, is empty or holds half a surrogate pair.
+    """
+    if not isinstance(text, str):
+        raise DataError(f"'text' is a {type(text).__name__}", where=where, allowed="a string")
+    if not text.strip():
+        raise DataError("'text' is empty", where=where, fix="leave the row out")
+    _check_text((text,), where)
+    return Conversation((), (), where, text)
 
 
 def data_error(error: TokenizerError, where: str) -> DataError:

@@ -57,6 +57,23 @@ class ReadOptions:
     layout: Layout = field(default_factory=Layout)
     eod_token_id: int | None = None
 
+    def num_batches(self, num_rows: int) -> int:
+        """Return the batches that so many rows make."""
+        return (
+            num_rows // self.batch_size if self.drop_remainder else -(-num_rows // self.batch_size)
+        )
+
+    def check_count(self, num_rows: int, where: str) -> None:
+        """Raise a DataError where there are no rows, or fewer than a batch; ``where`` names them."""
+        if not num_rows:
+            raise DataError("the data set has no rows", where=where)
+        if not self.num_batches(num_rows):
+            raise DataError(
+                f"{num_rows} rows make no batch of {self.batch_size}",
+                where=where,
+                fix="lower runner_config.batch_size, or set drop_remainder to False",
+            )
+
 
 class TrainDataset:
     """The rows of MindRecord files as batches of NumPy arrays.
@@ -94,16 +111,14 @@ class TrainDataset:
         self._first_rows = [0, *accumulate(file.num_rows for file in checked)]
         self.batch_size = self._options.batch_size
         self.num_rows = min(self._first_rows[-1], self._options.num_samples or self._first_rows[-1])
-        self._check_count()
+        self._options.check_count(self.num_rows, str(files[0]))
         self.seq_length = seq_length or self._first_length()
         self._probe([bool(file.facts) for file in checked])
         self.fingerprint = _fingerprint(files)
 
     def __len__(self) -> int:
         """Return the batches of an epoch."""
-        if self._options.drop_remainder:
-            return self.num_rows // self.batch_size
-        return -(-self.num_rows // self.batch_size)
+        return self._options.num_batches(self.num_rows)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Yield the batches of an epoch.
@@ -189,16 +204,6 @@ class TrainDataset:
         """Return ``file:row`` of a row's number, for messages."""
         file = bisect_right(self._first_rows, index) - 1
         return Path(f"{self.files[file]}:{index - self._first_rows[file] + 1}")
-
-    def _check_count(self) -> None:
-        if not self.num_rows:
-            raise DataError("the data set has no rows", where=str(self.files[0]))
-        if self._options.drop_remainder and self.num_rows < self.batch_size:
-            raise DataError(
-                f"{self.num_rows} rows make no batch of {self.batch_size}",
-                where=str(self.files[0]),
-                fix="lower runner_config.batch_size, or set drop_remainder to False",
-            )
 
     def _first_length(self) -> int:
         with closing(self._read_raw(np.zeros(1, dtype=np.int64))) as rows:

@@ -22,6 +22,7 @@ from mindformers.dataset.token_dataset import RowForm, TokenDataset
 from mindformers.errors import ConfigError
 from mindformers.logger import logger
 from mindformers.ops.native.cache import cache_folder
+from mindformers.tokenizer.named import tokenizer_of
 
 _READ_AT_ONCE = 64  # rows of MindRecord files that are copied to a store
 _DIVISOR = (
@@ -45,6 +46,8 @@ def open_stored(
         DataError: If the files cannot be used.
     """
     loader, length = section.data_loader, section.row_length or seq_length
+    if tokenizer is None and section.tokenizer and section.tokenizer.vocab_file:
+        tokenizer = tokenizer_of(section.tokenizer)
     stores, lengths = [], []
     for files in loader.files:
         store, own = _open(files, section, length, tokenizer, vocab_size)

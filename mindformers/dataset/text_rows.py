@@ -22,6 +22,7 @@ from mindformers.tokenizer.chat import default_template
 
 # Raised when rows come out otherwise for the same input: what is in caches is then made again.
 ROWS_VERSION = 1
+_NOTABLE = 0.1  # a share of the input that nobody loses on purpose without wanting to know
 
 
 def rows_of_text(
@@ -79,6 +80,14 @@ def rows_of_text(
     store = stored_rows(cache_dir, identity, write)
     for line in told(store.tally):
         logger.info("%s", line)
+    for what, count in (
+        ("left out", sum(store.tally.dropped.values())),
+        ("cut", store.tally.truncated),
+    ):
+        if count > _NOTABLE * store.tally.rows_read:
+            logger.warning(
+                "%.0f %% of the conversations were %s", 100 * count / store.tally.rows_read, what
+            )
     return store
 
 

@@ -20,9 +20,9 @@ from mindformers.dataset.sharing import own_rows, own_tokens
 from mindformers.errors import DataError
 from mindformers.logger import logger
 
-_GROUPED_BATCHES = (
-    50  # batches that are sorted by length together: enough for like lengths, few enough to mix
-)
+# Batches that are sorted by length together: enough for like lengths, few enough to mix.
+_GROUPED_BATCHES = 50
+_WHERE = "the training data"
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,11 @@ class TokenDataset:
         documents = min(len(rows), self._options.num_samples or len(rows))
         self.num_rows = self._packs.num_rows if self._packs else documents
         self.fingerprint = self._fingerprint()
-        if self._options.drop_remainder and self.num_rows < self.batch_size:
-            raise DataError(
-                f"{self.num_rows} rows make no batch of {self.batch_size}",
-                where="the training data",
-                fix="lower runner_config.batch_size, or set drop_remainder to False",
-            )
+        self._options.check_count(self.num_rows, _WHERE)
 
     def __len__(self) -> int:
         """Return the batches of an epoch."""
-        if self._options.drop_remainder:
-            return self.num_rows // self.batch_size
-        return -(-self.num_rows // self.batch_size)
+        return self._options.num_batches(self.num_rows)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Yield the batches of an epoch.
@@ -200,7 +193,7 @@ class TokenDataset:
         if longest > self.seq_length:
             raise DataError(
                 f"a row has {longest} tokens",
-                where="the training data",
+                where=_WHERE,
                 allowed=f"at most {self.seq_length}",
                 fix="raise train_dataset.max_seq_length, or make the data with shorter rows",
             )
@@ -214,5 +207,5 @@ class TokenDataset:
             edges = hashlib.sha256(self._packs.documents.tobytes() + self._packs.edges.tobytes())
             facts.append(f"packs {edges.hexdigest()}")
         if self._form.is_grouped:
-            facts.append("grouped")
+            facts.append(f"grouped {self.batch_size}")
         return facts[0] if len(facts) == 1 else hashlib.sha256(" ".join(facts).encode()).hexdigest()

@@ -48,10 +48,11 @@ def _conversations(path: Path, tokenizer: Any, length: int) -> Iterator[TokenRow
     for conversation in read_conversations(path):
         if isinstance(conversation, DataError):
             raise conversation
-        row = conversation.as_dict()
+        messages = [message.as_dict() for message in conversation.messages]
         sample = encode_conversation(
-            tokenizer, row["messages"], length, tools=row.get("tools"), where=conversation.where
-        )
+            tokenizer, messages, length,
+            tools=conversation.tools, where=conversation.where, text=conversation.text,
+        )  # fmt: skip
         yield TokenRow(sample.input_ids[: sample.num_tokens], sample.labels[: sample.num_tokens])
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mindformers.config.inference import TokenizerSection
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.models.glm2.tokenizer_choice import open_tokenizer
-from mindformers.registry import MindFormerModuleType, MindFormerRegister
+from mindformers.tokenizer.named import tokenizer_of
 from mindformers.tokenizer.pretrained_files import vocabulary_in
 
 
@@ -30,17 +29,6 @@ def build_tokenizer(config: RunConfig) -> Any:
         where="processor.tokenizer.vocab_file",
         fix="add --processor.tokenizer.vocab_file with the path of tokenizer.model or tokenizer.json",
     )
-
-
-def tokenizer_of(section: TokenizerSection) -> Any:
-    """Return the tokenizer a section with a ``vocab_file`` describes."""
-    family = MindFormerRegister.get_cls(MindFormerModuleType.TOKENIZER, section.type)
-    own = {"type", "trust_remote_code", "vocab_file"}
-    settings = section.model_dump(exclude_none=True, exclude=own)
-    # Of a tokenizer.json the chat template stands in the files beside it.
-    is_json = section.vocab_file.endswith(".json")
-    build = family.from_pretrained if is_json else family
-    return build(section.vocab_file, **settings)
 
 
 def training_tokenizer(config: RunConfig, settings: PretrainedConfig, given: Any = None) -> Any:

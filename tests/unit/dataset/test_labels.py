@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mindformers.dataset.encode import Prompt, encode_conversation, encode_conversations
 from mindformers.dataset.encoding import EncodeOptions, encode_files
@@ -101,6 +103,34 @@ def test_a_split_conversation_loses_no_label(tokenizer: Any, length: int, cuts: 
     assert [each for _ids, learnt in rows for each in learnt] == labels[:kept]
 
 
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(st.tuples(st.text("bcq ", min_size=1, max_size=9), st.text("dfx\n", min_size=1, max_size=9)),
+             min_size=1, max_size=4),
+    st.integers(3, 40),
+)  # fmt: skip
+def test_no_cut_changes_what_is_learnt(
+    tokenizer: Any, turns: list[tuple[str, str]], length: int
+) -> None:
+    messages = [
+        each for question, said in turns for each in (user(f"q{question}"), answer(f"d{said}"))
+    ]
+    ((ids, labels),) = encode(tokenizer, messages, 1000)
+    pieces = encode(tokenizer, messages, length, too_long="split", keeps_unlearnt=True)
+    joined = [each for _ids, learnt in pieces for each in learnt]
+    assert joined + [_] * (len(labels) - len(joined)) == labels
+    assert len(labels) - len(joined) <= 1
+    assert all(len(piece) <= length for piece, _learnt in pieces)
+    ((begin, learnt),) = encode(tokenizer, messages, length, keeps_unlearnt=True)
+    assert (begin, learnt) == (ids[:length], labels[:length])
+    ((_ids, last),) = encode(tokenizer, messages, 1000, train_on="last")
+    final = len(labels) - 1 - labels[::-1].index(U)  # the role token that ends the last answer
+    begin_of_last = max(place for place in range(final) if ids[place] == A)
+    assert last == [_] * begin_of_last + labels[begin_of_last:]
+
+
 def test_pieces_without_a_label_are_left_out_unless_they_are_to_be_kept(tokenizer: Any) -> None:
     assert [ids for ids, _labels in encode(tokenizer, TWO_TURNS, 5, too_long="split")] == [
         TWO_TURNS_IDS[5:10], TWO_TURNS_IDS[10:],
@@ -112,6 +142,35 @@ def test_pieces_without_a_label_are_left_out_unless_they_are_to_be_kept(tokenize
         encode(tokenizer, late, 8)
     ((ids, labels),) = encode(tokenizer, late, 8, keeps_unlearnt=True)
     assert (len(ids), set(labels)) == (8, {_})
+
+
+def test_plain_text_is_learnt_from_its_first_token_to_its_end(tokenizer: Any) -> None:
+    end = N  # <|endoftext|>
+    prompts = [
+        Prompt([], text="bcd"),
+        Prompt([user("q"), answer("b")]),
+        Prompt([], text="<|user|>"),
+    ]
+    rows, errors = encode_conversations(tokenizer, prompts, 20, train_on="last")
+    assert errors == [None, None, None]
+    seams = np.cumsum(rows.num_tokens)[:-1]
+    found = [part.tolist() for part in np.split(rows.input_ids, seams)]
+    learnt = [part.tolist() for part in np.split(rows.labels, seams)]
+    assert (found[0], learnt[0]) == ([M, P, B, C, D, end], [_, B, C, D, end, _])
+    assert learnt[1] == [_, _, _, _, _, NL, B, U, _]
+    assert U not in found[2]  # a control token that text spells out is text
+    assert learnt[2] == [_, *found[2][2:], _]
+
+
+def test_long_text_is_split_without_loss(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "bcdfgqx" * 10}) + "\n", encoding="utf-8")
+    (chunk,) = encode_files([path], tokenizer, EncodeOptions(16, "split"), packer=TokenPacker())
+    assert (chunk.rows.sizes // 8).tolist() == [16, 16, 16, 16, 9]
+    assert chunk.tally.trained_tokens == 71  # 70 letters and the end
+    with pytest.raises(DataError, match="a.jsonl:1: 'text' is empty"):
+        path.write_text('{"text": " "}', encoding="utf-8")
+        list(encode_files([path], tokenizer, EncodeOptions(16)))
 
 
 def files_of(tmp_path: Path) -> Path:

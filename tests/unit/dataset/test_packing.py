@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mindformers.dataset import packing
 from mindformers.dataset.causal_lm import CausalLanguageModelDataset
@@ -40,6 +42,18 @@ def test_every_document_is_packed_once_and_no_row_is_too_full(
     assert max(filled) <= 128
     assert sum(filled) == packs.num_tokens == lengths.sum()
     assert packs.fill > 0.9
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 40), max_size=80), st.integers(40, 90), st.integers(0, 9))
+def test_no_two_rows_could_have_been_one(lengths: list[int], seq_length: int, seed: int) -> None:
+    sizes = np.array(lengths, dtype=np.int64)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    packs = pack_documents(sizes, seq_length, order)
+    filled = sorted(int(sizes[packs.row(row)].sum()) for row in range(packs.num_rows))
+    assert sorted(packs.documents.tolist()) == np.flatnonzero(sizes).tolist()
+    assert all(0 < each <= seq_length for each in filled)
+    assert len(filled) < 2 or filled[0] + filled[1] > seq_length
 
 
 def write_documents(path: Path, lengths: list[int]) -> Path:

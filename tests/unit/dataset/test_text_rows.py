@@ -166,6 +166,7 @@ def test_what_fails_leaves_no_cache_behind(
     found = dataset(source, tokenizer, cache, loader={"on_error": "skip"})
     assert found.num_rows == 5
     assert "dropped (malformed): 1; first" in caplog.text
+    assert "17 % of the conversations were left out" in caplog.text
     caplog.clear()
     dataset(source, tokenizer, cache, loader={"on_error": "skip"})
     assert "6 read, 5 rows of" in caplog.text  # what became of the input is kept with the rows
@@ -208,6 +209,35 @@ def test_upstreams_names_read_their_forms(tokenizer: Any, tmp_path: Path) -> Non
     assert labels[:answer].tolist() == [-100] * answer
     assert labels[answer : len(text) - 1].tolist() == text[answer + 1 :]
     assert set(labels[len(text) - 1 :].tolist()) == {-100}
+
+
+def test_dialogues_with_tools_are_read_as_upstream_writes_them(vocab: Path, tmp_path: Path) -> None:
+    import mindformers.models  # noqa: F401 -- registers the tokenizer by its name
+    from mindformers.dataset import MultiTurnDataset
+
+    data = tmp_path / "tools.jsonl"
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "tool", "name": "f", "parameters": {}, "observation": "x"},
+        {"role": "assistant", "content": "a"},
+    ]
+    row = {"tools": [{"name": "f", "parameters": {}}], "conversations": turns}
+    data.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    section = {
+        "data_loader": {"type": "ToolAlpacaDataLoader", "dataset_dir": str(data), "shuffle": True},
+        "tokenizer": {"type": "ChatGLM4Tokenizer", "vocab_file": str(vocab)},
+        "max_seq_length": 900, "batch_size": 1, "cache_dir": str(tmp_path / "c"),
+    }  # fmt: skip
+    found = MultiTurnDataset(section)
+    (batch,) = found.batches(0)
+    labels = batch["labels"][0]
+    ids = labels[labels >= 0].tolist()
+    learnt = ChatGLM4Tokenizer(vocab).decode(ids, spaces_between_special_tokens=False)
+    assert learnt == "f\n{}<|observation|>\na<|user|>"
+    other = MultiTurnDataset(
+        {**section, "tokenizer": None}, tokenizer={"vocab_file": str(vocab)}, batch_size=1
+    )
+    assert other.fingerprint == found.fingerprint
 
 
 def test_what_is_missing_is_named(

@@ -87,6 +87,8 @@ def test_answers_follow_the_adapter_in_use(tmp_path: Path) -> None:
         switched.generate(prompt, max_new_tokens=8, do_sample=False), expected
     )
     held.use(None)
-    np.testing.assert_array_equal(switched.generate(prompt, max_new_tokens=8, do_sample=False), plain)
+    np.testing.assert_array_equal(
+        switched.generate(prompt, max_new_tokens=8, do_sample=False), plain
+    )
     with pytest.raises(ConfigError, match="has adapters already"):
         AdapterSet(load_adapter(switched, folder))

@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--format",
-        choices=("auto", "messages", "sharegpt", "alpaca", "adgen", "toolalpaca"),
+        choices=("auto", "messages", "sharegpt", "alpaca", "adgen", "toolalpaca", "text"),
         default="auto",
         help="form of the rows (default: told by the keys of each)",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,8 @@ from mindspore import Parameter, Tensor, ops
 from mindformers.config.options import refuse_options
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.lr_annealing import RelativeStepLR
-from mindformers.training.optimizer_base import (
-    RuleOptimizer,
-    checked_part,
-    checked_positive,
-    refuse,
-    root_mean_square,
-)
+from mindformers.training.optimizer_arguments import checked_part, checked_positive, refuse
+from mindformers.training.optimizer_base import RuleOptimizer
 
 _NEUTRAL = {"compression": (False,), "loss_scale": (1.0,)}
 
@@ -101,6 +97,11 @@ class AdaFactor(RuleOptimizer):
         columns = _moved(slots["adafactor_column"], square.mean(-2), kept)
         shares = ops.rsqrt(rows / rows.mean(-1, keep_dims=True))
         return grad * shares.expand_dims(-1) * ops.rsqrt(columns).expand_dims(-2)
+
+
+def root_mean_square(values: Tensor) -> float:
+    """Return the root of the mean square of float32 values."""
+    return math.sqrt(float(ops.square(values).mean().asnumpy()))
 
 
 def _moved(mean: Parameter, new: Tensor, kept: float) -> Parameter:

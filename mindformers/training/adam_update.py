@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindformers.ops.backend import cell_backend
-from mindformers.ops.native.optimizer import ADAM_DTYPES, AdamRates, AdamTarget, adam_update
+from mindformers.ops.native.optimizer import AdamRates, AdamTarget, adam_update
 from mindformers.training.optimizer_base import MASTER, Group, Optimizer
 
 
@@ -148,7 +147,10 @@ class AdamUpdate:
             [optimizer.groups[index] for index in members],
         )
         self.betas, self.eps = betas, eps
-        self._change = _build_change(state, betas)
+        self._change: _NativeUpdate | _PortableUpdate
+        self._change = (
+            _NativeUpdate(state) if optimizer.is_native else _PortableUpdate(state, betas)
+        )
 
     def __call__(self, grads: Sequence[Tensor], lr: float, scale: float, count: int) -> None:
         """Update in place; ``count`` is the number of this update, from 1."""
@@ -157,10 +159,3 @@ class AdamUpdate:
         correction = second_correction / (1.0 - beta1**count)
         rates = AdamRates(lr * correction, self.betas, self.eps * second_correction, scale)
         self._change(grads, rates, correction)
-
-
-def _build_change(state: AdamState, betas: tuple[float, float]) -> _PortableUpdate | _NativeUpdate:
-    is_known = all(parameter.dtype in ADAM_DTYPES for parameter in state.parameters)
-    if cell_backend() == "native" and is_known:
-        return _NativeUpdate(state)
-    return _PortableUpdate(state, betas)

@@ -11,13 +11,13 @@ from mindspore import Parameter, Tensor, ops
 from mindformers.config.options import refuse_options
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.adam_update import AdamUpdate
-from mindformers.training.optimizer_base import (
-    Optimizer,
+from mindformers.training.optimizer_arguments import (
     checked_betas,
     checked_part,
     checked_positive,
     refuse,
 )
+from mindformers.training.optimizer_base import Optimizer
 from mindformers.training.optimizer_slots import is_orthogonalized
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, from Jordan's "Muon"

@@ -12,7 +12,8 @@ from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.adafactor import AdaFactor
 from mindformers.training.adam_update import AdamUpdate
 from mindformers.training.muon import Muon
-from mindformers.training.optimizer_base import Optimizer, checked_betas, checked_positive
+from mindformers.training.optimizer_arguments import checked_betas, checked_positive
+from mindformers.training.optimizer_base import Optimizer
 from mindformers.training.optimizer_rules import SGD, Lion
 
 __all__ = ["SGD", "AdaFactor", "AdamW", "Lion", "Muon", "Optimizer"]

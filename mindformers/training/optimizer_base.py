@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,15 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, ops
+from mindspore import Parameter, Tensor
 
 from mindformers.checkpoint.average import AVERAGE
 from mindformers.checkpoint.parts import Parted
 from mindformers.errors import CheckpointError, ConfigError, did_you_mean
+from mindformers.ops.backend import cell_backend
+from mindformers.ops.native.optimizer import ADAM_DTYPES, MomentRule, MomentTarget, moment_update
 from mindformers.parallel.mesh import mesh
+from mindformers.training.optimizer_arguments import checked_part, is_rate, refuse
 from mindformers.training.optimizer_slots import slot_shapes
 
 _GROUP_KEYS = ("params", "weight_decay", "lr_scale")
@@ -52,6 +54,7 @@ class Optimizer(ABC):
         groups: The group of each.
         slots: The state of each, by the first part of its name.
         step: Finished updates.
+        is_native: The kernels can update the parameters.
 
     Raises:
         ConfigError: If an argument is out of range or not implemented.
@@ -73,6 +76,8 @@ class Optimizer(ABC):
             checked_part("ema_decay", ema_decay)
         self.learning_rate, self.ema_decay = learning_rate, ema_decay
         self.parameters, self.groups = _as_groups(list(params), weight_decay)
+        is_known = all(parameter.dtype in ADAM_DTYPES for parameter in self.parameters)
+        self.is_native = is_known and cell_backend() == "native"
         self.step = 0
         slots["ema_decay"] = ema_decay
         self.slots = [self._build_slots(parameter, slots) for parameter in self.parameters]
@@ -124,9 +129,26 @@ class Optimizer(ABC):
 
     def _average(self, part: float) -> None:
         """Move the average a part of its way to the weights."""
+        if self.is_native:
+            moment_update(self.kernel_targets(AVERAGE), None, MomentRule("average", take=part))
+            return
         for index, slots in enumerate(self.slots):
             mean = slots[AVERAGE]
             mean.set_data(mean + part * (self.target(index) - mean))
+
+    def kernel_targets(self, slot: str, lr: float = 0.0) -> list[MomentTarget]:
+        """Return the parameters with one of their slots, where they have it, as the kernels take them."""
+        rows = zip(self.parameters, self.slots, self.groups, strict=True)
+        return [
+            MomentTarget(
+                parameter,
+                slots.get(MASTER),
+                slots.get(slot),
+                lr * group.lr_scale,
+                group.weight_decay,
+            )
+            for parameter, slots, group in rows
+        ]
 
     def indexed_state(self) -> list[tuple[int, Parameter]]:
         """Return the state with the index of its parameter, in the order it is saved."""
@@ -204,59 +226,6 @@ class RuleOptimizer(Optimizer):
     @abstractmethod
     def _changed(self, index: int, grad: Tensor, lr: float) -> Tensor:
         """Return what becomes of ``target(index)``, float32, and update its state."""
-
-
-def root_mean_square(values: Tensor) -> float:
-    """Return the root of the mean square of float32 values."""
-    return math.sqrt(float(ops.square(values).mean().asnumpy()))
-
-
-def is_rate(value: object) -> bool:
-    """Tell whether a value is a finite number, 0 or more."""
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value >= 0
-    )
-
-
-def refuse(key: str, value: object, allowed: str) -> None:
-    """Raise the error of one argument of an optimizer."""
-    raise ConfigError(f"is {value!r}", where=f"optimizer.{key}", allowed=allowed)
-
-
-def checked_part(key: str, value: float) -> float:
-    """Return a number in [0, 1).
-
-    Raises:
-        ConfigError: If it is outside.
-    """
-    if not (is_rate(value) and value < 1):
-        refuse(key, value, "a number in [0, 1)")
-    return float(value)
-
-
-def checked_betas(key: str, betas: Sequence[float]) -> tuple[float, float]:
-    """Return two numbers in [0, 1).
-
-    Raises:
-        ConfigError: If they are others.
-    """
-    if len(betas) != 2 or not all(is_rate(beta) and beta < 1 for beta in betas):
-        refuse(key, betas, "two numbers in [0, 1)")
-    return float(betas[0]), float(betas[1])
-
-
-def checked_positive(key: str, value: float) -> float:
-    """Return a number above 0.
-
-    Raises:
-        ConfigError: If it is not.
-    """
-    if not (is_rate(value) and value > 0):
-        refuse(key, value, "a number above 0")
-    return float(value)
 
 
 def _as_groups(params: list[Any], weight_decay: float) -> tuple[list[Parameter], list[Group]]:

@@ -9,12 +9,27 @@ from mindspore import Parameter, Tensor, ops
 
 from mindformers.config.options import refuse_options
 from mindformers.errors import ConfigError
+from mindformers.ops.native.optimizer import MomentRule, moment_update
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
-from mindformers.training.optimizer_base import RuleOptimizer, checked_betas, checked_part
+from mindformers.training.optimizer_arguments import checked_betas, checked_part
+from mindformers.training.optimizer_base import RuleOptimizer
+
+
+class _MomentOptimizer(RuleOptimizer):
+    """One that the kernels can do too."""
+
+    def _update_by(
+        self, slot: str, rule: MomentRule, grads: Sequence[Tensor], lr: float, scale: float
+    ) -> None:
+        if self.is_native:
+            slopes = [grad.contiguous() for grad in grads]
+            moment_update(self.kernel_targets(slot, lr), slopes, rule, scale)
+        else:
+            RuleOptimizer._update(self, grads, lr, scale)
 
 
 @MindFormerRegister.register(MindFormerModuleType.OPTIMIZER)
-class SGD(RuleOptimizer):
+class SGD(_MomentOptimizer):
     """Stochastic gradient descent; weight decay is part of the gradient, as in MindSpore and PyTorch.
 
     Args:
@@ -54,19 +69,27 @@ class SGD(RuleOptimizer):
             )  # fmt: skip
         super().__init__(params, learning_rate, weight_decay, ema_decay, momentum=self.momentum)
 
+    @property
+    def _taken(self) -> float:
+        """What the sum takes of a slope: all of the first one."""
+        return 1.0 if self.step == 0 else 1.0 - self.dampening
+
+    def _update(self, grads: Sequence[Tensor], lr: float, scale: float) -> None:
+        rule = MomentRule("sgd", self.momentum, self._taken, self.nesterov)
+        self._update_by("sgd_m", rule, grads, lr, scale)
+
     def _changed(self, index: int, grad: Tensor, lr: float) -> Tensor:
         weight, decay = self.target(index), self.groups[index].weight_decay
         slope = grad + decay * weight if decay else grad
         if self.momentum:
             total = self.slots[index]["sgd_m"]
-            part = 1.0 if self.step == 0 else 1.0 - self.dampening
-            total.set_data(self.momentum * total + part * slope)
+            total.set_data(self.momentum * total + self._taken * slope)
             slope = slope + self.momentum * total if self.nesterov else total
         return weight - lr * slope
 
 
 @MindFormerRegister.register(MindFormerModuleType.OPTIMIZER)
-class Lion(RuleOptimizer):
+class Lion(_MomentOptimizer):
     """Steps of one size in each direction: the sign of a mean of gradients. Half of AdamW's state.
 
     Args:
@@ -94,6 +117,9 @@ class Lion(RuleOptimizer):
     ):
         self.betas = checked_betas("betas", betas)
         super().__init__(params, learning_rate, weight_decay, ema_decay)
+
+    def _update(self, grads: Sequence[Tensor], lr: float, scale: float) -> None:
+        self._update_by("lion_m", MomentRule("lion", *self.betas), grads, lr, scale)
 
     def _changed(self, index: int, grad: Tensor, lr: float) -> Tensor:
         weight, mean = self.target(index), self.slots[index]["lion_m"]

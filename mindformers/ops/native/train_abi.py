@@ -59,6 +59,28 @@ class AdamStruct(ctypes.Structure):
     )
 
 
+class MomentTargetStruct(ctypes.Structure):
+    """``MomentTarget`` of kernels_train.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("parameter", "master", "moment", "gradient")),
+        ("count", c_int64),
+        *((name, c_float) for name in ("lr", "decay")),
+        ("dtype", c_int32),
+    )
+
+
+class MomentStruct(ctypes.Structure):
+    """``MomentCall`` of kernels_train.h."""
+
+    _fields_ = (
+        ("targets", c_void_p),
+        ("count", c_int64),
+        *((name, c_float) for name in ("keep", "take", "scale")),
+        *((name, c_int32) for name in ("rule", "is_ahead")),
+    )
+
+
 class SpanStruct(ctypes.Structure):
     """``FloatSpan`` of kernels_train.h."""
 
@@ -80,6 +102,7 @@ TRAIN_SIGNATURES: dict[str, tuple[tuple, type]] = {
     "mf_train_attention_backward": ((_P,), c_int),
     "mf_head_loss": ((_P,), c_int),
     "mf_adam_update": ((_P,), c_int),
+    "mf_moment_update": ((_P,), c_int),
     "mf_square_sum": ((_P, _N, _P), c_int),
     "mf_scale": ((_P, _N, c_float), c_int),
 }

@@ -52,6 +52,7 @@ int mf_train_attention_backward(const TrainAttentionCall* call) {
 
 int mf_head_loss(const HeadCall* call) { return guarded([&] { active().train->head_loss(*call); }); }
 int mf_adam_update(const AdamCall* call) { return guarded([&] { active().train->adam_update(*call); }); }
+int mf_moment_update(const MomentCall* call) { return guarded([&] { active().train->moment_update(*call); }); }
 int mf_square_sum(const FloatSpan* spans, int64_t count, double* out) {
   return guarded([&] { *out = active().train->square_sum(spans, count); });
 }

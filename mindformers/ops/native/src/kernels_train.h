@@ -60,6 +60,26 @@ struct AdamCall {
   float lr, beta1, beta2, eps, scale;
 };
 
+// A parameter with one moment, or none (null); gradient is null where an average is all that moves.
+struct MomentTarget {
+  void* parameter;
+  float *master, *moment;
+  const float* gradient;
+  int64_t count;
+  float lr, decay;
+  int32_t dtype;
+};
+// SGD: the moment becomes keep * moment + take * slope; is_ahead: Nesterov.
+// LION: keep and take are what the direction and the moment keep of the moment.
+// AVERAGE: the moment moves `take` of its way to the weight.
+enum MomentRule : int32_t { SGD = 0, LION = 1, AVERAGE = 2 };
+struct MomentCall {
+  const MomentTarget* targets;
+  int64_t count;
+  float keep, take, scale;
+  int32_t rule, is_ahead;
+};
+
 struct FloatSpan {
   float* data;
   int64_t count;
@@ -82,6 +102,7 @@ void train_attention_forward(const TrainAttentionCall& call);
 void train_attention_backward(const TrainAttentionCall& call);
 void head_loss(const HeadCall& call);
 void adam_update(const AdamCall& call);
+void moment_update(const MomentCall& call);
 double square_sum(const FloatSpan* spans, int64_t count);
 void scale_all(const FloatSpan& span, float factor);
 }  // namespace ISA
@@ -100,6 +121,7 @@ struct TrainKernels {
   void (*attention_backward)(const TrainAttentionCall&);
   void (*head_loss)(const HeadCall&);
   void (*adam_update)(const AdamCall&);
+  void (*moment_update)(const MomentCall&);
   double (*square_sum)(const FloatSpan*, int64_t);
   void (*scale_all)(const FloatSpan&, float);
 };

@@ -39,7 +39,52 @@ void adam_piece(const AdamCall& call, float decay, const float* __restrict gradi
   }
 }
 
+void sgd_piece(const MomentCall& call, const MomentTarget& t, const float* __restrict gradient, int64_t count,
+               float* __restrict weight, float* __restrict moment) {
+  const float look = call.is_ahead ? call.keep : 0.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    float slope = gradient[i] * call.scale + t.decay * weight[i];
+    if (moment) {
+      const float m = call.keep * moment[i] + call.take * slope;
+      moment[i] = m;
+      slope = call.is_ahead ? slope + look * m : m;
+    }
+    weight[i] -= t.lr * slope;
+  }
+}
+
+void lion_piece(const MomentCall& call, const MomentTarget& t, const float* __restrict gradient, int64_t count,
+                float* __restrict weight, float* __restrict moment) {
+  const float left = 1.0f - t.lr * t.decay;
+  for (int64_t i = 0; i < count; ++i) {
+    const float g = gradient[i] * call.scale;
+    const float way = call.keep * moment[i] + (1.0f - call.keep) * g;
+    const float sign = float(way > 0.0f) - float(way < 0.0f);
+    moment[i] = call.take * moment[i] + (1.0f - call.take) * g;
+    weight[i] = left * weight[i] - t.lr * sign;
+  }
+}
+
+void average_piece(const MomentCall& call, const float* __restrict weight, int64_t count, float* __restrict mean) {
+  for (int64_t i = 0; i < count; ++i) mean[i] += call.take * (weight[i] - mean[i]);
+}
+
 }  // namespace
+
+void moment_update(const MomentCall& call) {
+  const std::vector<Piece> pieces = pieces_of(call.targets, call.count);
+  parallel(int64_t(pieces.size()), [&](int64_t index) {
+    const Piece& p = pieces[size_t(index)];
+    const MomentTarget& t = call.targets[p.span];
+    float* weight = (t.master ? t.master : static_cast<float*>(t.parameter)) + p.first;
+    float* moment = t.moment ? t.moment + p.first : nullptr;
+    if (call.rule == AVERAGE) return average_piece(call, weight, p.count, moment);
+    auto* piece = call.rule == LION ? lion_piece : sgd_piece;
+    piece(call, t, t.gradient + p.first, p.count, weight, moment);
+    bf16* lower = t.dtype == BF16 ? static_cast<bf16*>(t.parameter) + p.first : nullptr;
+    for (int64_t i = 0; lower && i < p.count; ++i) assign(lower[i], weight[i]);
+  });
+}
 
 void adam_update(const AdamCall& call) {
   const std::vector<Piece> pieces = pieces_of(call.targets, call.count);

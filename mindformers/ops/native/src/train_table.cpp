@@ -18,6 +18,7 @@ const TrainKernels train_kernels = {
     train_attention_backward,
     head_loss,
     adam_update,
+    moment_update,
     square_sum,
     scale_all,
 };

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from mindformers.evaluation.native_scorer import NativeScorer
 from mindformers.evaluation.rows import TokenRow
 from mindformers.evaluation.score import TokenScore, total
+from mindformers.parallel.heartbeat import beat
 from mindformers.parallel.mesh import mesh
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ def score_rows(
     found = []
     for lot in lots(own_share(rows)):
         found += scorer(lot)
+        beat("evaluation")
         on_rows(len(lot) * mesh().layout.data)
     return _joined(total(found))
 

@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from mindformers.models.auto import AutoTokenizer
-from mindformers.tokenizer.bpe import SPLIT_PATTERN
 from mindformers.tasks.lm_harness_model import MindFormersLM
+from mindformers.tokenizer.bpe import SPLIT_PATTERN
 
 LENGTH, LARGEST = 64, 1e-3
 PAIRS = [
@@ -70,7 +70,8 @@ def main(folder: str) -> int:
     differences = [abs(a[0] - b[0]) for a, b in zip(*pairs, strict=True)]
     differences += [abs(a - b) for a, b in zip(*rolling, strict=True)]
     is_same = answers[0] == answers[1] and [a[1] for a in pairs[0]] == [b[1] for b in pairs[1]]
-    print(f"largest difference of a log likelihood {max(differences):.1e}; answers are the same: {is_same}")  # fmt: skip
+    print(f"largest difference of a log likelihood {max(differences):.1e}")
+    print(f"answers are the same: {is_same}")
     return int(not is_same or max(differences) > LARGEST)
 
 

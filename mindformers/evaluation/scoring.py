@@ -26,7 +26,9 @@ def open_scorer(model: Any, batch_size: int = 8) -> Scorer:
     """
     layout = mesh().layout
     is_whole = layout.tensor == layout.context == layout.pipeline == 1
-    if is_whole and model.native_network() is not None:
+    # The kernels would take copies of all weights that have an adapter.
+    has_adapters = bool(getattr(model.config, "pet_config", None))
+    if is_whole and not has_adapters and model.native_network() is not None:
         config = model.config
         return NativeScorer(
             model.native_network, block_size=config.block_size, vocab_size=config.vocab_size

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -18,6 +20,17 @@ def warn_once(message: str, *args: object) -> None:
     if text not in _seen_once:
         _seen_once.add(text)
         logger.warning("%s", text)
+
+
+@contextmanager
+def only_warnings() -> Iterator[None]:
+    """Log nothing below a warning for a while, as where one line a batch would be too much."""
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def setup_console_logging(

@@ -9,6 +9,8 @@ from typing import Any
 from mindformers.evaluation.rows import Ids, TokenRow, split_at_answer
 from mindformers.evaluation.scoring import lots, own_share
 from mindformers.generation.config_fields import FIELDS
+from mindformers.logger import only_warnings
+from mindformers.parallel.heartbeat import beat
 from mindformers.parallel.mesh import mesh
 
 ANSWER_TOKENS = 512  # of an answer, where neither the call nor the model's files give a length
@@ -57,7 +59,9 @@ def answer_rows(
         pairs = [pair for pair in map(split_at_answer, lot) if pair is not None]
         texts: list[str] = []
         for prompts in lengths.that_fit([prompt for prompt, _ in pairs], model.config):
-            texts += _generate(model, tokenizer, prompts, lengths, settings)
+            with only_warnings():
+                texts += _generate(model, tokenizer, prompts, lengths, settings)
+            beat("evaluation")
         found += [
             Answer(
                 tokenizer.decode(prompt),

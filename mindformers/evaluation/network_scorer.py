@@ -5,6 +5,7 @@ Letters: B rows of a batch, S tokens of a row, T = B * S, H hidden, R tokens wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -14,10 +15,11 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindformers.config.columns import IGNORED_LABEL
+from mindformers.config.rules import FLASH_MULTIPLE
 from mindformers.evaluation.native_scorer import most_labels
 from mindformers.evaluation.rows import Ids, TokenRow
 from mindformers.evaluation.score import TokenScore, score_logits, total
-from mindformers.ops.backend import compute_dtype
+from mindformers.ops.backend import active_backend, compute_dtype
 from mindformers.parallel.mesh import mesh
 
 
@@ -101,6 +103,8 @@ class NetworkScorer:
         """Return ids and labels, (B, S), filled up behind; S divides among the processes of a row."""
         layout = self.mesh.layout
         step = layout.context * layout.tensor
+        if active_backend() == "ascend":
+            step = math.lcm(step, FLASH_MULTIPLE)
         width = -(-max(1, *(len(row.ids) for row in rows)) // step) * step
         ids = np.zeros((len(rows), width), np.int32)
         labels = np.full_like(ids, IGNORED_LABEL)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from mindformers.evaluation.native_scorer import NativeScorer
 from mindformers.evaluation.rows import TokenRow
 from mindformers.evaluation.score import TokenScore, total
+from mindformers.parallel.heartbeat import beat
 from mindformers.parallel.mesh import mesh
 
 T = TypeVar("T")
@@ -25,7 +26,9 @@ def open_scorer(model: Any, batch_size: int = 8) -> Scorer:
     """
     layout = mesh().layout
     is_whole = layout.tensor == layout.context == layout.pipeline == 1
-    if is_whole and model.native_network() is not None:
+    # The kernels would take copies of all weights that have an adapter.
+    has_adapters = bool(getattr(model.config, "pet_config", None))
+    if is_whole and not has_adapters and model.native_network() is not None:
         config = model.config
         return NativeScorer(
             model.native_network, block_size=config.block_size, vocab_size=config.vocab_size
@@ -51,6 +54,7 @@ def score_rows(
     found = []
     for lot in lots(own_share(rows)):
         found += scorer(lot)
+        beat("evaluation")
         on_rows(len(lot) * mesh().layout.data)
     return _joined(total(found))
 

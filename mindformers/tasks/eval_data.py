@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -78,4 +79,6 @@ def _from_text(
     most = config.eval_dataset.data_loader.num_samples
     rows = [row for path in paths for row in token_rows(path, tokenizer, settings.seq_length, most)]
     rows = rows[:most]
+    content = hashlib.sha256(b"".join(row.ids.tobytes() + row.labels.tobytes() for row in rows))
+    require_same({"the evaluation data": content.hexdigest()})
     return EvalData(", ".join(paths), len(rows), lambda: rows)

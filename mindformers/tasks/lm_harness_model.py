@@ -19,6 +19,7 @@ from mindformers.errors import ConfigError
 from mindformers.evaluation.progress import row_bar
 from mindformers.evaluation.rows import TokenRow
 from mindformers.evaluation.scoring import lots, open_scorer
+from mindformers.logger import only_warnings
 from mindformers.tasks.lm_harness_prompts import ChatPrompts
 from mindformers.tasks.pipeline import pipeline
 
@@ -196,15 +197,16 @@ class MindFormersLM(TemplateLM):
             settings.pop("temperature", None)
             settings["do_sample"] = False
         settings.setdefault("do_sample", True)
-        output = self.model.generate(
-            [context[-room:] for context in contexts],
-            tokenizer=self.tokenizer,
-            max_new_tokens=length,
-            stop_strings=stops or None,
-            allowed_vocab_size=len(self.tokenizer),
-            return_dict_in_generate=True,
-            **settings,
-        )
+        with only_warnings():
+            output = self.model.generate(
+                [context[-room:] for context in contexts],
+                tokenizer=self.tokenizer,
+                max_new_tokens=length,
+                stop_strings=stops or None,
+                allowed_vocab_size=len(self.tokenizer),
+                return_dict_in_generate=True,
+                **settings,
+            )
         return [
             _before(stops, self.tokenizer.decode(ids[start:], skip_special_tokens=True))
             for ids, start in zip(output.sequences, output.num_prompt_tokens, strict=True)

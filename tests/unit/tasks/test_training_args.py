@@ -40,6 +40,18 @@ def test_arguments_reach_their_settings() -> None:
     assert run.runner_wrapper.max_grad_norm == 0.5
 
 
+def test_arguments_of_an_evaluation_reach_their_settings() -> None:
+    run = settings(
+        do_eval=True, eval_dataset="rows.jsonl", eval_steps=20, eval_epochs=2,
+        metric_type=["ADGENMetric", "PerplexityMetric"],
+    )  # fmt: skip
+    assert run.do_eval
+    assert run.eval_dataset.data_loader.dataset_dir == "rows.jsonl"
+    assert (run.eval_step_interval, run.eval_epoch_interval) == (20, 2)
+    assert [each.type for each in run.metric] == ["ADGENMetric", "PerplexityMetric"]
+    assert settings(metric_type="EmF1Metric").metric[0].type == "EmF1Metric"
+
+
 def test_only_arguments_that_were_given_change_a_file() -> None:
     arguments = TrainingArguments("out", adam_beta1=0.7, batch_size=5, lr_end=1e-6)
     run = arguments.convert_args_to_mindformers_config(MindFormerConfig(YAML)).bind()

@@ -30,7 +30,7 @@ class _Before:
         settings: Of the adapters.
     """
 
-    weights: dict[str, Tensor]
+    weights: dict[str, np.ndarray]
     adapters: dict[str, Adapter]
     settings: LoraSection
 
@@ -60,7 +60,7 @@ def merge_adapter(network: Any, keep_base: bool = False) -> Any:
     merged = {path: _merged_weight(path, layer) for path, layer in layers.items()}
     if keep_base:
         before = _Before(
-            {path: layer.weight.value().copy() for path, layer in layers.items()},
+            {path: layer.weight.asnumpy().copy() for path, layer in layers.items()},
             {path: _copied(layer) for path, layer in layers.items()},
             bind_lora(network.config.pet_config),
         )
@@ -87,7 +87,8 @@ def unmerge_adapter(network: Any) -> Any:
     delattr(network, _KEPT)
     parameters = network.weight_parameters()
     for path, weight in before.weights.items():
-        parameters[f"{path}.weight"].set_data(weight)
+        parameter = parameters[f"{path}.weight"]
+        parameter.set_data(_as_tensor(weight, parameter.dtype))
     get_pet_model(network, before.settings)
     fill_adapters(network, before.adapters)
     return network
@@ -112,6 +113,12 @@ def _take_off(network: Any, before: Callable[[str, LoraLinear], Any]) -> None:
     for parameter in network.weight_parameters().values():
         parameter.requires_grad = True
     note_settings(network, None)
+
+
+def _as_tensor(array: np.ndarray, dtype: Any) -> Tensor:
+    # Exact: a bfloat16 is the upper half of a float32, and rounding back drops zeros.
+    is_short = array.dtype.name == "bfloat16"
+    return Tensor(array.astype(np.float32)).astype(dtype) if is_short else Tensor(array)
 
 
 def _copied(layer: LoraLinear) -> Adapter:

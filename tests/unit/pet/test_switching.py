@@ -31,7 +31,7 @@ def test_a_merge_that_kept_the_base_is_undone_bit_for_bit(mode: int, tmp_path: P
     with_adapters = logits(network)
     merge_adapter(network, keep_base=True)
     assert not lora_layers(network)
-    assert np.abs(logits(network) - with_adapters).max() < 2e-2  # rounded to bfloat16
+    assert np.abs(logits(network) - with_adapters).max() < 5e-2  # weights rounded to bfloat16
     unmerge_adapter(network)
     after = {p.name: p.asnumpy() for p in network.get_parameters()}
     assert sorted(after) == sorted(before)

@@ -14,6 +14,7 @@ import numpy as np
 
 from mindformers.checkpoint.dtypes import BY_NAME, cast, is_finite, not_finite, plain_array
 from mindformers.checkpoint.keymap import Rows, Stored, plan_tensor
+from mindformers.checkpoint.quantized import Scheme, held_scales, quantize
 from mindformers.checkpoint.tensor_file import BLOCK_BYTES
 from mindformers.checkpoint.weight_source import WeightSource
 from mindformers.logger import logger
@@ -74,7 +75,11 @@ def fill_parameters(
         beat(f"loading {stored.name}")
         parameter = parameters[stored.name]
         plan = plan_tensor(stored, places)
-        fill_parameter(parameter, plan, source, verify)
+        scales = parameters.get(held_scales(stored.name))
+        if scales is None:
+            fill_parameter(parameter, plan, source, verify)
+        else:
+            fill_rounded(parameter, scales, plan, source, verify)
         report.tensors += 1
         report.parameters += math.prod(stored.shape)
         for rows in plan:
@@ -118,6 +123,35 @@ def fill_parameter(
     if not in_place:
         host = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
         parameter.set_data(mindspore.Tensor(host, dtype=parameter.dtype))
+
+
+def fill_rounded(
+    values: Parameter, scales: Parameter, plan: Sequence[Rows], source: WeightSource, verify: bool
+) -> None:
+    """Round stored rows into a parameter of int8 or int4 and its scales; form as of ``QuantizedMatrix``.
+
+    One matrix exists in float32 meanwhile.
+    """
+    mindspore: Any = importlib.import_module("mindspore")
+    is_packed = str(values.dtype) == "UInt8"
+    rows, cols = values.shape[0], values.shape[1] * (2 if is_packed else 1)
+    scheme = Scheme(4 if is_packed else 8, cols // scales.shape[1])
+    wide, position = np.empty((rows, cols), np.float32), 0
+    for each in plan:
+        count = each.stop - each.start
+        _fill_rows(wide[position : position + count], each, source, verify)
+        position += count
+    step = max(1, BLOCK_BYTES // (4 * cols))
+    parts = [quantize(wide[at : at + step], scheme, values.name) for at in range(0, rows, step)]
+    values.set_data(mindspore.Tensor(np.concatenate([part.values for part in parts])))
+    scales.set_data(mindspore.Tensor(np.concatenate([part.scales for part in parts])))
+
+
+def dense_shape(parameters: Mapping[str, Parameter], name: str) -> tuple[int, ...]:
+    """Return the axes of a weight, also of one that holds two columns in a byte."""
+    shape = tuple(parameters[name].shape)
+    is_packed = held_scales(name) in parameters and str(parameters[name].dtype) == "UInt8"
+    return (shape[0], 2 * shape[1]) if is_packed else shape
 
 
 def _host_array(parameter: Parameter) -> np.ndarray:

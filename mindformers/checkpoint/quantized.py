@@ -83,6 +83,11 @@ class QuantizedMatrix:
         return QuantizedMatrix(self.values[start:stop], self.scales[start:stop], zeros)
 
 
+def held_scales(weight: str) -> str:
+    """Return the parameter's name of the scales of a weight that a network holds rounded."""
+    return f"{weight.removesuffix('weight')}scales"
+
+
 def check_columns(cols: int, scheme: Scheme, where: str) -> None:
     """Refuse a matrix whose rows cannot be cut into groups.
 

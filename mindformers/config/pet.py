@@ -61,6 +61,10 @@ class LoraSection(Section):
     exclude_layers: Targets | None = Field(
         default=None, description="Layers that get none, given in the same two ways."
     )
+    base_quantization: Literal["int8", "int4"] | None = Field(
+        default=None,
+        description="Hold the frozen matrices of the layers in int8 or int4 (QLoRA); null: in param_init_type.",
+    )
     rank_pattern: dict[str, Count] = Field(
         default_factory=dict,
         description="Other ranks for some layers: end of a layer's name, or a regular expression for it -> rank.",

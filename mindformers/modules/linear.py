@@ -31,6 +31,7 @@ class Linear(nn.Cell):
         compute_dtype: ms.dtype.Type,
     ):
         super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.weight = Parameter(
             start_weight((out_channels, in_channels), param_dtype), name="weight"
         )
@@ -45,3 +46,7 @@ class Linear(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         """Return (T, out) for ``x`` (T, in)."""
         return self.product(x, self.weight, self.bias)
+
+    def dense(self) -> np.ndarray:
+        """Return the weight, (out, in) float32; of float32 weights it is their own memory."""
+        return self.weight.asnumpy().astype(np.float32, copy=False)

@@ -5,12 +5,15 @@ Letters: T tokens of all rows, r rank.
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from mindformers.config.pet import LORA_A, LORA_B, LORA_DRAW, LoraSection
 from mindformers.modules.linear import Linear
+from mindformers.modules.rounded_linear import RoundedLinear
 from mindformers.modules.start import INIT_SIGMA
 from mindformers.ops.cast import Keep
 from mindformers.ops.dropout import build_dropout
@@ -32,14 +35,14 @@ class LoraLinear(nn.Cell):
 
     def __init__(
         self,
-        base: Linear,
+        base: Linear | RoundedLinear,
         settings: LoraSection,
         draw: Parameter | None = None,
         salt: int = 0,
         start: np.ndarray | None = None,
     ):
         super().__init__()
-        out_channels, in_channels = base.weight.shape
+        out_channels, in_channels = base.out_channels, base.in_channels
         self.weight, self.bias, self.product = base.weight, base.bias, base.product
         self._base = (base,)  # in a tuple, or its parameters would be listed twice
         for parameter in self.get_parameters():
@@ -63,10 +66,14 @@ class LoraLinear(nn.Cell):
         low = self.adapter_product(self.dropout(x), self.mindpet_delta_lora_a)  # (T, r)
         # Scaled here, where it is r wide; on the weights it would cost a product per step as well.
         added = self.adapter_product(low * self.scale, self.mindpet_delta_lora_b)
-        return self.product(x, self.weight, self.bias) + added
+        return self.frozen(x) + added
+
+    def frozen(self, x: Tensor) -> Tensor:
+        """Return what the base layer gives."""
+        return self.product(x, self.weight, self.bias)
 
     @property
-    def base(self) -> Linear:
+    def base(self) -> Linear | RoundedLinear:
         """The layer without its adapter."""
         return self._base[0]
 
@@ -79,8 +86,26 @@ class LoraLinear(nn.Cell):
         """Return W + scale * B A, (out, in) float32."""
         low, high, scale = self.adapter()
         merged = high @ (np.float32(scale) * low)
-        merged += self.weight.asnumpy().astype(np.float32, copy=False)
+        merged += self.base.dense()
         return merged
+
+
+class RoundedLoraLinear(LoraLinear):
+    """``LoraLinear`` beside a weight held in int8 or int4; arguments as there."""
+
+    def __init__(self, base: RoundedLinear, *arguments: Any):
+        super().__init__(base, *arguments)
+        self.scales = base.scales
+
+    def frozen(self, x: Tensor) -> Tensor:
+        """Return what the base layer gives."""
+        return self.product(x, self.weight, self.scales, self.bias)
+
+
+def build_lora(base: Linear | RoundedLinear, *arguments: Any) -> LoraLinear:
+    """Return a layer with an adapter in the base layer's place; arguments as of ``LoraLinear``."""
+    kind = RoundedLoraLinear if isinstance(base, RoundedLinear) else LoraLinear
+    return kind(base, *arguments)
 
 
 def new_draw() -> Parameter:

@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import Tensor
 
 from mindformers.checkpoint.parts import Part
+from mindformers.checkpoint.quantized import held_scales
 from mindformers.errors import CheckpointError
 from mindformers.parallel.mesh import mesh
 
@@ -48,7 +49,9 @@ def _samples(network: Any) -> dict[str, np.ndarray]:
             size = math.prod(piece.shape)
             places = np.arange(0, size, -(-size // SAMPLES))
             found[piece.name] = np.full(len(places), -np.inf, np.float32)
-            if part is not None:
+            if held_scales(stored.name) in parameters:
+                found[piece.name] = _of_rounded(parameters, stored.name, part)
+            elif part is not None:
                 moved = replace(part, start=part.start - first)
                 array = parameters[stored.name].asnumpy()
                 _fill_held(
@@ -56,6 +59,16 @@ def _samples(network: Any) -> dict[str, np.ndarray]:
                 )
             first += piece.shape[0]
     return found
+
+
+def _of_rounded(parameters: Any, name: str, part: Part | None) -> np.ndarray:
+    """Return evenly spaced numbers of a piece that is held in few bits, and of its scales."""
+    assert part is not None, "such weights are not shared among processes"
+    found = []
+    for each in (name, held_scales(name)):
+        rows = parameters[each].asnumpy()[part.own_start : part.own_start + part.rows].reshape(-1)
+        found.append(rows[:: -(-rows.size // SAMPLES)].astype(np.float32))
+    return np.concatenate(found)
 
 
 def _fill_held(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import mindspore as ms
 import numpy as np
@@ -26,7 +26,8 @@ from mindformers.config.pet import (
 from mindformers.errors import ConfigError, did_you_mean
 from mindformers.logger import logger
 from mindformers.modules.linear import Linear
-from mindformers.modules.lora import LoraLinear, new_draw, start_of_a
+from mindformers.modules.lora import LoraLinear, build_lora, new_draw, start_of_a
+from mindformers.modules.rounded_linear import RoundedLinear
 from mindformers.ops.dropout import HashedDropout, HostDropout, as_int32
 from mindformers.parallel.mesh import mesh
 from mindformers.pet.adapter_layout import Adapter
@@ -60,6 +61,8 @@ def get_pet_model(
         return add_prefix(base_model, settings)
     if prefix_parameters(base_model):
         raise ConfigError("the network has a trained prefix", where="get_pet_model")
+    if settings.base_quantization:
+        round_layers(base_model, settings.base_quantization)
     chosen = _chosen_layers(base_model, settings)
     starts = _starts(base_model, settings, chosen)
     for parameter in base_model.get_parameters():
@@ -68,7 +71,7 @@ def get_pet_model(
     draw = new_draw()
     for path, base in chosen.items():
         salt = zlib.crc32(path.encode())
-        layer = LoraLinear(base, settings.for_layer(path), draw, salt, starts[path])
+        layer = build_lora(base, settings.for_layer(path), draw, salt, starts[path])
         put_in_place(cells, path, layer)
         layer.mindpet_delta_lora_a.name, layer.mindpet_delta_lora_b.name = (
             f"{path}.{LORA_A}",
@@ -81,14 +84,14 @@ def get_pet_model(
 
 
 def _starts(
-    network: Any, settings: LoraSection, layers: Mapping[str, Linear]
+    network: Any, settings: LoraSection, layers: Mapping[str, Linear | RoundedLinear]
 ) -> dict[str, np.ndarray]:
     """Return this process's part of every A, which follows from the seed and the layer's name, not the layout."""
     seed = ms.get_seed()
     parts = {} if mesh().layout.is_single else network.weight_parts()
     found = {}
     for path, layer in layers.items():
-        columns, own = layer.weight.shape[1], None
+        columns, own = layer.in_channels, None
         if parts:
             weight = parts[f"{path}.weight"]
             columns, own = weight.shape[1], weight.parts[0].columns
@@ -96,6 +99,16 @@ def _starts(
         whole = start_of_a(settings.for_layer(path), columns, np.random.default_rng(entropy))
         found[path] = np.ascontiguousarray(whole[:, slice(*(own or (None, None)))])
     return found
+
+
+def round_layers(network: nn.Cell, kind: Literal["int8", "int4"]) -> None:
+    """Hold the weights of a network's layers in few bits from now on; those that are so already stay."""
+    fixed = getattr(network, "layers_without_adapter", ())
+    cells = dict(network.cells_and_names())
+    for path, layer in cells.items():
+        if isinstance(layer, Linear) and path not in fixed:
+            rounded = RoundedLinear.of(layer, kind, path)
+            put_in_place(cells, path, rounded)
 
 
 def lora_layers(network: nn.Cell) -> dict[str, LoraLinear]:
@@ -151,12 +164,12 @@ def put_in_place(cells: Mapping[str, nn.Cell], path: str, layer: nn.Cell) -> Non
         parameter.name = names[id(parameter)]
 
 
-def _chosen_layers(network: nn.Cell, settings: LoraSection) -> dict[str, Linear]:
+def _chosen_layers(network: nn.Cell, settings: LoraSection) -> dict[str, Linear | RoundedLinear]:
     fixed = getattr(network, "layers_without_adapter", ())
     layers = {
         name: cell
         for name, cell in network.cells_and_names()
-        if isinstance(cell, Linear) and name not in fixed
+        if isinstance(cell, (Linear, RoundedLinear)) and name not in fixed
     }
     names = _layer_names(network, layers)
     targets = DEFAULT_TARGETS if settings.target_modules is None else settings.target_modules

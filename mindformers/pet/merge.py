@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from mindspore import Tensor
 from mindformers.config.pet import LoraSection
 from mindformers.errors import CheckpointError
 from mindformers.modules.lora import LoraLinear
+from mindformers.modules.rounded_linear import RoundedLinear
 from mindformers.pet.adapter_layout import Adapter
 from mindformers.pet.lora import fill_adapters, get_pet_model, lora_layers, put_in_place
 from mindformers.pet.pet_config import bind_lora, note_settings
@@ -57,6 +58,11 @@ def merge_adapter(network: Any, keep_base: bool = False) -> Any:
             "; a trained prefix is no part of the weights" if prefix_parameters(network) else ""
         )
         raise CheckpointError(f"the network has no adapters{is_prefix}", where="merge_adapter")
+    if keep_base and any(isinstance(each.base, RoundedLinear) for each in layers.values()):
+        raise CheckpointError(
+            "weights held in int8 or int4 become plain ones in a merge, which is not undone",
+            where="merge_adapter: keep_base", fix="leave it out, and load base and adapter again",
+        )  # fmt: skip
     merged = {path: _merged_weight(path, layer) for path, layer in layers.items()}
     if keep_base:
         before = _Before(
@@ -65,7 +71,7 @@ def merge_adapter(network: Any, keep_base: bool = False) -> Any:
             bind_lora(network.config.pet_config),
         )
         setattr(network, _KEPT, before)
-    _take_off(network, lambda path, layer: layer.weight.set_data(merged[path]))
+    _take_off(network, merged)
     return network
 
 
@@ -100,16 +106,23 @@ def remove_adapter(network: Any) -> Any:
     Returns:
         The network.
     """
-    _take_off(network, lambda path, layer: None)
+    _take_off(network, {})
     return network
 
 
-def _take_off(network: Any, before: Callable[[str, LoraLinear], Any]) -> None:
-    """Put the plain layers back, each after something was done to it."""
+def _take_off(network: Any, weights: Mapping[str, Tensor]) -> None:
+    """Put plain layers in the place of those with adapters and of rounded ones, some with other weights."""
     cells = dict(network.cells_and_names())
     for path, layer in lora_layers(network).items():
-        before(path, layer)
-        put_in_place(cells, path, layer.base)
+        base = layer.base
+        if isinstance(base, RoundedLinear):
+            base = base.plain()
+        if path in weights:
+            base.weight.set_data(weights[path])
+        put_in_place(cells, path, base)
+    for path, layer in cells.items():
+        if isinstance(layer, RoundedLinear):
+            put_in_place(cells, path, layer.plain())
     for parameter in network.weight_parameters().values():
         parameter.requires_grad = True
     note_settings(network, None)
@@ -127,7 +140,8 @@ def _copied(layer: LoraLinear) -> Adapter:
 
 
 def _merged_weight(path: str, layer: LoraLinear) -> Tensor:
-    dtype = layer.weight.dtype
+    base = layer.base
+    dtype = base.param_dtype if isinstance(base, RoundedLinear) else base.weight.dtype
     merged = Tensor(layer.merged()).astype(dtype)
     if not np.isfinite(merged.asnumpy().astype(np.float32)).all():
         raise CheckpointError(

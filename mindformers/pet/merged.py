@@ -45,7 +45,7 @@ class MergedWeights:
             return kept
         if isinstance(cell, LoraLinear):
             return key, cell.merged()
-        return key, cell.weight.asnumpy().astype(np.float32)
+        return key, np.array(cell.dense(), np.float32)
 
 
 def _fellows(

@@ -87,6 +87,12 @@ def _refuse_unknown(config: RunConfig, layout: Layout) -> None:
             where="parallel_config: model_parallel, pipeline_stage, context_parallel",
             allowed="1 with pet_type: ptuning2", fix="use data_parallel",
         )  # fmt: skip
+    if getattr(pet, "base_quantization", None) and layout.tensor * layout.pipeline > 1:
+        raise ConfigError(
+            "weights held in int8 or int4 are not shared among processes",
+            where="parallel_config: model_parallel, pipeline_stage",
+            allowed="1 with pet_config.base_quantization", fix="use data_parallel",
+        )  # fmt: skip
     if degrees.expert_parallel > 1 or degrees.seq_split_num > 1 or degrees.ulysses_degree_in_cp > 1:
         raise ConfigError(
             "is not implemented beyond 1",

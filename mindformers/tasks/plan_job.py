@@ -194,7 +194,11 @@ class Job:
         network = self.network
         if kind.endswith("_norm"):
             return _TYPE_BYTES[network.layernorm_compute_type]
-        rounding = network.quantization
+        rounding = network.quantization or (
+            self.adapters.base_quantization
+            if self.adapters is not None and kind not in ("embedding", "head")
+            else None
+        )
         if rounding and kind in ("embedding", "head"):
             chosen = getattr(network, f"quantization_{kind}")
             rounding = None if chosen == "none" else chosen

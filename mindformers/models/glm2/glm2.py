@@ -8,6 +8,8 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindformers.checkpoint.quantized import held_scales
+from mindformers.checkpoint.quantized_files import SCALES
 from mindformers.config.data import IGNORED_LABEL
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_modules import build_linear, residual_dtype
@@ -57,7 +59,7 @@ class ChatGLM2Model(nn.Cell):
         self.enter_head = build_enter()
         if layout.is_last_stage:
             rows = config.vocab_size // layout.tensor
-            self.output_layer = build_linear(config, config.hidden_size, rows)
+            self.output_layer = build_linear(config, config.hidden_size, rows, may_round=False)
         self.join_logits = build_join_channels()
         self.to_stream = build_cast(compute, stream)
         self.to_compute = build_cast(stream, compute)
@@ -269,7 +271,12 @@ class ChatGLM2ForConditionalGeneration(SharedGLM2Model):
         if active_backend() != "native" or not mesh().tensor.is_alone:
             return None
         buffers = {name: of_parameter(each) for name, each in self.weight_parameters().items()}
-        buffers |= self._merged.buffers(self, JOINED_LAYERS)
+        merged = self._merged.buffers(self, JOINED_LAYERS)
+        for name in list(buffers):  # of weights in few bits; a merged copy is float32
+            scales = buffers.pop(held_scales(name), None) if name.endswith("weight") else None
+            if scales is not None and name not in merged:
+                buffers[name + SCALES] = scales
+        buffers |= merged
         if buffers != self._native_buffers:  # a parameter was given other memory since
             self._native_buffers = buffers
             self._vectors = Vectors()

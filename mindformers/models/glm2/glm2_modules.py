@@ -10,6 +10,7 @@ from mindspore import Tensor, nn
 
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.modules.linear import Linear
+from mindformers.modules.rounded_linear import RoundedLinear
 from mindformers.ops.activation import build_split_swiglu, build_swiglu
 from mindformers.ops.backend import compute_dtype, storage_dtype
 from mindformers.ops.cast import Keep
@@ -24,16 +25,22 @@ from mindformers.parallel.mesh import mesh
 
 
 def build_linear(
-    config: ChatGLM2Config, in_channels: int, out_channels: int, has_bias: bool = False
-) -> Linear:
-    """Return a linear layer in the configuration's types."""
-    return Linear(
-        in_channels,
-        out_channels,
-        has_bias=has_bias,
-        param_dtype=storage_dtype(config.param_init_type),
-        compute_dtype=compute_dtype(config.compute_dtype),
-    )
+    config: ChatGLM2Config,
+    in_channels: int,
+    out_channels: int,
+    has_bias: bool = False,
+    *,
+    may_round: bool = True,
+) -> Linear | RoundedLinear:
+    """Return a linear layer in the configuration's types; ``may_round``: in int8 or int4 where it asks for it."""
+    types = {
+        "param_dtype": storage_dtype(config.param_init_type),
+        "compute_dtype": compute_dtype(config.compute_dtype),
+    }
+    kind = getattr(config.pet, "base_quantization", None)
+    if kind and may_round:
+        return RoundedLinear(in_channels, out_channels, has_bias=has_bias, kind=kind, **types)
+    return Linear(in_channels, out_channels, has_bias=has_bias, **types)
 
 
 def residual_dtype(config: ChatGLM2Config) -> ms.dtype.Type:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers.checkpoint.dtypes import plain_array, type_of, weight_type
-from mindformers.checkpoint.fill import LoadReport, fill_parameters
+from mindformers.checkpoint.fill import LoadReport, dense_shape, fill_parameters
 from mindformers.checkpoint.keymap import Stored, compare_shapes, count_elements, locate_pieces
 from mindformers.checkpoint.loading import open_weights
 from mindformers.checkpoint.naming import Layout, MappedSource, NameTable, Row
@@ -238,7 +238,7 @@ def load_pretrained(
         whole, layout = stored_tensors(config, layout_named("mindformers", config)), mesh().layout
         target = held_tensors(whole, config, layout)
         differences = compare_shapes(
-            target, {name: tuple(p.shape) for name, p in parameters.items()}
+            target, {name: dense_shape(parameters, name) for name in parameters}
         )
         if differences.missing or differences.misshaped:
             raise CheckpointError(

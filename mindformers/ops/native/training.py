@@ -8,8 +8,10 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor
 
 from mindformers.errors import TrainingError
@@ -51,6 +53,32 @@ def weight_struct(weight: Tensor, what: str, bias: int | None = None) -> WeightS
     found = WeightStruct(rows=rows, cols=cols, parts=1, dtype=DTYPES[name], bias=bias)
     found.part[0] = PartStruct(data=weight.data_ptr(), rows=rows)
     return found
+
+
+def rounded_struct(values: Tensor, scales: Tensor) -> WeightStruct:
+    """Return a weight rounded to int8 or int4 as the kernels see it; form as of ``QuantizedMatrix``."""
+    is_packed = values.dtype == ms.uint8
+    rows, cols = values.shape[0], values.shape[1] * (2 if is_packed else 1)
+    name = "int4" if is_packed else "int8"
+    group = cols // scales.shape[1]
+    found = WeightStruct(rows=rows, cols=cols, parts=1, dtype=DTYPES[name], group=group)
+    start = address(scales, "scales", (rows, cols // group), ms.float16)
+    found.part[0] = PartStruct(data=values.data_ptr(), scale=start, rows=rows)
+    return found
+
+
+def dequantize(values: Tensor, scales: Tensor) -> Tensor:
+    """Return a weight rounded to int8 or int4 in float32, (rows, cols)."""
+    struct = rounded_struct(values, scales)
+    ids = _counted(struct.rows)
+    out = empty((struct.rows, struct.cols))
+    required().mf_embedding(ctypes.byref(struct), ids.ctypes.data, struct.rows, out.data_ptr())
+    return out
+
+
+@lru_cache(maxsize=8)
+def _counted(rows: int) -> np.ndarray:
+    return np.arange(rows, dtype=np.int32)
 
 
 def rows_of(tensor: Tensor) -> int:

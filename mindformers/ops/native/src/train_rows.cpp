@@ -4,6 +4,7 @@
 
 #include "kernels_train.h"
 #include "pointwise.h"
+#include "quant.h"
 #include "train_sums.h"
 
 namespace mf {
@@ -64,6 +65,14 @@ void gather_rows(const void* table, const int32_t* ids, int64_t tokens, int64_t 
   });
 }
 
+void gather_rounded(const Weight& table, const int32_t* ids, int64_t tokens, float* out) {
+  each_piece(tokens, PIECE, [&](int64_t first, int64_t count) {
+    for (int64_t t = first; t < first + count; ++t)
+      for (int64_t k = 0; k < table.cols; k += 32)
+        dequantize_32(table, table.part[0], ids[t], k, out + t * table.cols + k);
+  });
+}
+
 }  // namespace
 
 void rms_norm_forward(const float* x, const float* weight, float eps, int64_t rows, int64_t width, float* out) {
@@ -119,6 +128,8 @@ void embedding_forward(const Weight& table, const int32_t* ids, int64_t tokens, 
   switch (table.dtype) {
     case BF16: return gather_rows<bf16>(table.part[0].data, ids, tokens, table.cols, out);
     case F16: return gather_rows<f16>(table.part[0].data, ids, tokens, table.cols, out);
+    case I8:
+    case I4: return gather_rounded(table, ids, tokens, out);
     default: return gather_rows<float>(table.part[0].data, ids, tokens, table.cols, out);
   }
 }

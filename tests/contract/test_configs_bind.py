@@ -19,6 +19,7 @@ def test_the_published_files_are_there():
         "glm4/predict_glm4_9b_chat_800I_A2.yaml", "glm4/finetune_glm4_tiny_cpu.yaml",
         "glm4/predict_glm4_tiny_cpu.yaml", "glm4/lora_glm4_9b.yaml", "glm4/lora_glm4_tiny_cpu.yaml",
         "glm4/predict_glm4_9b_0414.yaml", "glm4/predict_glm_z1_9b.yaml",
+        "glm4/predict_glm4_9b_chat_1m.yaml",
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ def test_the_published_files_are_there():
         "glm2/predict_glm2_6b.yaml", "glm2/finetune_glm2_6b_fp16.yaml", "glm2/lora_glm2_6b_fp16.yaml",
         "glm2/run_glm2_6b_ptuning2.yaml",
         "glm3/predict_glm3_6b.yaml", "glm3/finetune_glm3_6b_bf16.yaml",
+        "glm4/predict_glm4_9b_chat_1m.yaml",
     }  # fmt: skip
 
 

@@ -165,7 +165,7 @@ def test_the_opened_directory_answers_and_stops_at_its_end_ids(
 
 
 def test_end_ids_come_from_config_json_where_the_generation_settings_have_none(
-    tmp_path: Path,
+    tmp_path: Path, pynative: None
 ) -> None:
     folder, _ = write_directory(tmp_path)
     (folder / "generation_config.json").write_text('{"temperature": 0.6, "do_sample": true}')

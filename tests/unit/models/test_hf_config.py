@@ -175,10 +175,21 @@ def test_a_run_may_add_yarn_to_weights_but_not_drop_it():
         check_against_config(config_from_hf(plain), scaled, "config.json")
 
 
-@pytest.mark.parametrize("yaml", ["predict_glm4_9b_0414", "predict_glm_z1_9b"])
-def test_the_yaml_of_a_0414_model_is_its_config_json(yaml):
-    path = f"{REPOSITORY}/configs/glm4/{yaml}.yaml"
-    check_against_config(network_config(None, "", path), GLM_0414, "config.json")
+@pytest.mark.parametrize(
+    ("yaml", "content"),
+    [
+        ("predict_glm4_9b_chat", CHAT),
+        ("predict_glm4_9b_chat_1m", {**CHAT, **MILLION["chatglm"]}),
+        ("predict_glm4_9b_0414", GLM_0414),
+        ("predict_glm_z1_9b", GLM_0414),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_yaml_of_a_published_model_is_its_config_json(yaml, content):
+    run = network_config(None, "", f"{REPOSITORY}/configs/glm4/{yaml}.yaml")
+    check_against_config(run, content, "config.json")
+    assert run.seq_length <= config_from_hf(content).seq_length
+    assert run.eos_token_ids == content["eos_token_id"]
 
 
 def test_the_new_rope_key_is_read():

@@ -47,7 +47,8 @@ def find_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
             "the folder holds no MindRecord file",
             where=str(path),
             allowed="files whose names end in 'mindrecord' and digits",
-            fix="make one with glm4_preprocess.py, or give the file itself",
+            fix="make one with glm4_preprocess.py, give the file itself, or read files of text with "
+            "data_loader.type JsonDataLoader",
         )
     return found
 

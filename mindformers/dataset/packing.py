@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -39,6 +41,57 @@ class Packs:
     def row(self, index: int) -> np.ndarray:
         """Return the numbers of a row's documents."""
         return self.documents[self.edges[index] : self.edges[index + 1]]
+
+
+class PackedPasses:
+    """Rows of one pass through the documents after another, cut into epochs of equally many.
+
+    Every pass is packed anew, so documents stand beside others and passes differ by a few rows; an epoch
+    has as many rows as the first pass. Which those are follows from its number alone.
+
+    Args:
+        lengths: (all documents,) tokens of each, at most ``seq_length``.
+        seq_length: Tokens of a row.
+        order: Number of a pass -> its documents, in the order windows are made of.
+        repeats: Every pass has the same order.
+
+    Attributes:
+        first: The first pass.
+        num_rows: Rows of an epoch.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        seq_length: int,
+        order: Callable[[int], np.ndarray],
+        *,
+        repeats: bool = False,
+    ) -> None:
+        # An epoch takes rows of two passes, seldom of three.
+        self._packed = lru_cache(3)(
+            lambda number: pack_documents(lengths, seq_length, order(number))
+        )
+        self._repeats = repeats
+        self.first = self._pass(0)
+        self.num_rows = self.first.num_rows
+        self._ends = [self.num_rows]  # rows of the passes up to each
+
+    def rows(self, epoch: int) -> list[np.ndarray]:
+        """Return the documents of each row of an epoch."""
+        begin, end = epoch * self.num_rows, (epoch + 1) * self.num_rows
+        while self._ends[-1] < end:
+            self._ends.append(self._ends[-1] + self._pass(len(self._ends)).num_rows)
+        found: list[np.ndarray] = []
+        number = int(np.searchsorted(self._ends, begin, side="right"))
+        while len(found) < self.num_rows:
+            packs, first = self._pass(number), self._ends[number - 1] if number else 0
+            found += [packs.row(row - first) for row in range(begin, min(end, self._ends[number]))]
+            begin, number = self._ends[number], number + 1
+        return found
+
+    def _pass(self, number: int) -> Packs:
+        return self._packed(0 if self._repeats else number)
 
 
 def pack_documents(lengths: np.ndarray, seq_length: int, order: np.ndarray) -> Packs:

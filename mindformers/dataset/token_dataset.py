@@ -13,7 +13,7 @@ import numpy as np
 
 from mindformers.config.columns import COLUMNS, IGNORED_LABEL, STARTS_COLUMN
 from mindformers.dataset.mixture import Mixture
-from mindformers.dataset.packing import Packs, pack_documents
+from mindformers.dataset.packing import PackedPasses
 from mindformers.dataset.pipeline import ReadOptions
 from mindformers.dataset.row_store import JoinedRows
 from mindformers.dataset.sharing import own_rows, own_tokens
@@ -52,8 +52,7 @@ class TokenDataset:
         rows: The rows, none longer than ``form.seq_length``.
         form: What becomes of a row.
         options: Batch size and order.
-        mixture: Which rows an epoch has, where they are of several sources; packed rows are always
-            made of its first epoch. None: all of them.
+        mixture: Which rows an epoch has, where they are of several sources; None: all of them.
 
     Attributes:
         batch_size: Rows of a batch.
@@ -99,20 +98,29 @@ class TokenDataset:
         """
         layout, size = self._options.layout, self.batch_size
         order = self._order(epoch)[: len(self) * size]
+        packed = self._packs.rows(epoch) if self._packs else None
         for begin in range(start * size, len(order), size):
             batch = order[begin : begin + size]
             length = self._length_of(batch)
             own = own_rows(batch, len(batch), layout)
-            yield own_tokens(self._batch(own, length), layout)
+            rows = [[each] for each in own.tolist()] if packed is None else [packed[i] for i in own]
+            yield own_tokens(self._filled(rows, length), layout)
 
     def _order(self, epoch: int) -> np.ndarray:
-        if self._packs is None and self._mixture is not None:
-            order = self._mixture.rows(epoch)
-        elif self._options.shuffle:
-            order = self._draw(epoch).permutation(self.num_rows)
-        else:
-            order = np.arange(self.num_rows)
+        if self._packs is not None:
+            return self._drawn(epoch, self.num_rows)
+        order = self._documents(epoch)
         return self._grouped(order, epoch) if self._form.is_grouped else order
+
+    def _documents(self, epoch: int) -> np.ndarray:
+        """Return the rows of the store that an epoch has, in order."""
+        if self._mixture is not None:
+            return self._mixture.rows(epoch)
+        count = len(self._rows)
+        return self._drawn(epoch, min(count, self._options.num_samples or count))
+
+    def _drawn(self, epoch: int, count: int) -> np.ndarray:
+        return self._draw(epoch).permutation(count) if self._options.shuffle else np.arange(count)
 
     def _draw(self, *path: int) -> np.random.Generator:
         return np.random.default_rng([self._options.seed, *path])
@@ -138,21 +146,9 @@ class TokenDataset:
         longest, divisor = int(self._rows.lengths[batch].max()), self._form.divisor
         return min(self.seq_length, max(1, -(-longest // divisor)) * divisor)
 
-    def _batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
-        if self._packs is None:
-            return self._filled([[int(row)] for row in rows], length, self._rows.lengths)
-        packed = [self._packs.row(int(row)) for row in rows]
-        return self._filled(packed, length, self._rows.useful, has_starts=True)
-
-    def _filled(
-        self,
-        rows: Sequence[Iterable[int]],
-        length: int,
-        lengths: np.ndarray,
-        *,
-        has_starts: bool = False,
-    ) -> dict[str, np.ndarray]:
+    def _filled(self, rows: Sequence[Iterable[int]], length: int) -> dict[str, np.ndarray]:
         """Return rows that hold the documents of each entry one after another, then filling."""
+        lengths = self._rows.lengths if self._packs is None else self._rows.useful
         shape = (len(rows), length)
         ids = np.full(shape, self._form.pad_token_id, np.int32)
         labels = np.full(shape, IGNORED_LABEL, np.int32)
@@ -166,18 +162,16 @@ class TokenDataset:
                 ids[row, begin:end], labels[row, begin:end] = found
                 starts[row, begin:end] = begin
         batch = dict(zip(COLUMNS, (ids, labels), strict=True))
-        return {**batch, STARTS_COLUMN: starts} if has_starts else batch
+        return batch if self._packs is None else {**batch, STARTS_COLUMN: starts}
 
-    def _pack(self) -> Packs:
-        """Pack the documents in an order of the seed's, the same in every epoch."""
-        count = min(len(self._rows), self._options.num_samples or len(self._rows))
-        order = np.arange(count)
-        if self._mixture is not None:
-            order = self._mixture.rows(0)
-        elif self._options.shuffle:
-            order = np.random.default_rng(self._options.seed).permutation(count)
+    def _pack(self) -> PackedPasses:
+        """Pack the documents, and say what that fills."""
         useful = self._rows.useful
-        packs = pack_documents(useful, self.seq_length, order)
+        packed = PackedPasses(
+            useful, self.seq_length, self._documents,
+            repeats=not self._options.shuffle and self._mixture is None,
+        )  # fmt: skip
+        packs, order = packed.first, self._documents(0)
         empty = int(np.count_nonzero(useful[order] == 0))
         behind = int((self._rows.lengths - useful)[order].sum())
         logger.info(
@@ -186,7 +180,7 @@ class TokenDataset:
             len(packs.documents), packs.num_rows, self.seq_length, 100 * packs.fill,
             100 * packs.num_tokens / max(1, len(packs.documents) * self.seq_length), empty, behind,
         )  # fmt: skip
-        return packs
+        return packed
 
     def _check_lengths(self) -> None:
         longest = int(self._rows.lengths.max())
@@ -204,7 +198,8 @@ class TokenDataset:
         if self._mixture is not None:
             facts.append(f"mixture {self._mixture.counts.tolist()}")
         if self._packs is not None:
-            edges = hashlib.sha256(self._packs.documents.tobytes() + self._packs.edges.tobytes())
+            first = self._packs.first
+            edges = hashlib.sha256(first.documents.tobytes() + first.edges.tobytes())
             facts.append(f"packs {edges.hexdigest()}")
         if self._form.is_grouped:
             facts.append(f"grouped {self.batch_size}")

@@ -27,7 +27,12 @@ class _Stage(nn.Cell):
 
     def construct(self, stream, weight, input_ids, labels, document_starts=None):
         """Return (T, H), or the weighted loss (1,) on the last stage; ``stream`` is None on the first."""
-        result = self.network.run_stage(input_ids, labels, stream, document_starts)
+        if document_starts is None:
+            result = self.network.run_stage(input_ids, labels, stream)
+        else:
+            result = self.network.run_stage(
+                input_ids, labels, stream, document_starts=document_starts
+            )
         return result * weight if self.is_last else result
 
 

@@ -190,8 +190,16 @@ class MFTrainOneStepCell:
             lr: Learning rate of this step.
 
         Raises:
+            ConfigError: If rows hold several documents and the network takes no borders.
             DataError: If no token of the step has a label.
         """
+        if STARTS_COLUMN in micro_batches[0] and STARTS_COLUMN not in self._inputs:
+            raise ConfigError(
+                f"{type(self.network).__name__} takes no {STARTS_COLUMN}, so documents of one row would see "
+                "one another",
+                where="train_dataset.packing",
+                allowed="False for this network",
+            )
         counts = [int(np.count_nonzero(b["labels"] != IGNORED_LABEL)) for b in micro_batches]
         trained = self._total(sum(counts))
         if trained == 0:
@@ -213,18 +221,7 @@ class MFTrainOneStepCell:
         return StepResult(loss, norm, overflow, tokens, trained, bad, is_spike, local)
 
     def gradients(self, batch: Batch, weight: float = 1.0) -> tuple[float, list[Tensor]]:
-        """Return a batch's loss times ``weight``, and its gradients times the loss scale too.
-
-        Raises:
-            ConfigError: If rows hold several documents and the network takes no borders.
-        """
-        if STARTS_COLUMN in batch and STARTS_COLUMN not in self._inputs:
-            raise ConfigError(
-                f"{type(self.network).__name__} takes no {STARTS_COLUMN}, so documents of one row would see "
-                "one another",
-                where="train_dataset.packing",
-                allowed="False for this network",
-            )
+        """Return a batch's loss times ``weight``, and its gradients times the loss scale too."""
         value, grads = self._gradients(
             Tensor(weight * self.loss_scale, ms.float32), *batch_tensors(batch)
         )

@@ -173,6 +173,23 @@ def test_long_text_is_split_without_loss(tokenizer: Any, tmp_path: Path) -> None
         list(encode_files([path], tokenizer, EncodeOptions(16)))
 
 
+@pytest.mark.parametrize("packer", [TokenPacker(), None], ids=["store", "mindrecord"])
+def test_workers_hand_over_more_rows_than_there_were_conversations(
+    tokenizer: Any, tmp_path: Path, packer: TokenPacker | None
+) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": "bcdfgqx" * (40 + number)}) for number in range(300)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    options = EncodeOptions(16, "split")
+    found = [
+        [(bytes(chunk.rows.data), chunk.rows.sizes.tolist()) for chunk in encode_files(
+            [path], tokenizer, options, num_workers=workers, packer=packer)]
+        for workers in (1, 2)
+    ]  # fmt: skip
+    assert found[0] == found[1]
+    assert sum(len(sizes) for _data, sizes in found[0]) > 300 * 15
+
+
 def files_of(tmp_path: Path) -> Path:
     rows = [
         {"messages": TWO_TURNS}, {"messages": [user("q" * 30), answer("b")]},

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mindformers.dataset import packing
 from mindformers.dataset.causal_lm import CausalLanguageModelDataset
 from mindformers.dataset.mindrecord import mindrecord_writer
-from mindformers.dataset.packing import pack_documents
+from mindformers.dataset.packing import PackedPasses, pack_documents
 from mindformers.errors import DataError
 from mindformers.parallel.layout import Layout
 
@@ -54,6 +54,28 @@ def test_no_two_rows_could_have_been_one(lengths: list[int], seq_length: int, se
     assert sorted(packs.documents.tolist()) == np.flatnonzero(sizes).tolist()
     assert all(0 < each <= seq_length for each in filled)
     assert len(filled) < 2 or filled[0] + filled[1] > seq_length
+
+
+def test_epochs_of_packed_passes_have_equally_many_rows_and_lose_no_document() -> None:
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(1, 60, 200)
+
+    def order(number: int) -> np.ndarray:  # every third pass is longer, the others shorter
+        return np.random.default_rng([5, number]).permutation(200)[: 200 if number % 3 else 150]
+
+    passes = [pack_documents(lengths, 64, order(number)) for number in range(9)]
+    stream = [packs.row(row).tolist() for packs in passes for row in range(packs.num_rows)]
+    packed = PackedPasses(lengths, 64, order)
+    count = packed.num_rows
+    assert count == passes[0].num_rows < passes[1].num_rows
+    epochs = [[row.tolist() for row in packed.rows(epoch)] for epoch in range(9)]
+    assert [len(rows) for rows in epochs] == [count] * 9
+    assert [row for rows in epochs for row in rows] == stream[: 9 * count]
+    late = PackedPasses(lengths, 64, order)  # as a run that resumes
+    assert [row.tolist() for row in late.rows(6)] == epochs[6]
+    assert [row.tolist() for row in late.rows(2)] == epochs[2]
+    same = PackedPasses(lengths, 64, lambda number: order(0), repeats=True)
+    assert [row.tolist() for row in same.rows(7)] == epochs[0]
 
 
 def write_documents(path: Path, lengths: list[int]) -> Path:

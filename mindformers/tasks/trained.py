@@ -92,7 +92,11 @@ def build_rate(optimizer: Any, config: RunConfig, total_steps: int) -> Schedule:
     if config.lr_schedule is None and callable(own):
         rate: Schedule = own
     else:
-        named = config.lr_schedule.model_dump(exclude_none=True) if config.lr_schedule else None
+        named = config.lr_schedule.model_dump(exclude_none=True) if config.lr_schedule else {}
+        epochs = named.pop("warmup_epochs", None)
+        if epochs is not None:
+            named.pop("warmup_ratio", None)
+            named["warmup_steps"] = int(epochs * total_steps / config.runner_config.epochs)
         rate = build_schedule(named, total_steps, config.optimizer.learning_rate)
     if not config.lr_scale:
         return rate

@@ -71,6 +71,11 @@ def build_optimizer(network: Any, config: RunConfig) -> Optimizer | ShardedOptim
     """Return the optimizer over the weights that the settings train; norms and biases do not decay."""
     section = config.optimizer
     count = freeze(network, section.freezes)
+    if section.freeze_include and not count and mesh().layout.is_single:
+        raise ConfigError(
+            f"{section.freeze_include} names no weight that is trained",
+            where="optimizer.freeze_include", fix="see the names in network.trainable_params()",
+        )  # fmt: skip
     if count:
         logger.info("%d weights are frozen, %d are trained", count, len(network.trainable_params()))
     factors = layer_factors(

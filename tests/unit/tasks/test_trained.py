@@ -204,6 +204,13 @@ def test_patterns_that_leave_nothing_are_refused_before_anything_is_built(settin
     assert str(caught.value).startswith(message)
 
 
+def test_patterns_for_another_network_than_the_files_are_refused_when_it_is_given(pynative):
+    config = config_of(optimizer=section("AdamW", freeze_include=["*dense_left*"]))
+    network = build.build_network(config)
+    with pytest.raises(ConfigError, match=r"freeze_include: \['\*dense_left\*'\] names no weight"):
+        build_optimizer(network, config)
+
+
 def test_a_stage_without_a_weight_to_train_is_refused():
     config = config_of(
         use_parallel=True, parallel_config={"pipeline_stage": 2, "micro_batch_num": 2},

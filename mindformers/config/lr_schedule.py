@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from mindformers.config.fields import Count, Fraction, PositiveRate, Rate
 from mindformers.config.section import Section
@@ -44,7 +44,19 @@ class _WarmUpSection(Section):
         default=None,
         description="Length of the rise as a part of total_steps; wins over warmup_steps.",
     )
+    warmup_epochs: Rate | None = Field(
+        default=None, description="Length of the rise in epochs, instead of steps or a ratio."
+    )
     warmup_lr_init: Rate = Field(default=0.0, description="Rate the rise begins at.")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> _WarmUpSection:
+        if self.warmup_epochs is not None and (self.warmup_steps or self.warmup_ratio):
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} stands beside warmup_steps or warmup_ratio; "
+                "allowed: one of them"
+            )
+        return self
 
 
 class ConstantWarmUpSection(_WarmUpSection):

@@ -71,6 +71,11 @@ def build_optimizer(network: Any, config: RunConfig) -> Optimizer | ShardedOptim
     """Return the optimizer over the weights that the settings train; norms and biases do not decay."""
     section = config.optimizer
     count = freeze(network, section.freezes)
+    if section.freeze_include and not count and mesh().layout.is_single:
+        raise ConfigError(
+            f"{section.freeze_include} names no weight that is trained",
+            where="optimizer.freeze_include", fix="see the names in network.trainable_params()",
+        )  # fmt: skip
     if count:
         logger.info("%d weights are frozen, %d are trained", count, len(network.trainable_params()))
     factors = layer_factors(
@@ -92,7 +97,11 @@ def build_rate(optimizer: Any, config: RunConfig, total_steps: int) -> Schedule:
     if config.lr_schedule is None and callable(own):
         rate: Schedule = own
     else:
-        named = config.lr_schedule.model_dump(exclude_none=True) if config.lr_schedule else None
+        named = config.lr_schedule.model_dump(exclude_none=True) if config.lr_schedule else {}
+        epochs = named.pop("warmup_epochs", None)
+        if epochs is not None:
+            named.pop("warmup_ratio", None)
+            named["warmup_steps"] = int(epochs * total_steps / config.runner_config.epochs)
         rate = build_schedule(named, total_steps, config.optimizer.learning_rate)
     if not config.lr_scale:
         return rate

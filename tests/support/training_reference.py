@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 
@@ -97,3 +99,20 @@ def adamw(state: list[np.ndarray], grad: np.ndarray, step: int, rates: dict[str,
     second += (1 - rates["beta2"]) * (grad**2 - second)
     mean, square = first / (1 - rates["beta1"] ** step), second / (1 - rates["beta2"] ** step)
     weight -= rates["lr"] * mean / (np.sqrt(square) + rates["eps"])
+
+
+def moment_rule(
+    state: list[np.ndarray], grad: np.ndarray, rule: Any, rates: tuple[float, float]
+) -> None:
+    """Update ``[weight, moment]`` in place by SGD, Lion or an average; ``rates``: learning rate, decay."""
+    (weight, moment), (lr, decay) = state, rates
+    if rule.name == "average":
+        moment += rule.take * (weight - moment)
+    elif rule.name == "sgd":
+        slope = grad + decay * weight
+        moment[...] = rule.keep * moment + rule.take * slope
+        weight -= lr * (slope + rule.keep * moment if rule.is_ahead else moment)
+    else:
+        direction = np.sign(rule.keep * moment + (1 - rule.keep) * grad)
+        moment[...] = rule.take * moment + (1 - rule.take) * grad
+        weight -= lr * (direction + decay * weight)

@@ -75,6 +75,8 @@ BAD = [
     ("optimizer", {"type": "Muon", "ns_steps": 0}, "optimizer.ns_steps: found 0; allowed: 1 or more"),
     ("optimizer", {"ema_decay": 1.0}, "optimizer.ema_decay: found 1.0; allowed: less than 1"),
     ("optimizer", {"lr_scales": {"*": -1.0}}, "optimizer.lr_scales.*: found -1.0; allowed: 0.0 or more"),
+    ("lr_schedule", {"type": "linear", "warmup_epochs": 1, "warmup_steps": 5},
+     "lr_schedule.warmup_epochs: warmup_epochs 1 stands beside warmup_steps or warmup_ratio"),
     ("monitor_config", {"weight_state_format": "csv"}, "monitor_config.weight_state_format: found 'csv'"),
     ("monitor_config", {"local_loss_format": "log"},
      "monitor_config.local_loss_format: found 'log' (text): the loss of each process is not implemented"),

@@ -167,6 +167,20 @@ def test_the_rate_is_scaled_to_the_rows_of_a_step():
     assert build_rate(None, scaled, 10)(3) == pytest.approx(0.1 * 80 / 64)
 
 
+def test_a_rise_may_be_given_in_epochs():
+    config = config_of(
+        lr_schedule={
+            "type": "linear",
+            "learning_rate": 1.0,
+            "warmup_epochs": 0.5,
+            "warmup_ratio": 0.0,
+        },
+        runner_config__epochs=4,
+    )
+    rate = build_rate(None, config, 40)  # ten steps an epoch
+    assert [rate(step) for step in (0, 1, 5, 40)] == [0.0, 0.2, 1.0, 0.0]
+
+
 def test_adafactors_own_rate_is_the_runs():
     config = config_of(lr_schedule=None, optimizer=section("AdaFactor", relative_step=True))
     optimizer = build_optimizer(build.build_network(config), config)
@@ -190,6 +204,13 @@ def test_patterns_that_leave_nothing_are_refused_before_anything_is_built(settin
     assert str(caught.value).startswith(message)
 
 
+def test_patterns_for_another_network_than_the_files_are_refused_when_it_is_given(pynative):
+    config = config_of(optimizer=section("AdamW", freeze_include=["*dense_left*"]))
+    network = build.build_network(config)
+    with pytest.raises(ConfigError, match=r"freeze_include: \['\*dense_left\*'\] names no weight"):
+        build_optimizer(network, config)
+
+
 def test_a_stage_without_a_weight_to_train_is_refused():
     config = config_of(
         use_parallel=True, parallel_config={"pipeline_stage": 2, "micro_batch_num": 2},
@@ -202,3 +223,20 @@ def test_a_stage_without_a_weight_to_train_is_refused():
 def test_patterns_of_adapters_are_known():
     check_patterns(config_of(model__model_config__pet_config=LORA,
                              optimizer=section("AdamW", lr_scales={"*_lora_b": 16.0})))  # fmt: skip
+
+
+def test_gradients_of_short_weights_are_summed_in_float32(backend, pynative):
+    config = config_of(optimizer=section("SGD", momentum=0.0), model__model_config__num_layers=2,
+                       model__model_config__param_init_type="bfloat16")  # fmt: skip
+    network = build.build_network(config)
+    step = MFTrainOneStepCell(network, build_optimizer(network, config))
+    parts = [batch(1), batch(3)]
+    losses, total = step._accumulate(parts, [0.25, 0.75])
+    each = [step.gradients(part, weight) for part, weight in zip(parts, [0.25, 0.75], strict=True)]
+    assert losses == [loss for loss, _ in each]
+    for index, found in enumerate(total):
+        assert found.dtype == ms.float32
+        expected = each[0][1][index].asnumpy() + each[1][1][index].asnumpy()
+        np.testing.assert_array_equal(found.asnumpy(), expected)
+    kinds = {str(p.dtype) for p in network.get_parameters() if "norm" not in p.name}
+    assert kinds == {"BFloat16"}

@@ -8,6 +8,7 @@ import pytest
 
 from mindformers.errors import ConfigError
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
+from mindformers.training.lr_annealing import RelativeStepLR
 from mindformers.training.lr_schedule import (
     ConstantWarmUpLR,
     ConstantWithCoolDownLR,
@@ -103,6 +104,9 @@ def curve(schedule, steps):
             [1.0, 0.5, 0.0, 0.0, 0.0],
         ),
         (ConstantWithCoolDownLR(1.0, total_steps=8, decay_ratio=0.5), [0, 2, 4], [1.0, 0.5, 0.0]),
+        # AdaFactor's own rate, as transformers' with relative_step
+        (RelativeStepLR(), [0, 9_999, 39_999], [1e-2, 1e-2, 5e-3]),
+        (RelativeStepLR(warmup_init=True), [0, 99, 9_999, 999_999], [1e-6, 1e-4, 1e-2, 1e-3]),
         (LearningRateWiseLayer(LinearWithWarmUpLR(1.0, 4), 0.5), [0, 2, 4], [0.5, 0.25, 0.0]),
     ],
     ids=lambda value: type(value).__name__ if callable(value) else None,

@@ -149,7 +149,7 @@ def test_lion_by_hand(mode, golden):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_restored_optimizer_goes_on_with_the_same_bits(pynative, golden, name):
+def test_a_restored_optimizer_goes_on_with_the_same_bits(backend, pynative, golden, name):
     kind, arguments = EVERY[name]
     arguments = arguments | {"ema_decay": 0.9}
     unbroken = build(golden, kind, dtype=ms.bfloat16, **arguments)
@@ -211,7 +211,7 @@ def test_a_learning_rate_of_zero_leaves_the_weights(pynative, golden, name):
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.bfloat16])
 @pytest.mark.parametrize("name", EVERY)
-def test_the_average_follows_its_closed_form(pynative, golden, name, dtype):
+def test_the_average_follows_its_closed_form(backend, pynative, golden, name, dtype):
     kind, arguments = EVERY[name]
     optimizer = build(golden, kind, dtype=dtype, ema_decay=0.75, **arguments)
     mean = {key: value.astype(np.float64) for key, value in values_of(optimizer).items()}

@@ -19,6 +19,7 @@ int mf_train_attention(const TrainAttentionCall*);
 int mf_train_attention_backward(const TrainAttentionCall*);
 int mf_head_loss(const HeadCall*);
 int mf_adam_update(const AdamCall*);
+int mf_moment_update(const MomentCall*);
 int mf_square_sum(const FloatSpan*, int64_t, double*);
 int mf_scale(float*, int64_t, float);
 }
@@ -145,6 +146,18 @@ void updates(Source& source, Floats& results) {
   computed(mf_adam_update(&call));
   for (const Floats& each : {weight, master, first, second}) keep(results, each);
   for (int64_t i = 0; i < count; ++i) results.push_back(to_float(lower[size_t(i)]));
+  Floats few = source.floats(3);
+  for (MomentRule rule : {SGD, LION, AVERAGE})
+    for (int32_t is_ahead : {0, 1}) {
+      const float* slope = rule == AVERAGE ? nullptr : gradient.data();
+      const MomentTarget moments[] = {
+          {weight.data(), nullptr, first.data(), slope, count, 1e-2f, 0.1f, F32},
+          {lower.data(), master.data(), first.data() + count, slope, count, 1e-3f, 0.0f, BF16},
+          {few.data(), nullptr, rule == SGD ? nullptr : second.data(), slope, 3, 1e-2f, 0.0f, F32}};
+      const MomentCall moment_call{moments, is_ahead ? 1 : 3, 0.9f, 0.5f, 0.5f, rule, is_ahead};
+      computed(mf_moment_update(&moment_call));
+      for (const Floats& each : {weight, master, first, few}) keep(results, each);
+    }
   const FloatSpan spans[] = {{gradient.data(), count}, {gradient.data() + count, 3}};
   double squares = -1;
   computed(mf_square_sum(spans, 2, &squares));

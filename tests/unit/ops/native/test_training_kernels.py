@@ -12,7 +12,7 @@ from mindspore import Tensor
 
 from mindformers.errors import TrainingError
 from mindformers.ops.native import optimizer, training, training_attention
-from mindformers.ops.native.optimizer import AdamRates, AdamTarget
+from mindformers.ops.native.optimizer import AdamRates, AdamTarget, MomentRule, MomentTarget
 from tests.support import training_reference as reference
 from tests.support.compare import assert_close
 from tests.support.native_kernels import bfloat16_bits, widened
@@ -243,6 +243,51 @@ def test_three_adamw_updates(is_short: bool) -> None:
         if is_short:
             rounded = lower.astype(ms.float32).asnumpy()
             np.testing.assert_array_equal(rounded, widened(bfloat16_bits(best)))
+
+
+@pytest.mark.parametrize("is_short", [False, True])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        MomentRule("sgd", 0.9, 0.8),
+        MomentRule("sgd", 0.9, 1.0, is_ahead=True),
+        MomentRule("lion", 0.9, 0.98),
+        MomentRule("average", take=0.1),
+    ],
+    ids=["sgd", "nesterov", "lion", "average"],
+)
+def test_updates_of_one_moment(rule: MomentRule, is_short: bool) -> None:
+    shapes, rates = ((33, 7), (40000,), (1,)), ((0.1, 0.1), (0.2, 0.0), (0.1, 0.1))
+    weights = [values(i, *shape) for i, shape in enumerate(shapes)]
+    exact = [[each.astype(np.float64), np.full(each.shape, 0.5)] for each in weights]
+    targets = []
+    for weight, (lr, decay) in zip(weights, rates, strict=True):
+        moment = Tensor(np.full_like(weight, 0.5))
+        lower = Tensor(weight).astype(ms.bfloat16) if is_short else Tensor(weight.copy())
+        master = Tensor(weight.copy()) if is_short else None
+        targets.append(MomentTarget(lower, master, moment, lr, decay))
+    for step in (1, 2, 3):
+        grads = [values(10 * step + i, *shape) for i, shape in enumerate(shapes)]
+        slopes = None if rule.name == "average" else tensors(*grads)
+        optimizer.moment_update(targets, slopes, rule, 0.5)
+        for state, grad, pair in zip(exact, grads, rates, strict=True):
+            reference.moment_rule(state, 0.5 * grad.astype(np.float64), rule, pair)
+    for target, state in zip(targets, exact, strict=True):
+        best = (target.parameter if target.master is None else target.master).asnumpy()
+        assert target.moment is not None
+        for got, want in zip((best, target.moment.asnumpy()), state, strict=True):
+            assert_close(got, want, 1e-5)
+        if is_short and rule.name != "average":
+            rounded = target.parameter.astype(ms.float32).asnumpy()
+            np.testing.assert_array_equal(rounded, widened(bfloat16_bits(best)))
+
+
+def test_a_moment_of_another_shape_is_refused() -> None:
+    weight, moment = tensors(values(1, 4, 3), values(1, 12))
+    with pytest.raises(
+        TrainingError, match=r"moment: is Float32 \(12,\); allowed: Float32 \(4, 3\)"
+    ):
+        optimizer.moment_update([MomentTarget(weight, None, moment)], [weight], MomentRule("lion"))
 
 
 def test_the_sum_of_squares_of_many_values_and_of_values_that_are_not_finite() -> None:

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from mindformers.errors import ConfigError
+from mindformers.training import loss_plot
 from mindformers.training.best_value import BestValue
 from mindformers.training.callbacks import build_callbacks
 from mindformers.training.checkpoint_monitor import CheckpointMonitor
 from mindformers.training.early_stopping import EarlyStopping
 from mindformers.training.eval_callback import EvalCallBack
 from mindformers.training.loop import train
+from mindformers.training.loss_plot import LossPlot
 from mindformers.training.metrics import METRICS_NAME, MetricsWriter, read_evaluations, read_metrics
 from mindformers.training.run import TrainSettings
 from tests.unit.training.toy import Losses, ToyData, toy_step, weights_of
@@ -92,6 +94,26 @@ def test_results_go_to_the_log_and_to_the_metrics_file(tmp_path: Path, run_log: 
     ]  # fmt: skip
     steps = [row["step"] for row in read_metrics(tmp_path / METRICS_NAME)]
     assert steps == [1, 2, 3, 3, 4, 5, 6, 6]
+
+
+def test_the_picture_shows_evaluations_also_those_before_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        loss_plot, "plot_loss", lambda points, path, evaluated: drawn.append(list(evaluated))
+    )
+    monitor = CheckpointMonitor(save_checkpoint_steps=3)
+    run(
+        tmp_path,
+        LossPlot(),
+        EvalCallBack(Evaluations(3.0, math.nan, 1.0), step_interval=2),
+        monitor,
+    )
+    assert drawn[-1] == [(2, 3.0), (6, 1.0)]
+    step = tmp_path / "checkpoint" / "step_00000003"
+    run(tmp_path, LossPlot(), EvalCallBack(Evaluations(2.0), step_interval=2), resume_from=step)
+    assert drawn[-1] == [(2, 3.0), (4, 2.0), (6, 2.0)]
 
 
 def test_a_resumed_run_evaluates_like_an_unbroken_one(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,21 @@ def test_a_run_ends_when_its_evaluations_get_no_better(tmp_path: Path, run_log: 
         "stopping early after step 4: eval_loss was not better than 2 in 2 evaluations"
         in run_log.text
     )
+
+
+def test_a_signal_ends_an_evaluation_so_that_the_run_can_save(tmp_path: Path, run_log: Any) -> None:
+    def find() -> dict[str, float]:
+        for part in range(3):
+            os.kill(os.getpid(), signal.SIGTERM) if part == 1 else None
+            callback.go_on(1)
+        pytest.fail("the evaluation went on")
+
+    callback = EvalCallBack(find, step_interval=2)
+    losses = run(tmp_path, callback, CheckpointMonitor(save_checkpoint_steps=100))
+    assert len(losses.curve) == 2
+    assert "the evaluation after step 2 is left: the run has to end" in run_log.text
+    assert (tmp_path / "checkpoint" / "step_00000002").is_dir()
+    assert evaluated_steps(tmp_path) == []
 
 
 def test_patience_is_counted_on_after_a_resume(tmp_path: Path) -> None:

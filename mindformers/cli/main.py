@@ -11,7 +11,7 @@ from mindformers.guard import DEBUG_FLAG, FlagParser, run_guarded
 from mindformers.version import __version__
 
 COMMANDS = {
-    "run": "finetune or predict from a YAML file (the same as run_mindformer.py)",
+    "run": "finetune, evaluate or predict from a YAML file (the same as run_mindformer.py)",
     "convert": "weights between Hugging Face and this library (the same as convert_weight.py)",
     "average": "the averaged weights of a checkpoint (optimizer.ema_decay) as weights of their own",
     "chat": "talk to a model in the terminal",

@@ -83,14 +83,15 @@ def while_training(
     logger.info("evaluation while training: %d rows of %s", data.num_rows, data.name)
 
     def find() -> dict[str, float]:
-        results = evaluator()
+        results = evaluator(callback.go_on)
         if launched_rank() == 0:
             write_answers(evaluator.answers, Path(config.output_dir) / ANSWERS_FILE)
         return results
 
     from mindformers.training.eval_callback import EvalCallBack  # brings MindSpore
 
-    return [EvalCallBack(find, config.eval_step_interval, config.eval_epoch_interval)]
+    callback = EvalCallBack(find, config.eval_step_interval, config.eval_epoch_interval)
+    return [callback]
 
 
 def build_evaluator(

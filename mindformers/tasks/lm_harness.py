@@ -13,7 +13,6 @@ from mindformers.errors import MissingExtraError
 from mindformers.extras import import_extra
 
 NAME = "mindformers"
-MODEL = "mindformers.tasks.lm_harness_model:MindFormersLM"
 
 
 def register() -> None:
@@ -25,9 +24,9 @@ def register() -> None:
     registry = import_extra("lm_eval.api.registry", "lm-evaluation-harness", "lm_eval")
     import_extra("lm_eval.models", "lm-evaluation-harness", "lm_eval")  # fills the table
     if NAME not in registry.MODEL_REGISTRY:
-        registry.register_model(NAME)(
-            import_extra(MODEL.partition(":")[0], NAME, "lm_eval").MindFormersLM
-        )
+        from mindformers.tasks.lm_harness_model import MindFormersLM  # needs the harness
+
+        registry.register_model(NAME)(MindFormersLM)
 
 
 def run_harness(argv: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 640, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 28, 28  # margins
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 28, 40  # margins
 MOST_POINTS = 400  # of a curve; more could not be told apart
 Point = tuple[float, float]
 
@@ -56,7 +56,7 @@ def line_chart(title: str, curves: Sequence[Curve], x_label: str = "step") -> st
         ]
     for tick in x.ticks():
         parts.append(
-            f'<text x="{x.place(tick):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{tick:g}</text>'
+            f'<text x="{x.place(tick):.1f}" y="{HEIGHT - 24}" text-anchor="middle">{tick:g}</text>'
         )
     for number, curve in enumerate(curves):
         parts += _drawn(curve, x, y)
@@ -66,7 +66,7 @@ def line_chart(title: str, curves: Sequence[Curve], x_label: str = "step") -> st
                 f'y="16" text-anchor="end">{escape(curve.name)}</text>'
             )
     parts.append(
-        f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT}" text-anchor="end">{escape(x_label)}</text>'
+        f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x_label)}</text>'
     )
     return "".join([*parts, "</svg>"])
 

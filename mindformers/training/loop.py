@@ -71,6 +71,7 @@ def train(
     loss, steps = None, 0
     is_first = mesh().layout.rank == 0
     with hold_output(settings.output_dir), StopSignals() as signals:
+        run.is_asked_to_stop = lambda: signals.received is not None
         try:
             _set_position(run, resume_from)
             if settings.config_text and is_first:

@@ -11,10 +11,10 @@ from mindformers.errors import ConfigError
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.callback import Callback
 from mindformers.training.extras import import_viz, viz_or_hint
-from mindformers.training.metrics import METRICS_NAME, read_metrics
-from mindformers.training.run import StepReport, TrainRun
+from mindformers.training.metrics import METRICS_NAME, read_evaluations, read_metrics
+from mindformers.training.run import EvalReport, StepReport, TrainRun
 
-_INK, _RAW, _MEAN, _RATE = "#333333", "#9ecae1", "#08519c", "#e6550d"
+_INK, _RAW, _MEAN, _RATE, _EVAL = "#333333", "#9ecae1", "#08519c", "#e6550d", "#31a354"
 Point = tuple[int, float, float]
 
 
@@ -31,6 +31,7 @@ class LossPlot(Callback):
             raise ConfigError(f"is {every}", where="LossPlot.every", allowed="1 or more")
         self.every = every
         self._points: list[Point] = []
+        self._evaluated: list[tuple[int, float]] = []
 
     def on_train_begin(self, run: TrainRun) -> None:
         """Take over the points of the steps before a resume."""
@@ -41,6 +42,13 @@ class LossPlot(Callback):
             for row in rows
             if row["step"] <= done and row.get("loss") is not None and row.get("lr") is not None
         ]
+        path = run.output_dir / METRICS_NAME
+        earlier = read_evaluations(path) if done else []
+        self._evaluated = [
+            (step, results["loss"])
+            for step, results in earlier
+            if step <= done and math.isfinite(results.get("loss", math.nan))
+        ]
 
     def on_step_end(self, run: TrainRun, report: StepReport) -> None:
         """Note the step; draw when it is time."""
@@ -48,6 +56,12 @@ class LossPlot(Callback):
             self._points.append((report.global_step, report.loss, report.lr))
         if report.global_step % self.every == 0:
             self._draw(run)
+
+    def on_evaluation(self, run: TrainRun, report: EvalReport) -> None:
+        """Note the loss."""
+        loss = report.results.get("loss", math.nan)
+        if math.isfinite(loss):
+            self._evaluated.append((report.global_step, loss))
 
     def on_train_end(self, run: TrainRun) -> None:
         """Draw the whole curve."""
@@ -59,7 +73,7 @@ class LossPlot(Callback):
 
     def _draw(self, run: TrainRun) -> None:
         if self._points and viz_or_hint("matplotlib", "drawing loss.png"):
-            plot_loss(self._points, run.output_dir / "loss.png")
+            plot_loss(self._points, run.output_dir / "loss.png", self._evaluated)
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
@@ -76,8 +90,15 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
     return out
 
 
-def plot_loss(points: Sequence[Point], path: Path) -> Path:
+def plot_loss(
+    points: Sequence[Point], path: Path, evaluated: Sequence[tuple[int, float]] = ()
+) -> Path:
     """Draw (step, loss, learning rate) points to a PNG file, whole or not at all.
+
+    Args:
+        points: Of training.
+        path: The file.
+        evaluated: (step, loss) of evaluations; drawn as dots.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -91,6 +112,8 @@ def plot_loss(points: Sequence[Point], path: Path) -> Path:
     top.plot(steps, losses, color=_RAW, linewidth=1, marker=marker, markersize=3, label="each step")
     top.plot(steps, smooth(losses, window), color=_MEAN, linewidth=2,
              label=f"smoothed over {window} steps")  # fmt: skip
+    if evaluated:
+        top.plot(*zip(*evaluated, strict=True), "o-", color=_EVAL, markersize=4, label="evaluation")
     top.set_ylabel("loss (nats per trained token)")
     top.set_title(f"Training loss: {losses[-1]:.4f} at step {steps[-1]}", loc="left", color=_INK)
     top.legend(frameon=False)

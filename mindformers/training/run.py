@@ -54,6 +54,7 @@ class TrainRun:
         stop_signal: Number of the signal that asked for an end, or None.
         stop_reason: Why the run ends after this step; a callback may say so. Empty: it goes on.
         listeners: All callbacks of the run as one.
+        is_asked_to_stop: Tells whether a signal has asked this process for an end since.
     """
 
     step: MFTrainOneStepCell
@@ -65,6 +66,7 @@ class TrainRun:
     stop_signal: int | None = None
     stop_reason: str = ""
     listeners: Callback | None = field(default=None, repr=False)
+    is_asked_to_stop: Callable[[], bool] = field(default=lambda: False, repr=False)
     skipped_in_a_row: int = field(default=0, repr=False)
 
     @property

@@ -140,6 +140,14 @@ def test_retention_keeps_the_step_written_last_even_if_it_is_not_the_highest(tmp
     assert names(committed_steps(tmp_path)) == ["step_4", "step_9"]
 
 
+def test_a_spared_step_stays_and_is_not_counted(tmp_path):
+    for number in (1, 2, 3, 4):
+        save(tmp_path, f"step_{number}", number)
+    assert names(keep_latest(tmp_path, 1, ["step_2"])) == ["step_1", "step_3"]
+    assert names(committed_steps(tmp_path)) == ["step_2", "step_4"]
+    assert keep_latest(tmp_path, 1, ["step_4"]) == []
+
+
 def test_leftovers_of_dead_processes_are_removed(tmp_path):
     save(tmp_path, "step_1", 1)
     (tmp_path / ".tmp-999999999-abababab").mkdir()

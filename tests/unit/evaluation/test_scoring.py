@@ -13,6 +13,7 @@ from mindformers.evaluation.network_scorer import NetworkScorer
 from mindformers.evaluation.rows import TokenRow
 from mindformers.evaluation.scoring import open_scorer, score_rows
 from mindformers.ops.native.library import choose_backend, is_native
+from mindformers.pet.lora import get_pet_model
 from tests.support.golden_model import TRAIN_CASE
 from tests.support.networks import golden_network, ints
 
@@ -94,6 +95,14 @@ def compare(network: Any, rows: list[TokenRow], scores: list[Any]) -> None:
         loss, tokens, correct = expected(network, row)
         assert score.loss == pytest.approx(loss, rel=1e-4, abs=1e-6)
         assert (score.tokens, score.correct) == (tokens, correct)
+
+
+def test_a_network_with_adapters_is_scored_without_copies_of_its_weights(network: Any) -> None:
+    if is_native():
+        assert isinstance(open_scorer(network), NativeScorer)
+    adapted = golden_network(TRAIN_CASE)
+    get_pet_model(adapted, {"lora_rank": 2, "target_modules": ["query_key_value"]})
+    assert isinstance(open_scorer(adapted), NetworkScorer)
 
 
 def test_all_rows_are_counted_once_and_reported(network: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ import numpy as np
 import pytest
 
 from mindformers.errors import ConfigError
+from mindformers.training import loss_plot
 from mindformers.training.best_value import BestValue
 from mindformers.training.callbacks import before_saving, build_callbacks
 from mindformers.training.checkpoint_monitor import CheckpointMonitor
 from mindformers.training.early_stopping import EarlyStopping
 from mindformers.training.eval_callback import EvalCallBack
 from mindformers.training.loop import train
+from mindformers.training.loss_plot import LossPlot
 from mindformers.training.metrics import METRICS_NAME, MetricsWriter, read_evaluations, read_metrics
 from mindformers.training.run import TrainSettings
 from tests.unit.training.toy import Losses, ToyData, toy_step, weights_of
@@ -94,6 +98,26 @@ def test_results_go_to_the_log_and_to_the_metrics_file(tmp_path: Path, run_log: 
     assert steps == [1, 2, 3, 3, 4, 5, 6, 6]
 
 
+def test_the_picture_shows_evaluations_also_those_before_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        loss_plot, "plot_loss", lambda points, path, evaluated: drawn.append(list(evaluated))
+    )
+    monitor = CheckpointMonitor(save_checkpoint_steps=3)
+    run(
+        tmp_path,
+        LossPlot(),
+        EvalCallBack(Evaluations(3.0, math.nan, 1.0), step_interval=2),
+        monitor,
+    )
+    assert drawn[-1] == [(2, 3.0), (6, 1.0)]
+    step = tmp_path / "checkpoint" / "step_00000003"
+    run(tmp_path, LossPlot(), EvalCallBack(Evaluations(2.0), step_interval=2), resume_from=step)
+    assert drawn[-1] == [(2, 3.0), (4, 2.0), (6, 2.0)]
+
+
 def test_a_resumed_run_evaluates_like_an_unbroken_one(tmp_path: Path) -> None:
     """Of the first run the last three steps are lost, and with them their evaluations."""
 
@@ -156,6 +180,21 @@ def test_a_run_ends_when_its_evaluations_get_no_better(tmp_path: Path, run_log: 
         "stopping early after step 4: eval_loss was not better than 2 in 2 evaluations"
         in run_log.text
     )
+
+
+def test_a_signal_ends_an_evaluation_so_that_the_run_can_save(tmp_path: Path, run_log: Any) -> None:
+    def find() -> dict[str, float]:
+        for part in range(3):
+            os.kill(os.getpid(), signal.SIGTERM) if part == 1 else None
+            callback.go_on(1)
+        pytest.fail("the evaluation went on")
+
+    callback = EvalCallBack(find, step_interval=2)
+    losses = run(tmp_path, callback, CheckpointMonitor(save_checkpoint_steps=100))
+    assert len(losses.curve) == 2
+    assert "the evaluation after step 2 is left: the run has to end" in run_log.text
+    assert (tmp_path / "checkpoint" / "step_00000002").is_dir()
+    assert evaluated_steps(tmp_path) == []
 
 
 def test_patience_is_counted_on_after_a_resume(tmp_path: Path) -> None:

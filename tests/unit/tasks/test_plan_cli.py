@@ -37,6 +37,11 @@ def test_every_published_file_has_a_plan_as_it_is(capsys, path):
     assert "fits:" in text
 
 
+def test_a_prefix_is_said(capsys):
+    text = said(capsys, config=REPOSITORY / "configs/glm2/run_glm2_6b_ptuning2.yaml")
+    assert "plan: finetune with a prefix of 128 positions on 1 device" in text
+
+
 def test_the_published_finetuning_fits_eight_devices_of_64_gb(capsys):
     text = said(capsys, "--device_memory", "64GB")
     assert "plan: finetune on 8 devices (data 2 x pipeline 4)" in text

@@ -18,7 +18,6 @@ from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 from mindformers.pet import load_adapter
 from mindformers.tasks import layout
 from mindformers.tasks.finetune import finetune
-from mindformers.tasks.plan_job import job_of
 from mindformers.tasks.predict import predict
 from tests.support.mindrecords import write_numbered
 from tests.support.model_dir import tiny_settings, write_model_dir
@@ -129,14 +128,12 @@ def test_a_step_answers_and_so_does_the_network_it_is_loaded_into(
     assert answer == {"text_generation_text": [said]}
 
 
-def test_an_untrained_prefix_does_not_answer_and_is_not_planned(
+def test_an_untrained_prefix_does_not_answer_and_is_not_shared(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = run.config(input_data="hello", run_mode="predict")
     with pytest.raises(ConfigError, match="ask for a trained prefix, and these weights hold none"):
         predict(config)
-    with pytest.raises(ConfigError, match="a trained prefix is not planned"):
-        job_of(run.config())
     monkeypatch.setattr(layout, "launched_processes", lambda: 2)
     shared = {"use_parallel": True, "parallel_config": {"model_parallel": 2}}
     config = run.config(**shared)

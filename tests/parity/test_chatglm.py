@@ -107,6 +107,9 @@ def test_there_and_back_gives_the_same_bytes_without_the_rotary_table(tmp_path, 
     for name, value in WEIGHTS.items():
         assert stored[name].tobytes() == value.astype(DTYPES[dtype]).tobytes(), name
     assert (back / "tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
+    # Only the name in the source's config.json told the family; what is written says it itself.
+    assert type(AutoTokenizer.from_pretrained(there)).__name__ == "ChatGLM3Tokenizer"
+    assert type(AutoTokenizer.from_pretrained(back)).__name__ == "ChatGLM3Tokenizer"
     described = json.loads((back / "config.json").read_text())
     for key in ("model_type", "padded_vocab_size", "num_layers", "layernorm_epsilon", "kv_channels"):
         assert described[key] == CONFIG[key], key

@@ -121,6 +121,8 @@ def test_a_published_directory_chats(tmp_path, pynative, family):
     folder = write_published(tmp_path / "m", family)
     model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert type(tokenizer).__name__ == f"ChatGLM{family[-1]}Tokenizer"
+    again = AutoTokenizer.from_pretrained(model.save_pretrained(tmp_path / "saved"))
+    assert type(again) is type(tokenizer)
     answer, history = model.chat(tokenizer, "你好", max_new_tokens=5)
     assert history == [{"role": "user", "content": "你好"}, {"role": "assistant", "content": answer}]
     # The answer is what the network says after the family's prompt, worked out by hand.

@@ -18,8 +18,10 @@ import numpy as np
 
 from mindformers.config.columns import IGNORED_LABEL
 from mindformers.dataset.messages import data_error
-from mindformers.dataset.ownership import ANSWER, owned_at_end, owned_by_roles
 from mindformers.errors import DataError, TokenizerError
+
+ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+_ANSWER = "<|assistant|>"
 
 
 class Tokenizer(Protocol):
@@ -182,7 +184,7 @@ def encode_conversations(
     ends: list[int] = []
     answers: list[int] = []  # tokens of each row's last message
     closing = tokenizer.special_tokens[tokenizer.closing_token]
-    has_roles = ANSWER in tokenizer.special_tokens
+    has_roles = _ANSWER in tokenizer.special_tokens
     for prompt in prompts:
         try:
             segments = tokenizer.render(prompt.messages, prompt.tools)
@@ -198,9 +200,9 @@ def encode_conversations(
     lengths = np.diff(np.array([0, *ends], dtype=np.int64))
     built = np.array(ids, dtype=np.int32)
     owned = (
-        owned_by_roles(built, lengths, tokenizer.special_tokens)
+        _owned_by_roles(built, lengths, tokenizer.special_tokens)
         if has_roles
-        else owned_at_end(lengths, np.array(answers, dtype=np.int64))
+        else _owned_at_end(lengths, np.array(answers, dtype=np.int64))
     )
     rows = _cut(built, _labels(built, lengths, owned), lengths, seq_length)
     kept = np.ones(len(rows), dtype=bool)
@@ -224,6 +226,30 @@ def _answer_tokens(
     """Return the length of a last answer, which is a segment of its own; 0 where there is none."""
     is_answer = messages[-1].get("role") == "assistant"
     return len(tokenizer.encode_segments(segments[-1:])) if is_answer else 0
+
+
+def _owned_at_end(lengths: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Return, (tokens,) bool, before which tokens of rows stands the last answer or its end."""
+    from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(int(lengths.sum()))
+    # The row ends with the closing token (1); the answer's last token (2) is followed by it.
+    return (from_end >= 2) & (from_end <= np.repeat(np.where(answers > 0, answers + 2, 0), lengths))
+
+
+def _owned_by_roles(
+    built: np.ndarray, lengths: np.ndarray, special_tokens: Mapping[str, int]
+) -> np.ndarray:
+    """Return, (tokens,) bool, which tokens belong to an assistant's turn."""
+    positions = np.arange(len(built))
+    is_role = np.zeros(len(built), dtype=bool)
+    for name in ROLE_TOKENS:
+        if name in special_tokens:
+            is_role |= built == special_tokens[name]
+    # A row's own first token stands for "nobody" where it is no role: what is before never counts.
+    is_role[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+    # Position of the last role token at or before each token.
+    last_role = np.maximum.accumulate(np.where(is_role, positions, 0))
+    is_owned: np.ndarray = built[last_role] == special_tokens[_ANSWER]
+    return is_owned
 
 
 def _labels(built: np.ndarray, lengths: np.ndarray, is_owned: np.ndarray) -> np.ndarray:

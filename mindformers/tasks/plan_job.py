@@ -5,12 +5,15 @@ Letters: T tokens of a micro batch in one process, H hidden, V vocabulary, t ten
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from mindformers.checkpoint.keymap import Stored
-from mindformers.config.pet import AnyPet, LoraSection, Ptuning2Section, pet_of
+from mindformers.config.pet import DEFAULT_TARGETS, LoraSection, Ptuning2Section, Targets, pet_of
 from mindformers.config.preflight import TRAINING_MODES
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
@@ -19,7 +22,6 @@ from mindformers.models.glm2.glm2_shares import share_of
 from mindformers.models.glm2.glm2_weights import layout_named, stored_tensors
 from mindformers.parallel.layout import Layout, Sizes, stage_counts
 from mindformers.tasks.layout import layout_of
-from mindformers.tasks.plan_held import Held, held_adapters, held_prefix
 
 _TYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 _ROUNDED_BYTES = {"int8": 1.0, "int4": 0.5}
@@ -28,6 +30,35 @@ _GROUP = {
     "int4": 32,
 }  # columns that share a scale where quantization_group says nothing
 _SCALE_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Held:
+    """Tensors of one form that a process holds.
+
+    Attributes:
+        name: Of the first of them.
+        shape: Of each, in this process.
+        count: How many: one for each layer of the stage.
+        type_bytes: Bytes of an element.
+        is_trained: It has a gradient and a state in the optimizer.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    count: int
+    type_bytes: float
+    is_trained: bool
+
+    @cached_property
+    def size(self) -> int:
+        """Elements of them all."""
+        return math.prod(self.shape) * self.count
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether a layer multiplies by it."""
+        return len(self.shape) == 2 and self.name.startswith("transformer.encoder")
 
 
 @dataclass(frozen=True)
@@ -41,7 +72,7 @@ class Job:
         rows: Rows of a micro batch in one process; of a batch when predicting.
         micro_batches: Of a step, in one process.
         recompute: True: all layers; else how many of each stage, () for none.
-        adapters: LoRA or a prefix; None: every weight is trained.
+        adapters: LoRA; None: every weight is trained.
         is_training: Else predicting.
         on_cpu: A CPU computes in float32, by kernels of its own.
     """
@@ -52,7 +83,7 @@ class Job:
     rows: int
     micro_batches: int = 1
     recompute: bool | tuple[int, ...] = ()
-    adapters: AnyPet | None = None
+    adapters: LoraSection | None = None
     is_training: bool = True
     on_cpu: bool = False
     _held: dict[Any, list[Held]] = field(default_factory=dict, compare=False, repr=False)
@@ -65,11 +96,6 @@ class Job:
             return int(network.seq_length)
         asked = network.max_length or network.max_decode_length or network.seq_length
         return min(int(asked), int(network.seq_length))
-
-    @property
-    def prefix_length(self) -> int:
-        """Trained positions before the first token."""
-        return int(getattr(self.adapters, "pre_seq_len", 0))
 
     @property
     def tokens(self) -> int:
@@ -117,7 +143,7 @@ class Job:
     def is_composed(self) -> bool:
         """Whether attention is made of two products, with a matrix of scores between them."""
         if self.on_cpu:
-            return self.layout.context > 1 or (self.is_training and self.prefix_length > 0)
+            return self.layout.context > 1
         return not self.network.use_flash_attention
 
     def at_stage(self, stage: int) -> Layout:
@@ -175,12 +201,8 @@ class Job:
             count = len(numbers) if is_layer else 1
             is_trained = self.is_training and self.adapters is None
             yield Held(stored.name, shape, count, self._type_bytes(kind), is_trained)
-            if isinstance(self.adapters, LoraSection) and is_layer:
-                yield from held_adapters(
-                    self.adapters, stored.name, shape, numbers, self.is_training
-                )
-        if isinstance(self.adapters, Ptuning2Section):
-            yield from held_prefix(self.adapters, self.network, len(numbers), self.is_training)
+            if self.adapters is not None and is_layer:
+                yield from self._adapters(stored.name, shape, numbers)
 
     def _type_bytes(self, kind: str) -> float:
         network = self.network
@@ -195,6 +217,23 @@ class Job:
         group = network.quantization_group or _GROUP[rounding]
         return _ROUNDED_BYTES[rounding] + _SCALE_BYTES / group
 
+    def _adapters(self, name: str, shape: tuple[int, ...], numbers: range) -> list[Held]:
+        """Return A and B of the layers of this stage whose matrix has an adapter."""
+        assert self.adapters is not None
+        layer, _, ending = name.rpartition(".")
+        if ending != "weight" or len(shape) != 2:
+            return []
+        settings = self.adapters
+        targets = settings.target_modules or DEFAULT_TARGETS
+        names = [layer.replace(".layers.0.", f".layers.{number}.") for number in numbers]
+        chosen = [each for each in names if _matches(targets, each)]
+        excluded = settings.exclude_layers
+        count = sum(not (excluded and _matches(excluded, each)) for each in chosen)
+        rank, trained = settings.lora_rank, self.is_training
+        forms = {"a": (rank, shape[1]), "b": (shape[0], rank)}
+        return [Held(f"{layer}.lora_{end}", form, count, 4.0, trained)
+                for end, form in forms.items() if count]  # fmt: skip
+
 
 def job_of(config: RunConfig) -> Job:
     """Return what a plan needs of the settings. A file without run_mode is planned as a finetuning.
@@ -208,6 +247,10 @@ def job_of(config: RunConfig) -> Job:
     section = config.model.network
     if config.run_mode is None:
         config = config.model_copy(update={"run_mode": "finetune"})
+    pet = pet_of(section)
+    if isinstance(pet, Ptuning2Section):
+        raise ConfigError("a trained prefix is not planned", where="model.model_config",
+                          allowed="every weight trained, or pet_type: lora")  # fmt: skip
     names = {"type", "checkpoint_name_or_path", "parallel_config"}
     network = ChatGLM2Config(**section.model_dump(exclude=names))
     is_training = config.run_mode in TRAINING_MODES
@@ -219,7 +262,7 @@ def job_of(config: RunConfig) -> Job:
         rows=config.runner_config.batch_size if is_training else _answers_at_once(config),
         micro_batches=config.micro_batches if is_training else 1,
         recompute=tuple(recompute) if isinstance(recompute, list) else bool(recompute),
-        adapters=pet_of(section),
+        adapters=pet,
         is_training=is_training,
         on_cpu=config.context.device_target == "CPU",
     )
@@ -242,3 +285,10 @@ def with_changes(job: Job, network: dict[str, Any] | None = None, **fields: Any)
     if network:
         fields["network"] = type(job.network)(**{**job.network.to_dict(), **network})
     return replace(job, **fields, _held={})
+
+
+def _matches(targets: Targets, name: str) -> bool:
+    """Tell whether a layer is meant; as when adapters are put in."""
+    if isinstance(targets, str):
+        return re.match(targets, name) is not None
+    return any(name == each or name.endswith(f".{each}") for each in targets)

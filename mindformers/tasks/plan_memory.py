@@ -10,8 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from mindformers.tasks.plan_held import Held
-from mindformers.tasks.plan_job import Job
+from mindformers.tasks.plan_job import Held, Job
 
 _MIB = 2**20
 # modules/shared_loss.py: logits of a chunk, and the tensors of that size that exist at once.
@@ -156,7 +155,7 @@ def layer_bytes(job: Job) -> int:
 
 def _scores(job: Job) -> int:
     """Return the bytes a layer keeps for every pair of tokens: probabilities, or the mask of a fused operator."""
-    pairs = job.tokens * (job.prefix_length + job.length)
+    pairs = job.tokens * job.length
     if job.is_composed:
         return 4 * job.heads * pairs
     return 0 if job.on_cpu else pairs
@@ -164,7 +163,7 @@ def _scores(job: Job) -> int:
 
 def _mask(job: Job) -> int:
     """Return the bytes of the one float32 mask; our CPU kernels need none for a causal one."""
-    if job.on_cpu and not job.is_composed:
+    if job.on_cpu and job.layout.context == 1:
         return 0
     return 4 * job.length * (job.length // job.layout.context)
 
@@ -243,7 +242,7 @@ def _head(job: Job, hidden: int, rows: int) -> int:
 def cache_tokens(job: Job) -> int:
     """Return the tokens the cache has room for: rows of seq_length, at most ``num_blocks`` blocks, and a spare one."""
     network = job.network
-    blocks = job.rows * -(-(job.prefix_length + network.seq_length) // network.block_size)
+    blocks = job.rows * -(-network.seq_length // network.block_size)
     return int((min(blocks, network.num_blocks) + 1) * network.block_size)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from mindformers.config.pet import LoraSection
 from mindformers.tasks.plan import Plan
 from mindformers.tasks.plan_devices import GIB
 from mindformers.tasks.plan_memory import StageMemory, cache_tokens
@@ -94,10 +93,8 @@ def parts_of(plan: Plan) -> Iterator[str | Table]:
 def _head(plan: Plan) -> Iterator[str]:
     job = plan.job
     what = "finetune" if job.is_training else "predict"
-    if isinstance(job.adapters, LoraSection):
+    if job.adapters is not None:
         what += f" with adapters of rank {job.adapters.lora_rank}"
-    elif job.adapters is not None:
-        what += f" with a prefix of {job.prefix_length} positions"
     count = job.layout.size
     yield f"plan: {what} on {count} device{'s' * (count > 1)} ({job.layout})"
     yield f"device: {plan.device.title}; a process may take {_gib(plan.limit)} GB ({plan.limit_reason})"

@@ -94,8 +94,6 @@ def is_possible(job: Job, layout: Layout) -> bool:
         return False
     if job.adapters is not None and layout.tensor * layout.pipeline > 1:
         return False
-    if job.prefix_length and layout.context > 1:
-        return False
     return not faults_of(layout, job.sizes())
 
 

@@ -10,8 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mindformers.tasks.plan_held import Held
-from mindformers.tasks.plan_job import Job
+from mindformers.tasks.plan_job import Held, Job
 
 _BUCKET_BYTES = 8 * 2**20  # training/gradient_sync.py
 

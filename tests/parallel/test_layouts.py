@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindformers.checkpoint.loading import open_weights
 from tests.support.shared_runs import (
     finetune,
     largest_differences,
@@ -121,26 +120,6 @@ def test_a_layout_equals_one_process(material, one_process, name, degrees, setti
 @pytest.mark.parametrize(("name", "degrees", "settings"), SLOW, ids=[each[0] for each in SLOW])
 def test_a_larger_layout_equals_one_process(material, one_process, name, degrees, settings):
     compare(material, one_process, name, degrees, **settings)
-
-
-@pytest.mark.parametrize("name", ["lora", "ptuning2"])
-def test_what_is_trained_beside_the_weights_equals_one_process(material, name):
-    pet = {"lora": {"lora_rank": 4, "lora_dropout": 0.0},
-           "ptuning2": {"pet_type": "ptuning2", "pre_seq_len": 6, "dropout_prob": 0.0}}[name]  # fmt: skip
-    common = {"load_checkpoint": str(material / "start4"), "steps": 6,
-              "model__model_config__pet_config": pet, "lr_schedule__learning_rate": 1e-2}  # fmt: skip
-    rows = material / "rows.mindrecord"
-    one = finetune(rows, material / f"{name}_1", runner_config__batch_size=2, **common, **WHOLE)
-    two = finetune(
-        rows, material / f"{name}_2", processes=2, parallel={"data_parallel": 2},
-        runner_config__batch_size=1, **common, **SHARDED,
-    )  # fmt: skip
-    loss, norm, weight = largest_differences(one, two)
-    assert loss <= LOSS
-    assert norm <= NORM
-    assert weight <= WEIGHT
-    with open_weights(two.folder / "checkpoint") as weights:
-        assert all("lora" in each or "prefix_encoder" in each for each in weights.tensors)
 
 
 def test_a_run_goes_on_in_the_same_and_in_another_layout(material):

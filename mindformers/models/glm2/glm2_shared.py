@@ -29,7 +29,6 @@ from mindformers.models.glm2.glm2_shares import (
 )
 from mindformers.modules.start import INIT_SIGMA
 from mindformers.parallel.mesh import mesh
-from mindformers.pet.lora import adapter_parameters
 
 
 class SharedGLM2Model(PrefixedGLM2):
@@ -43,9 +42,8 @@ class SharedGLM2Model(PrefixedGLM2):
         return copied_rows(self.layout_tensors(), self.config, mesh().layout)
 
     def weight_parts(self) -> dict[str, Parted]:
-        """Return, by parameter name, what this process's weights are of the whole ones; adapters are whole."""
-        adapters = {each.name: Parted.whole(each.shape) for each in adapter_parameters(self)}
-        return weight_parts(self.layout_tensors(), self.config, mesh().layout) | adapters
+        """Return, by parameter name, what this process's weights are of the whole ones."""
+        return weight_parts(self.layout_tensors(), self.config, mesh().layout)
 
     def stream_form(self, shape: Sequence[int]) -> tuple[tuple[int, int], Any]:
         """Return shape and type of what pipeline stages hand on for ids of ``shape`` (B, S)."""

@@ -17,7 +17,6 @@ H, F, V, N, G, D, L = 4096, 13696, 151552, 32, 2, 128, 40
 PUBLISHED = REPOSITORY / "configs/glm4/finetune_glm4_9b.yaml"
 CHAT = REPOSITORY / "configs/glm4/predict_glm4_9b_chat.yaml"
 LORA = REPOSITORY / "configs/glm4/lora_glm4_9b.yaml"
-PTUNING = REPOSITORY / "configs/glm2/run_glm2_6b_ptuning2.yaml"
 
 
 def job_from(path=PUBLISHED, **keys):
@@ -171,29 +170,6 @@ def test_adapters_alone_are_trained():
     assert held.trained == adapters
     assert held.parameters == 9_399_951_360 + adapters
     assert held.optimizer == 8 * adapters
-
-
-def test_on_a_cpu_the_scores_over_a_prefix_are_kept():
-    with_prefix = replace(job_from(PTUNING), on_cpu=True)
-    without = replace(with_prefix, adapters=None, _held={})
-    scores = 4 * 32 * (with_prefix.rows * 193) * (128 + 193)
-    frozen_inputs = 4 * with_prefix.tokens * (H + F)  # kept where weights are trained
-    assert layer_bytes(with_prefix) - layer_bytes(without) == scores - frozen_inputs
-
-
-@pytest.mark.parametrize("projection", [None, 64])
-def test_a_prefix_alone_is_trained_and_counted(projection):
-    job = job_of(load_run_config(PTUNING))
-    width, numbers = 28 * 2 * 2 * 128, 128
-    trained = numbers * width
-    if projection:
-        settings = {"prefix_projection": True, "projection_dim": projection}
-        job = with_changes(job, adapters=job.adapters.model_copy(update=settings))
-        trained += 2 * projection * width + projection + width  # two layers with their biases
-    (held,) = memory_of(job)
-    assert held.trained == trained
-    assert held.parameters == 6_243_584_000 + trained
-    assert held.optimizer == 8 * trained
 
 
 def test_adapters_of_named_layers_are_counted_by_their_numbers():

@@ -371,8 +371,8 @@ def test_trainer_refuses_what_is_not_there_in_one_sentence(run_yaml: Path) -> No
     trainer = Trainer(str(run_yaml))
     with pytest.raises(ConfigError, match=r"Trainer\.evaluate: evaluation is not implemented"):
         trainer.evaluate(eval_checkpoint=True)
-    with pytest.raises(ConfigError, match=r"Trainer\.pet_method: 'slora' is not implemented"):
-        Trainer(str(run_yaml), pet_method="slora")
+    with pytest.raises(ConfigError, match=r"Trainer\.pet_method: 'ptuning2' is not implemented"):
+        Trainer(str(run_yaml), pet_method="ptuning2")
     with pytest.raises(ConfigError, match="Module is no callback|Callback is no callback"):
         trainer.add_callback(ms.train.Callback())
     with pytest.raises(ConfigError, match=r"Trainer\.train\.do_evl.*did you mean 'do_eval'"):

@@ -151,13 +151,8 @@ class NativeRunner:
 
     def _make_room(self, batch: int) -> None:
         network = self.open_network()
-        wanted = (
-            min(
-                self.block_limit,
-                batch * self.blocks.blocks_for(self.prefix_length + self.max_length),
-            )
-            + 1
-        )
+        length = self.prefix_length + self.max_length
+        wanted = min(self.block_limit, batch * self.blocks.blocks_for(length)) + 1
         if network is not self.network or wanted > self._allocated:
             network.allocate_cache(wanted)
             self.network, self._allocated = network, wanted

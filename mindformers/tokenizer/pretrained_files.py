@@ -74,9 +74,8 @@ def _read_text(path: Path) -> str:
 
 def write_config(folder: Path, content: dict[str, Any]) -> Path:
     """Write tokenizer_config.json (and a template file that is there) into ``folder``."""
-    if (
-        "chat_template" in content and (folder / TEMPLATE_NAME).exists()
-    ):  # it would hide the template written here
+    # A template file would hide the template written here.
+    if "chat_template" in content and (folder / TEMPLATE_NAME).exists():
         write_text(folder / TEMPLATE_NAME, content["chat_template"])
     return write_json(_made(folder) / CONFIG_NAME, content)
 

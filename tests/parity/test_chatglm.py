@@ -109,6 +109,9 @@ def test_there_and_back_gives_the_same_bytes_without_the_rotary_table(tmp_path, 
     for name, value in WEIGHTS.items():
         assert stored[name].tobytes() == value.astype(DTYPES[dtype]).tobytes(), name
     assert (back / "tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
+    # Only the name in the source's config.json told the family; what is written says it itself.
+    assert type(AutoTokenizer.from_pretrained(there)).__name__ == "ChatGLM3Tokenizer"
+    assert type(AutoTokenizer.from_pretrained(back)).__name__ == "ChatGLM3Tokenizer"
     described = json.loads((back / "config.json").read_text())
     for key in (
         "model_type",
@@ -126,6 +129,8 @@ def test_a_published_directory_chats(tmp_path, pynative, family):
     folder = write_published(tmp_path / "m", family)
     model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert type(tokenizer).__name__ == f"ChatGLM{family[-1]}Tokenizer"
+    again = AutoTokenizer.from_pretrained(model.save_pretrained(tmp_path / "saved"))
+    assert type(again) is type(tokenizer)
     answer, history = model.chat(tokenizer, "你好", max_new_tokens=5)
     assert history == [
         {"role": "user", "content": "你好"},

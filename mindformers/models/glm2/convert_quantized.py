@@ -117,7 +117,7 @@ def convert_quantized(
         def add_files(folder: Path) -> None:
             settings.save_pretrained(folder)
             carry_files(source.folder, folder, generation_settings(settings), options.tokenizer)
-            describe_tokenizer(folder)
+            describe_tokenizer(folder, Path(options.tokenizer or source.folder))
 
         logger.info("rounding %s to %s, %s", input_path, output, description.scheme)
         metadata = {

@@ -93,7 +93,7 @@ def convert_ms_to_pt(
         def add_files(folder: Path) -> None:
             write_json(folder / "config.json", described)
             carry_files(source.folder, folder, generation_settings(settings), options.tokenizer)
-            describe_tokenizer(folder)
+            describe_tokenizer(folder, Path(options.tokenizer or source.folder))
 
         logger.info("converting %s to %s (%s layout, %s)", input_path, output, layout, stored_as)
         return export(

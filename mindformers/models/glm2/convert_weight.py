@@ -86,7 +86,7 @@ def convert_pt_to_ms(
         def add_files(folder: Path) -> None:
             settings.save_pretrained(folder)
             carry_files(source.folder, folder, generation_settings(settings), options.tokenizer)
-            describe_tokenizer(folder)
+            describe_tokenizer(folder, Path(options.tokenizer or source.folder))
 
         logger.info(
             "converting %s (%s layout) to %s, %s",

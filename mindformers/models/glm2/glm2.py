@@ -8,12 +8,11 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindformers.checkpoint.quantized import held_scales
-from mindformers.checkpoint.quantized_files import SCALES
+from mindformers.checkpoint.parts import Parted
 from mindformers.config.data import IGNORED_LABEL
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_modules import build_linear, residual_dtype
-from mindformers.models.glm2.glm2_native import JOINED_LAYERS, native_network
+from mindformers.models.glm2.glm2_native import JOINED_LAYERS, native_network, with_merged
 from mindformers.models.glm2.glm2_shared import SharedGLM2Model
 from mindformers.models.glm2.glm2_transformer import ChatGLM2Transformer
 from mindformers.modules.embedding import build_embedding_table
@@ -271,12 +270,7 @@ class ChatGLM2ForConditionalGeneration(SharedGLM2Model):
         if active_backend() != "native" or not mesh().tensor.is_alone:
             return None
         buffers = {name: of_parameter(each) for name, each in self.weight_parameters().items()}
-        merged = self._merged.buffers(self, JOINED_LAYERS)
-        for name in list(buffers):  # of weights in few bits; a merged copy is float32
-            scales = buffers.pop(held_scales(name), None) if name.endswith("weight") else None
-            if scales is not None and name not in merged:
-                buffers[name + SCALES] = scales
-        buffers |= merged
+        buffers = with_merged(buffers, self._merged.buffers(self, JOINED_LAYERS))
         if buffers != self._native_buffers:  # a parameter was given other memory since
             self._native_buffers = buffers
             self._vectors = Vectors()
@@ -284,6 +278,10 @@ class ChatGLM2ForConditionalGeneration(SharedGLM2Model):
             self._native = native_network(self.config, weights, self._vectors)
         self._vectors.refresh()
         return self._native
+
+    def weight_parts(self) -> dict[str, Parted]:
+        """Return, by parameter name, what this process's weights and prefix are of the whole ones."""
+        return super().weight_parts() | self.prefix_parts()
 
     def full_logits(self, input_ids: Tensor, last_rows: Tensor) -> Tensor:
         """Return the logits (B, V) float32 of the tokens ``last_rows`` (B,) points at, without a cache."""

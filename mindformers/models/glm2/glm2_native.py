@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mindformers.checkpoint.quantized import held_scales
 from mindformers.checkpoint.quantized_files import SCALES, ZEROS
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.ops.native.arrays import Buffer
@@ -58,6 +59,16 @@ def native_network(
         config.rotary_table(config.seq_length),
         config.kv_cache_dtype or _compute(config),
     )
+
+
+def with_merged(held: Mapping[str, Buffer], merged: Mapping[str, Buffer]) -> dict[str, Buffer]:
+    """Return a network's parameters under the names ``native_network`` takes, some replaced by merged copies."""
+    found = dict(held)
+    for name in held:  # of weights in few bits the scales follow; a merged copy is float32
+        scales = found.pop(held_scales(name), None) if name.endswith("weight") else None
+        if scales is not None and name not in merged:
+            found[name + SCALES] = scales
+    return {**found, **merged}
 
 
 def _layer(

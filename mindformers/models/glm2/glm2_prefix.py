@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
+from mindformers.checkpoint.parts import Parted
 from mindformers.config.pet import PREFIX, Ptuning2Section
 from mindformers.errors import ConfigError
 from mindformers.models.glm2.glm2_pretrained import GLM2PreTrainedModel
@@ -14,6 +15,7 @@ from mindformers.modules.prefix import PrefixedAttention, PrefixEncoder
 from mindformers.ops.attention import PortableMask, build_attention
 from mindformers.ops.backend import compute_dtype
 from mindformers.parallel.mesh import mesh
+from mindformers.pet.prefix import prefix_parameters
 
 
 class PrefixedGLM2(GLM2PreTrainedModel):
@@ -54,6 +56,10 @@ class PrefixedGLM2(GLM2PreTrainedModel):
                 config.use_flash_attention,
             )
             attention.attention = PrefixedAttention(attention.rotate, form, index)
+
+    def prefix_parts(self) -> dict[str, Parted]:
+        """Return, by parameter name, what this process holds of the prefix: all of it."""
+        return {name: Parted.whole(p.shape) for name, p in prefix_parameters(self).items()}
 
     @property
     def prefix_length(self) -> int:

@@ -20,6 +20,7 @@ from mindformers.models.glm2 import glm2_names, glm2_weights
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_quantized import round_in_place
 from mindformers.models.glm2.hf_config import check_against_config, is_tied
+from mindformers.models.glm2.tokenizer_choice import describe_tokenizer
 from mindformers.ops.native.tensors import of_parameter
 from mindformers.pet.adapter_files import load_adapter
 from mindformers.pet.adapter_source import existing_base, holds_adapters, prefix_beside
@@ -87,6 +88,13 @@ class GLM2PreTrainedModel(PreTrainedModel):
         """
         layout = glm2_weights.NAMES.detect(names, where)
         return glm2_weights.stored_tensors(self.config, layout)
+
+    def save_pretrained(self, save_directory: str | Path, *arguments: Any, **options: Any) -> Path:
+        """Write everything needed to load this network again; see ``PreTrainedModel.save_pretrained``."""
+        folder = super().save_pretrained(save_directory, *arguments, **options)
+        if self.pretrained_dir is not None:
+            describe_tokenizer(folder, self.pretrained_dir)
+        return folder
 
     def save_weights(self, folder: Path, **options: Any) -> None:
         """Write the weights under this library's names; options as in ``glm2_weights.save_weights``."""

@@ -45,7 +45,6 @@ _CHATGLM_FIELDS = (
     "attention_softmax_in_fp32", "fp32_residual_connection", "bias_dropout_fusion",
     "post_self_attn_layernorm", "post_mlp_layernorm", "rope_scaling",
 )  # fmt: skip
-_PREFIX_FIELDS = ("pre_seq_len", "prefix_projection")
 _NEUTRAL: dict[str, tuple[Any, ...]] = {  # key -> the values under which the network is ours
     "hidden_act": ("silu",),
     "rmsnorm": (True,),
@@ -107,8 +106,8 @@ def _token_ids(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_chatglm(content: Mapping[str, Any]) -> dict[str, Any]:
     fields = {key: content[key] for key in _CHATGLM_FIELDS if key in content}
-    if content.get("pre_seq_len"):  # the original repository's P-tuning
-        fields |= {key: content[key] for key in _PREFIX_FIELDS if key in content}
+    prefix = ("pre_seq_len", "prefix_projection")  # a length of 0 is none
+    fields |= {key: content[key] for key in prefix if content.get(key)}
     if "num_layers" not in fields and "num_hidden_layers" in content:
         fields["num_layers"] = content["num_hidden_layers"]
     return fields

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mindformers.checkpoint.json_file import read_json
+from mindformers.checkpoint.json_file import read_json, write_json
 from mindformers.errors import TokenizerError
 from mindformers.logger import logger
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
@@ -123,14 +123,30 @@ def check_vocabulary(source: Path) -> None:
         open_tokenizer(vocab_file)
 
 
-def describe_tokenizer(folder: Path) -> None:
-    """Write ``tokenizer_config.json`` beside a bare ``tokenizer.model``; leave other folders alone."""
-    vocab_file = folder / VOCAB_NAME
-    if not vocab_file.is_file() or (folder / CONFIG_NAME).exists():
+def describe_tokenizer(folder: Path, source: Path) -> None:
+    """Make a folder that was written say which tokenizer it wants, where it does not yet.
+
+    Args:
+        folder: It may hold a ``tokenizer.model``, with or without ``tokenizer_config.json``.
+        source: The folder or file its tokenizer was copied from, which may tell more.
+    """
+    vocab_file, config = folder / VOCAB_NAME, folder / CONFIG_NAME
+    if not vocab_file.is_file():
         return
+    name = _class_name_or_none(folder)
+    if name and config.exists():
+        return
+    name = name or _class_name_or_none(source)
+    if name is None:
+        logger.warning("%s does not say which tokenizer it wants: %s or %s", folder, GLM2, GLM3)
+    elif config.exists():
+        write_json(config, {**read_json(config, TokenizerError), "tokenizer_class": name})
+    else:
+        tokenizer_class(vocab_file, name)(vocab_file).save_pretrained(folder)
+
+
+def _class_name_or_none(source: Path) -> str | None:
     try:
-        tokenizer = open_tokenizer(folder)
-    except TokenizerError as error:
-        logger.warning("no %s is written: %s", CONFIG_NAME, error)
-        return
-    tokenizer.save_pretrained(folder)
+        return _class_name(source)
+    except TokenizerError:
+        return None

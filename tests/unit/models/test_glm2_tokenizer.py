@@ -138,10 +138,10 @@ def test_ranks_are_glm4_s_and_a_lone_sentencepiece_model_is_not_guessed(tmp_path
         TokenizerError, match="nothing beside it says.*allowed: ChatGLM2Tokenizer or"
     ):
         AutoTokenizer.from_pretrained(tmp_path / "lone")
-    describe_tokenizer(tmp_path / "lone")
+    describe_tokenizer(tmp_path / "lone", path)
     assert not (tmp_path / "lone" / "tokenizer_config.json").exists()
     named = write_tiny_model(tmp_path / "chatglm2-6b")
     assert type(open_tokenizer(named)) is ChatGLM2Tokenizer
-    describe_tokenizer(named.parent)
+    describe_tokenizer(named.parent, named.parent)
     assert type(AutoTokenizer.from_pretrained(named)) is ChatGLM2Tokenizer
     assert type(open_tokenizer(path, "ChatGLM2Tokenizer")) is ChatGLM2Tokenizer

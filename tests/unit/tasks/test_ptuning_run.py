@@ -140,10 +140,10 @@ def test_an_untrained_prefix_does_not_answer_and_is_not_planned(
     monkeypatch.setattr(layout, "launched_processes", lambda: 2)
     shared = {"use_parallel": True, "parallel_config": {"model_parallel": 2}}
     config = run.config(**shared)
-    with pytest.raises(ConfigError, match="adapters are not shared among processes"):
+    with pytest.raises(ConfigError, match="(adapters are|a trained prefix is) not shared"):
         layout.launched_layout(config)
     longer = run.config(
         use_parallel=True, parallel_config={"context_parallel": 2}, run_mode="finetune"
     )
-    with pytest.raises(ConfigError, match="a trained prefix is not shared along the sequence"):
+    with pytest.raises(ConfigError, match="a trained prefix is not shared"):
         layout.launched_layout(longer)

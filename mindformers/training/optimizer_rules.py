@@ -25,7 +25,7 @@ class _MomentOptimizer(RuleOptimizer):
             slopes = [grad.contiguous() for grad in grads]
             moment_update(self.kernel_targets(slot, lr), slopes, rule, scale)
         else:
-            RuleOptimizer._update(self, grads, lr, scale)
+            super()._update(grads, lr, scale)
 
 
 @MindFormerRegister.register(MindFormerModuleType.OPTIMIZER)

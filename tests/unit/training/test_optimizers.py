@@ -10,12 +10,14 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from mindformers.errors import ConfigError
+from mindformers.parallel.runtime import start_runtime
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 from mindformers.training.muon import orthogonal
 from mindformers.training.optimizer import SGD, AdaFactor, AdamW, Lion, Muon
 from mindformers.training.param_groups import get_optimizer_grouped_parameters
+from mindformers.training.train_step import MFTrainOneStepCell
 from tests.support.compare import BF16, assert_close
-from tests.unit.training.toy import ToyNet
+from tests.unit.training.toy import ToyData, ToyNet
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "training" / "optimizers.npz"
 NAMES = ("wide", "tall", "bias")
@@ -265,3 +267,20 @@ def test_a_factor_below_zero_is_refused(pynative):
     with pytest.raises(ConfigError) as caught:
         AdamW([{"params": ToyNet().trainable_params(), "lr_scale": -1}])
     assert str(caught.value).startswith("optimizer.lr_scale: is -1; allowed: a number, 0 or more")
+
+
+@pytest.mark.parametrize("name", ["SGD", "Muon"])
+def test_a_network_that_runs_as_a_graph_trains_as_in_pynative(name):
+    """What an optimizer sets from outside reaches the compiled network."""
+    curves = []
+    try:
+        for mode in (1, 0):
+            start_runtime(device_target="CPU", mode=mode, seed=1)
+            network = ToyNet(layers=1)
+            kind, arguments = EVERY[name]
+            step = MFTrainOneStepCell(network, kind(network.trainable_params(), **arguments))
+            curves.append([step([each], 0.05).loss for each in ToyData().batches(0)])
+    finally:
+        start_runtime(device_target="CPU", mode=1)
+    assert_close(curves[1], curves[0], 1e-5)
+    assert len(set(curves[0])) == 6

@@ -60,7 +60,10 @@ def _groups() -> list[Group]:
             Group("train", config, size.train_batch, ((OURS, "fp32"), (TRANSFORMERS, "fp32")))
             for config, size in SIZES.items()
         ),
-        Group("lora", "small", SIZES["small"].train_batch, ((OURS, "fp32"), (PEFT, "fp32"))),
+        *(
+            Group("lora", config, SIZES[config].train_batch, ((OURS, "fp32"), (PEFT, "fp32")))
+            for config in ("small", "base")
+        ),
         Group("first-token", "small", 1, (*_FLOATS, *_LLAMA_FLOATS)),
         Group("first-token", "base", 1, (*_FLOATS, *_LLAMA_FLOATS)),
         Group("growth", "tiny", 1, ((OURS, "fp32"),)),

@@ -12,8 +12,9 @@ from mindformers.models.base_model import PreTrainedModel
 from mindformers.parallel.mesh import mesh
 from mindformers.tasks import build
 from mindformers.tasks.evaluate import while_training
+from mindformers.tasks.patterns import check_patterns
 from mindformers.tasks.report import run_report
-from mindformers.tasks.trained import build_optimizer, build_rate, check_patterns
+from mindformers.tasks.trained import build_optimizer, build_rate
 from mindformers.training.callbacks import Callback, before_saving, build_callbacks
 from mindformers.training.loop import train
 from mindformers.training.output_lock import hold_output
@@ -49,7 +50,7 @@ def finetune(
         Where the run ended.
     """
     if network is None:
-        check_patterns(config)
+        check_patterns(config, build.network_settings(config))
     output_dir = build.start(config)
     with hold_output(output_dir):
         pass  # another run's folder is refused now, not after minutes; ``train`` takes the lock again

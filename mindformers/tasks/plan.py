@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
 from mindformers.parallel.layout import check_layout
+from mindformers.tasks.patterns import check_patterns
 from mindformers.tasks.plan_change import Change, smallest_change
 from mindformers.tasks.plan_devices import GIB, Device, find_device
 from mindformers.tasks.plan_job import Job, job_of
@@ -73,6 +74,8 @@ def plan(
     job = job_of(config)
     check_layout(job.layout, job.sizes())
     _require_possible(job)
+    if job.is_training:
+        check_patterns(config, job.network)
     chosen = find_device(device, config.context.device_target, job.layout.size)
     job = replace(job, on_cpu=chosen.name == "cpu")
     limit, reason = _limit(config, chosen, device_memory)

@@ -10,9 +10,11 @@ from mindformers.config.overrides import Patch
 from mindformers.config.run_config import load_run_config
 from mindformers.errors import ConfigError
 from mindformers.tasks import build
+from mindformers.tasks.patterns import check_patterns
+from mindformers.tasks.plan import plan
 from mindformers.tasks.plan_job import job_of
 from mindformers.tasks.plan_memory import stage_memory
-from mindformers.tasks.trained import build_optimizer, build_rate, check_patterns
+from mindformers.tasks.trained import build_optimizer, build_rate
 from mindformers.training.train_step import MFTrainOneStepCell
 from tests.support.config_files import REPOSITORY
 
@@ -36,6 +38,10 @@ def config_of(**keys):
 
 def section(kind, **settings):
     return {"type": kind, "learning_rate": 1e-3, **OPTIMIZERS[kind], **settings}
+
+
+def check(config):
+    check_patterns(config, build.network_settings(config))
 
 
 def batch(rows=2):
@@ -200,7 +206,10 @@ def test_adafactors_own_rate_is_the_runs():
 )  # fmt: skip
 def test_patterns_that_leave_nothing_are_refused_before_anything_is_built(settings, message):
     with pytest.raises(ConfigError) as caught:
-        check_patterns(config_of(optimizer=section("AdamW", **settings)))
+        check(config_of(optimizer=section("AdamW", **settings)))
+    assert str(caught.value).startswith(message)
+    with pytest.raises(ConfigError) as caught:
+        plan(config_of(optimizer=section("AdamW", **settings)))
     assert str(caught.value).startswith(message)
 
 
@@ -217,11 +226,11 @@ def test_a_stage_without_a_weight_to_train_is_refused():
         optimizer=section("AdamW", freeze_include=["*.layers.[0-1].*", "*embedding*"]),
     )  # fmt: skip
     with pytest.raises(ConfigError, match="every weight of pipeline stage 0 is frozen"):
-        check_patterns(config)
+        check(config)
 
 
 def test_patterns_of_adapters_are_known():
-    check_patterns(config_of(model__model_config__pet_config=LORA,
+    check(config_of(model__model_config__pet_config=LORA,
                              optimizer=section("AdamW", lr_scales={"*_lora_b": 16.0})))  # fmt: skip
 
 

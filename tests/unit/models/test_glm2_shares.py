@@ -36,7 +36,7 @@ def test_their_gradients_are_summed_where_each_rank_saw_some_tokens_only(
     copied = copied_rows(WHOLE, CONFIG, layout)
     for norm in NORMS:
         (rows,) = copied[f"transformer.encoder.layers.0.{norm}_layernorm.weight"]
-        assert (rows.rows, rows.copies, rows.is_norm) == ((0, 16), 2, True)
+        assert (rows.rows, rows.copies, rows.is_everywhere) == ((0, 16), 2, True)
         assert rows.is_partial is is_sequence_parallel
 
 

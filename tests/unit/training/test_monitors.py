@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
+from mindformers import extras
 from mindformers.errors import ConfigError, MissingExtraError, TrainingError
 from mindformers.ops.native import library
-from mindformers.training import extras
 from mindformers.training.callbacks import (
     CheckpointMonitor,
     ProfileMonitor,

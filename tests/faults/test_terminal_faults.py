@@ -106,7 +106,10 @@ def test_a_tokenizer_that_is_none_is_named_before_anything_is_written(
     with pytest.raises(TokenizerError, match=f"^{wrong}:1: 'root:x:0:0' is not 'base64 rank'"):
         convert(arguments(model, tmp_path / "out", "--reversed", "--tokenizer", wrong))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="--tokenizer: .*/empty holds no tokenizer.model and no tokenizer.json; give"):
+    with pytest.raises(
+        ConfigError,
+        match="--tokenizer: .*/empty holds no tokenizer.model and no tokenizer.json; give",
+    ):
         convert(arguments(model, tmp_path / "out", "--tokenizer", tmp_path / "empty"))
     with pytest.raises(ConfigError, match="is one file, which holds no tokenizer"):
         convert(arguments(model, tmp_path / "o.ckpt", "--tokenizer", model / "tokenizer.model"))

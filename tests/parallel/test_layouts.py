@@ -100,13 +100,13 @@ QUICK = [
     ("cp2", {"context_parallel": 2}, {}),
     ("sp", {"model_parallel": 2, "use_seq_parallel": True, "vocab_emb_dp": False},
      {"callbacks__1__save_network_params": True, "callbacks__1__integrated_save": True}),
-    ("sp_0414", {"model_parallel": 2, "use_seq_parallel": True, "vocab_emb_dp": False},
-     {"network": AFTER_NORMS}),
     ("zero", {"data_parallel": 2}, SHARDED),
     ("dp2_tp2", {"data_parallel": 2, "model_parallel": 2, "use_seq_parallel": True}, SHARDED),
-    ("packed_pp2", {"pipeline_stage": 2, "micro_batch_num": 2}, PACKED),
 ]  # fmt: skip
 SLOW = [
+    ("sp_0414", {"model_parallel": 2, "use_seq_parallel": True, "vocab_emb_dp": False},
+     {"network": AFTER_NORMS}),
+    ("packed_pp2", {"pipeline_stage": 2, "micro_batch_num": 2}, PACKED),
     ("packed_dp2", {"data_parallel": 2}, PACKED),
     ("packed_cp2_tp2", {"context_parallel": 2, "model_parallel": 2, "use_seq_parallel": True}, PACKED),
     ("tp4", {"model_parallel": 4}, {}),
@@ -197,11 +197,10 @@ OTHERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
-    ("name", "degrees", "shares", "optimizer"),
-    [pytest.param(*each, id=each[0], marks=pytest.mark.large if each[0] != "zero_sgd" else ())
-     for each in OTHERS],
-)  # fmt: skip
+    ("name", "degrees", "shares", "optimizer"), OTHERS, ids=[each[0] for each in OTHERS]
+)
 def test_the_other_optimizers_do_the_same_in_several_processes(
     material, name, degrees, shares, optimizer
 ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mindformers.checkpoint.loading import open_weights
 from tests.support.shared_runs import finetune, largest_differences, write_rows, write_start
 
@@ -9,6 +11,7 @@ LOSS, NORM, WEIGHT = 1e-5, 1e-5, 1e-4  # relative, relative, absolute
 NAME = "transformer.prefix_encoder.embedding.weight"
 
 
+@pytest.mark.large
 def test_data_parallel_p_tuning_with_a_shared_optimizer_equals_one_process(tmp_path):
     rows, start = write_rows(tmp_path / "rows.mindrecord"), write_start(tmp_path / "start")
     pet = {"pet_type": "ptuning2", "pre_seq_len": 6, "dropout_prob": 0.0}

@@ -26,6 +26,7 @@ from mindformers.pet.adapter_source import BASE, MARK
 from mindformers.pet.identity import base_mark, check_base
 from mindformers.pet.lora import adapter_parameters, draw_dropout
 
+_CACHES = ("key_cache", "value_cache")  # a network has them once it has answered
 _SAVE_OPTIONS: dict[str, tuple[Any, ...]] = {
     "save_json": (),
     "is_main_process": (True,),
@@ -59,13 +60,14 @@ class PreTrainedModel(nn.Cell, SupportList, TextModel):
         return {
             p.name: p
             for p in self.get_parameters()
-            if not p.name.endswith(("key_cache", "value_cache", LORA_A, LORA_B, LORA_DRAW))
+            if not p.name.endswith((*_CACHES, LORA_A, LORA_B, LORA_DRAW))
             and not p.name.startswith(PREFIX)
         }
 
     def step_parameters(self) -> list[Parameter]:
         """Return what a step of a training run keeps: with adapters these alone, else everything."""
-        return adapter_parameters(self) or list(self.get_parameters())
+        whole = (p for p in self.get_parameters() if not p.name.endswith(_CACHES))
+        return adapter_parameters(self) or list(whole)
 
     def begin_micro_batch(self, step: int, part: int) -> None:
         """Let what is random in training follow from these numbers and the seed.

@@ -97,5 +97,5 @@ def test_a_run_goes_on_in_the_same_and_in_another_layout(material, one_process):
     assert same.losses == unbroken.losses
     for name, value in unbroken.weights.items():
         np.testing.assert_array_equal(same.weights[name], value)
-    stages = {"pipeline_stage": 2, "micro_batch_num": 1}
-    require_equal(whole, run(material, "elsewhere", 2, stages, **one, **go_on))
+    parts = {"context_parallel": 2}
+    require_equal(whole, run(material, "elsewhere", 2, parts, **one, **go_on))

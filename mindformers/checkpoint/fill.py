@@ -115,11 +115,7 @@ def fill_parameter(
     in_place = mindspore.get_context("device_target") == "CPU"
     # On a CPU asnumpy() is the parameter's own memory: no second copy of the weights exists.
     array = plain_array(parameter.asnumpy()) if in_place else _host_array(parameter)
-    position = 0
-    for rows in plan:
-        count = rows.stop - rows.start
-        _fill_rows(array[position : position + count], rows, source, verify)
-        position += count
+    _fill_planned(array, plan, source, verify)
     if not in_place:
         host = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
         parameter.set_data(mindspore.Tensor(host, dtype=parameter.dtype))
@@ -136,11 +132,8 @@ def fill_rounded(
     is_packed = str(values.dtype) == "UInt8"
     rows, cols = values.shape[0], values.shape[1] * (2 if is_packed else 1)
     scheme = Scheme(4 if is_packed else 8, cols // scales.shape[1])
-    wide, position = np.empty((rows, cols), np.float32), 0
-    for each in plan:
-        count = each.stop - each.start
-        _fill_rows(wide[position : position + count], each, source, verify)
-        position += count
+    wide = np.empty((rows, cols), np.float32)
+    _fill_planned(wide, plan, source, verify)
     step = max(1, BLOCK_BYTES // (4 * cols))
     parts = [quantize(wide[at : at + step], scheme, values.name) for at in range(0, rows, step)]
     values.set_data(mindspore.Tensor(np.concatenate([part.values for part in parts])))
@@ -156,6 +149,17 @@ def dense_shape(parameters: Mapping[str, Parameter], name: str) -> tuple[int, ..
 
 def _host_array(parameter: Parameter) -> np.ndarray:
     return np.empty(parameter.shape, BY_NAME[parameter_type(parameter)].numpy)
+
+
+def _fill_planned(
+    out: np.ndarray, plan: Sequence[Rows], source: WeightSource, verify: bool
+) -> None:
+    """Fill ``out`` with the planned rows, one below the other."""
+    position = 0
+    for rows in plan:
+        count = rows.stop - rows.start
+        _fill_rows(out[position : position + count], rows, source, verify)
+        position += count
 
 
 def _fill_rows(out: np.ndarray, rows: Rows, source: WeightSource, verify: bool) -> None:

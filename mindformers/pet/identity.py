@@ -41,6 +41,8 @@ def _samples(network: Any) -> dict[str, np.ndarray]:
         shares = network.weight_parts()
     found = {}
     for stored in network.layout_tensors():
+        parameter = parameters.get(stored.name)
+        array: Any = None if parameter is None else parameter.asnumpy()  # a copy on an NPU: once
         first = 0
         for index, piece in enumerate(stored.pieces):
             part: Part | None = Part(first, first, piece.shape[0])
@@ -53,7 +55,6 @@ def _samples(network: Any) -> dict[str, np.ndarray]:
                 found[piece.name] = _of_rounded(parameters, stored.name, part)
             elif part is not None:
                 moved = replace(part, start=part.start - first)
-                array = parameters[stored.name].asnumpy()
                 _fill_held(
                     found[piece.name], array, moved, np.divmod(places, size // piece.shape[0])
                 )

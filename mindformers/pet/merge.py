@@ -13,6 +13,7 @@ from mindformers.config.pet import LoraSection
 from mindformers.errors import CheckpointError
 from mindformers.modules.lora import LoraLinear
 from mindformers.modules.rounded_linear import RoundedLinear
+from mindformers.ops.cast import exact_tensor
 from mindformers.pet.adapter_layout import Adapter
 from mindformers.pet.lora import fill_adapters, get_pet_model, lora_layers, put_in_place
 from mindformers.pet.pet_config import bind_lora, note_settings
@@ -94,7 +95,7 @@ def unmerge_adapter(network: Any) -> Any:
     parameters = network.weight_parameters()
     for path, weight in before.weights.items():
         parameter = parameters[f"{path}.weight"]
-        parameter.set_data(_as_tensor(weight, parameter.dtype))
+        parameter.set_data(exact_tensor(weight, parameter.dtype))
     get_pet_model(network, before.settings)
     fill_adapters(network, before.adapters)
     return network
@@ -126,12 +127,6 @@ def _take_off(network: Any, weights: Mapping[str, Tensor]) -> None:
     for parameter in network.weight_parameters().values():
         parameter.requires_grad = True
     note_settings(network, None)
-
-
-def _as_tensor(array: np.ndarray, dtype: Any) -> Tensor:
-    # Exact: a bfloat16 is the upper half of a float32, and rounding back drops zeros.
-    is_short = array.dtype.name == "bfloat16"
-    return Tensor(array.astype(np.float32)).astype(dtype) if is_short else Tensor(array)
 
 
 def _copied(layer: LoraLinear) -> Adapter:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, nn
 
 from mindformers.checkpoint import manifest
 from mindformers.checkpoint.ckpt_io import write_ckpt
@@ -24,6 +24,7 @@ from mindformers.checkpoint.parts import STRATEGY_FILE, JoinedFile, Parted, writ
 from mindformers.checkpoint.shared_step import write_shared_step
 from mindformers.checkpoint.tensor_io import TensorToWrite, write_safetensors
 from mindformers.errors import CheckpointError, did_you_mean
+from mindformers.ops.cast import exact_tensor
 from mindformers.parallel.heartbeat import beat
 from mindformers.parallel.mesh import mesh
 from mindformers.training.optimizer_base import Optimizer
@@ -261,15 +262,8 @@ def _load_weights(file: JoinedFile, network: nn.Cell, parted: Mapping[str, Parte
                 f"is {stored.dtype.name} {stored.shape}", where=f"{file.path}: {name}",
                 allowed=f"{wanted[0]} {wanted[1]}", fix="resume with the same model settings",
             )  # fmt: skip
-        parameter.set_data(_as_tensor(_own_rows(file, name, parted.get(name)), parameter))
-
-
-def _as_tensor(array: np.ndarray, like: Parameter) -> Tensor:
-    """Return a tensor of the parameter's type with the array's bits."""
-    if str(like.dtype) != "BFloat16":
-        return Tensor(array)
-    # Exact: a bfloat16 is the upper half of a float32, and rounding back drops zeros.
-    return Tensor(array.astype(np.float32)).astype(like.dtype)
+        own = _own_rows(file, name, parted.get(name))
+        parameter.set_data(exact_tensor(own, parameter.dtype))
 
 
 def _check_names(path: Path, parameters: Iterable[str], stored: Iterable[str]) -> None:

@@ -48,6 +48,14 @@ class GenerationError(MindFormersError):
     """A prompt or a generation setting cannot be used, or the model produced no usable logits."""
 
 
+class EngineBusyError(GenerationError):
+    """More was asked at once than may wait; ``retry_after`` (seconds) says when to come again."""
+
+    def __init__(self, found: str, *, retry_after: float, where: str = "", fix: str = "") -> None:
+        super().__init__(found, where=where, fix=fix)
+        self.retry_after = retry_after
+
+
 class TrainingError(MindFormersError):
     """Training had to stop: a loss or gradient is not finite, or a step cannot go on."""
 

@@ -8,7 +8,7 @@ case "${1:-}" in
     -h|--help) echo "usage: bash scripts/test.sh [pytest arguments]"; exit 0 ;;
 esac
 . scripts/_environment.sh
-use_environment test,viz,eval
+use_environment test,viz,eval,serve,servetest
 [ "$#" -eq 0 ] || exec python -m pytest "$@"
 
 echo "-- native"

@@ -21,8 +21,8 @@ def register() -> None:
     Raises:
         MissingExtraError: If the harness is not installed.
     """
-    registry = import_extra("lm_eval.api.registry", "lm-evaluation-harness", "lm_eval")
-    import_extra("lm_eval.models", "lm-evaluation-harness", "lm_eval")  # fills the table
+    registry = import_extra("lm_eval.api.registry", "lm-evaluation-harness", "harness")
+    import_extra("lm_eval.models", "lm-evaluation-harness", "harness")  # fills the table
     if NAME not in registry.MODEL_REGISTRY:
         from mindformers.tasks.lm_harness_model import MindFormersLM  # needs the harness
 
@@ -36,14 +36,14 @@ def run_harness(argv: Sequence[str]) -> int:
         MissingExtraError: If the harness is not installed.
     """
     register()
-    main = import_extra("lm_eval.__main__", "lm-evaluation-harness", "lm_eval")
+    main = import_extra("lm_eval.__main__", "lm-evaluation-harness", "harness")
     before, sys.argv = sys.argv, ["lm_eval", *argv]
     try:
         main.cli_evaluate()
     except ImportError as error:
         raise MissingExtraError(
             f"lm-evaluation-harness cannot be loaded: {error}",
-            fix="run: pip install 'mindformers[lm_eval]'",
+            fix="run: pip install 'mindformers[harness]'",
         ) from error
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)

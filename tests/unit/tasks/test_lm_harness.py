@@ -181,7 +181,7 @@ def test_the_harness_runs_a_task_with_our_model(
 def test_without_the_harness_the_pip_line_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.api.registry", None)
     with pytest.raises(
-        MissingExtraError, match=r"needs lm_eval.*pip install 'mindformers\[lm_eval\]'"
+        MissingExtraError, match=r"needs lm_eval.*pip install 'mindformers\[harness\]'"
     ):
         register()
 

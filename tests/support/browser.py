@@ -14,9 +14,17 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--window-size=1280,800",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",  # small in containers
+    "--hide-scrollbars",
+)
 PATIENCE = 20.0  # seconds; far above what a page needs, also on a busy machine
 
 T = TypeVar("T")
@@ -36,9 +44,8 @@ def open_browser(folder: Path, language: str = "en-US") -> Chrome:
     options.binary_location = shutil.which("chromium")
     for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}", f"--lang={language}"):
         options.add_argument(flag)
-    options.add_experimental_option(
-        "prefs", {"download.default_directory": str(folder), "intl.accept_languages": language}
-    )
+    preferences = {"download.default_directory": str(folder), "intl.accept_languages": language}
+    options.add_experimental_option("prefs", preferences)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     return Chrome(options=options, service=Service(shutil.which("chromedriver")))
 
@@ -56,6 +63,7 @@ class Page:
             self.address + "page/icon.svg"
         )  # the same origin, and nothing that would write storage
         self.driver.execute_script("localStorage.clear(); sessionStorage.clear()")
+        self.resize(1280, 800)
         self.reload()
 
     def reload(self) -> None:

@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
                     200, {"object": "list", "data": [{"id": name} for name in self.script.models]}
                 )
             return
-        name = self.path.removeprefix("/page/") if self.path != "/" else "index.html"
+        name = self.path.removeprefix("/") or "index.html"
         file = (PAGE / name).resolve()
         if not file.is_relative_to(PAGE) or not file.is_file():
             self._json(404, {"error": {"message": "nothing is here"}})

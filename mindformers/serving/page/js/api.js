@@ -5,7 +5,7 @@ import { eventsOf } from './sse.js';
 const LONGEST_WAIT = 60; // seconds; a server that asks for more is not waited for
 
 /**
- * What went wrong: `away` (nobody answers), `key` (401, 403), `busy` (429, 503; `retryAfter` seconds), `refused` (other 4xx),
+ * What went wrong: `away` (nobody answers), `key` (401), `busy` (429, 503; `retryAfter` seconds), `refused` (other 4xx),
  * `failed` (5xx, or an error in the stream), `cut` (the stream ended before the answer did).
  */
 export class ApiError extends Error {
@@ -70,7 +70,7 @@ async function errorOf(response) {
   const { status } = response;
   const text = await response.text().catch(() => '');
   const message = messageOf(parsed(text)) || `${status} ${response.statusText}`;
-  if (status === 401 || status === 403) return new ApiError('key', message);
+  if (status === 401) return new ApiError('key', message);
   if (status === 429 || status === 503) return new ApiError('busy', message, secondsOf(response.headers.get('Retry-After')));
   return new ApiError(status < 500 ? 'refused' : 'failed', message);
 }

@@ -58,11 +58,7 @@ class Page:
         self.address = address
 
     def open(self) -> None:
-        """Load the page as one who was never here."""
-        self.driver.get(
-            self.address + "page/icon.svg"
-        )  # the same origin, and nothing that would write storage
-        self.driver.execute_script("localStorage.clear(); sessionStorage.clear()")
+        """Load the page in a window of a usual size; its storage is that of its port, so that of nobody."""
         self.resize(1280, 800)
         self.reload()
 
@@ -84,15 +80,12 @@ class Page:
         return self.find(css).text
 
     def button(self, label: str, within: str = "") -> WebElement:
-        """Find the button with this accessible name that can be seen."""
-
-        def found() -> WebElement | None:
-            buttons = self.all(f"{within} button")
-            return next(
-                (b for b in buttons if b.accessible_name == label and b.is_displayed()), None
-            )
-
-        return self.wait(found)
+        """Find the button with this label or text that can be seen."""
+        find = (
+            "return [...document.querySelectorAll(arguments[0])].find(node => node.checkVisibility()"
+            " && (node.ariaLabel ?? node.textContent).trim() === arguments[1]) ?? null"
+        )
+        return self.wait(lambda: self.script(find, f"{within} button", label))
 
     def press(self, label: str, within: str = "") -> None:
         self.button(label, within).click()

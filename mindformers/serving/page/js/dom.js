@@ -93,6 +93,18 @@ export function copyButton(text, { label, done, attributes = {} }) {
   return button;
 }
 
+let labels = 0;
+
+/** A field under its label; hint and fault (a node) are read after the name. */
+export function labelled(label, field, { hint = null, fault = null } = {}) {
+  labels += 1;
+  field.id = `field-${labels}`;
+  const more = [hint && element('span', { class: 'explain' }, hint), fault].filter(Boolean);
+  more.forEach((node, index) => { node.id = `${field.id}-${index}`; });
+  if (more.length > 0) field.setAttribute('aria-describedby', more.map(({ id }) => id).join(' '));
+  return element('div', { class: 'labelled' }, element('label', { for: field.id }, label), field, more);
+}
+
 const signatures = new WeakMap();
 
 /** Fill a node anew only when what it depends on has changed, so that focus, selection and typed text stay. */

@@ -11,7 +11,7 @@ import pytest
 from tests.support.scripted_server import ScriptedServer, answer
 
 pytest.importorskip("selenium", reason="selenium is not installed")
-from selenium.webdriver import Keys  # noqa: E402
+from selenium.webdriver import Keys
 
 if TYPE_CHECKING:
     from tests.support.browser import Page

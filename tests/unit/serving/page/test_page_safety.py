@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from tests.support.browser import Page
 
 HOSTILE = """<script>window.hacked = 1</script>
-<img src=x onerror="window.hacked = 1"> <svg onload="window.hacked = 1"></svg> <iframe srcdoc="<script>1</script>"></iframe>
+<img src=x onerror="window.hacked = 1"> <svg onload="window.hacked = 1"></svg>
+<iframe srcdoc="<script>1</script>"></iframe>
 
 # <b onmouseover="window.hacked = 1">heading</b>
 
@@ -35,12 +36,13 @@ HOSTILE = """<script>window.hacked = 1</script>
 
 def attributes(page: Page, css: str) -> list[list[str]]:
     return page.script(
-        "return [...document.querySelectorAll(arguments[0])].flatMap(n => [...n.attributes].map(a => [a.name, a.value]))",
+        "return [...document.querySelectorAll(arguments[0])]"
+        ".flatMap(node => [...node.attributes].map(({name, value}) => [name, value]))",
         css + ", " + css + " *",
     )
 
 
-def assert_harmless(page: Page) -> None:
+def assert_harmless(page: Page, complaints: int = 0) -> None:
     assert page.script("return window.hacked ?? null") is None
     tags = page.script(
         "return [...new Set([...document.querySelectorAll('main *')].map(n => n.localName))]"
@@ -52,7 +54,7 @@ def assert_harmless(page: Page) -> None:
     assert [name for name, _ in found if name.startswith("on")] == []
     links = [value for name, value in found if name in ("href", "src", "action", "data", "srcdoc")]
     assert all(link.startswith(("https://", "http://", "mailto:")) for link in links), links
-    assert page.complaints() == []
+    assert len(page.complaints()) == complaints
 
 
 def test_hostile_answers_are_shown_as_text(page: Page, server: ScriptedServer) -> None:
@@ -105,8 +107,11 @@ def test_hostile_models_errors_and_files_are_shown_as_text(
     page.ask("q")  # no answer is left: an error
     page.ended()
     conversation = {
-        "id": "m" + "0" * 24, "title": HOSTILE, "created": 1, "updated": 9e15, "parameters": {}, "leaf": None, "messages": {},
-    }  # fmt: skip
+        "id": "m" + "0" * 24,
+        "title": HOSTILE,
+        "updated": 9e15,
+        "leaf": None,
+    }
     page.script(
         "localStorage.setItem('mindformers/conversation/' + arguments[0].id, JSON.stringify(arguments[0]))",
         conversation,
@@ -114,7 +119,7 @@ def test_hostile_models_errors_and_files_are_shown_as_text(
     page.reload()
     page.find(".conversation").click()
     assert page.text("h1").startswith("<script>")
-    assert_harmless(page)
+    assert_harmless(page, complaints=1)  # of the status 500
 
 
 def test_the_policy_forbids_markup_of_text_and_requests_elsewhere(
@@ -125,8 +130,8 @@ def test_the_policy_forbids_markup_of_text_and_requests_elsewhere(
         const found = [];
         const attempt = (name, act) => { try { act(); } catch { found.push(name); } };
         attempt('innerHTML', () => { document.createElement('p').innerHTML = '<b>x</b>'; });
-        attempt('eval', () => { (0, eval)('1'); });
         fetch('https://example.invalid/').catch(() => found.push('fetch'));
+        setTimeout(() => attempt('eval', () => { (0, eval)('1'); })); // apart from the driver, which may
         const script = document.createElement('img');
         script.onerror = () => { found.push('img'); setTimeout(() => done(found.sort()), 50); };
         script.src = 'https://example.invalid/x.png';

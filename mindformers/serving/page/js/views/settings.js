@@ -1,6 +1,6 @@
 // The sheet of settings: connection, parameters, appearance.
 
-import { element, iconButton } from '../dom.js';
+import { element, iconButton, labelled } from '../dom.js';
 import { word } from '../language.js';
 import { faultsOf, NO_PARAMETERS, NUMBERS } from '../settings.js';
 
@@ -65,12 +65,10 @@ export class SettingsSheet {
   }
 
   #field(name, input, hint = null) {
-    const fault = element('span', { class: 'fault', id: `fault-${name}` });
+    const fault = element('span', { class: 'fault' });
     input.addEventListener('input', () => this.#take());
-    input.setAttribute('aria-describedby', fault.id);
     this.#fields.set(name, { input, fault });
-    return element('label', { class: 'labelled' }, element('span', {}, word(name)), input,
-      hint && element('span', { class: 'explain' }, hint), fault);
+    return labelled(word(name), input, { hint, fault });
   }
 
   #choice(name, options) {
@@ -80,7 +78,7 @@ export class SettingsSheet {
       this.node.querySelector(`[name=${name}]`).focus(); // the sheet was made anew
     }, name }, options.map(([value, key, text]) => (
       element('option', { value, selected: this.#settings[name] === value }, text ?? word(key)))));
-    return element('label', { class: 'labelled' }, element('span', {}, word(name)), select);
+    return labelled(word(name), select);
   }
 
   #take() {
@@ -108,8 +106,7 @@ export function keyForm(key) {
     event.preventDefault();
     key.set(input.value.trim());
   } },
-  element('label', { class: 'labelled' }, element('span', {}, word('apiKey')), input,
-    element('span', { class: 'explain' }, word('apiKeyHint'))),
+  labelled(word('apiKey'), input, { hint: word('apiKeyHint') }),
   element('button', { type: 'submit', class: 'button' }, word('useKey')));
 }
 

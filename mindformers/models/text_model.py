@@ -15,6 +15,7 @@ from mindformers.generation.config import GenerationConfig
 from mindformers.generation.config_fields import FIELDS
 from mindformers.generation.engine import GenerateOutput, generate
 from mindformers.generation.native_runner import NativeRunner
+from mindformers.generation.native_step import NativeStep
 from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.streamer import streaming
 
@@ -49,6 +50,10 @@ class TextModel:
     def build_runner(self, use_cache: bool) -> Any:
         """Return a new ``ModelRunner``; a model says how."""
         raise GenerationError(f"{type(self).__name__} cannot generate")
+
+    def build_step(self) -> Any:
+        """Return a new ``PagedStep`` for an engine; a model says how."""
+        raise GenerationError(f"{type(self).__name__} cannot answer through an engine")
 
     def answering(self) -> AbstractContextManager[Any]:
         """Return the context answers are computed in; nothing has to be set here."""
@@ -179,6 +184,27 @@ def native_runner(
         max_length=config.seq_length,
         block_size=config.block_size,
         block_limit=config.num_blocks,
+        prefix_length=prefix_length,
+        prefix=prefix,
+    )
+
+
+def native_step(
+    config: Any, network: Any, prefix_length: int = 0, prefix: Any = None
+) -> NativeStep:
+    """Return the steps of a native network, with a cache beside the one ``native_runner`` uses.
+
+    Args:
+        config: The network's settings.
+        network: The network.
+        prefix_length: Positions of a trained prefix.
+        prefix: Gives that prefix.
+    """
+    return NativeStep(
+        network.twin(),
+        vocab_size=config.vocab_size,
+        max_length=config.seq_length,
+        block_size=config.block_size,
         prefix_length=prefix_length,
         prefix=prefix,
     )

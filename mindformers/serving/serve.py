@@ -1,0 +1,79 @@
+"""Serve: the recipe, one step a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mindformers.errors import ConfigError
+from mindformers.generation.serving_engine import open_engine
+from mindformers.logger import logger
+from mindformers.models.auto import AutoTokenizer
+from mindformers.models.text_model import turn_ends
+from mindformers.serving.address import claim_address, is_loopback, url_of
+from mindformers.serving.app import build_app
+from mindformers.serving.lifecycle import Server
+from mindformers.serving.service import Service
+from mindformers.serving.settings import ServerSettings
+from mindformers.tasks.open_model import open_model
+
+
+def serve(
+    model_dir: str | Path,
+    settings: ServerSettings,
+    *,
+    name: str | None = None,
+    engine: dict[str, Any] | None = None,
+    **model: Any,
+) -> None:
+    """Serve a model until SIGTERM or Ctrl-C.
+
+    Args:
+        model_dir: What ``AutoModel`` and ``AutoTokenizer`` take.
+        settings: Of the server.
+        name: By which requests call the model; None: the folder's.
+        engine: Settings of ``open_engine``.
+        **model: ``device_target`` and ``quantization``, as ``open_model`` takes them.
+
+    Raises:
+        MindFormersError: If the address, the model or a setting cannot be used.
+    """
+    listener = claim_address(settings.host, settings.port)
+    with listener:
+        is_local = is_loopback(listener)
+        if not (is_local or settings.api_keys or settings.allow_no_key):
+            raise ConfigError(
+                f"{settings.host} is reached from other machines, and there is no API key",
+                where="--host",
+                fix="give --api_key_file, or --allow_no_key to let everybody in",
+            )
+        service = open_service(model_dir, settings, name=name, engine=engine, **model)
+        logger.info(
+            "serving %s at %s; %s",
+            service.name,
+            url_of(listener),
+            "an API key is needed" if settings.api_keys else "no API key is needed",
+        )
+        Server(build_app(service, is_local=is_local), service).run([listener])
+
+
+def open_service(
+    model_dir: str | Path,
+    settings: ServerSettings,
+    *,
+    name: str | None = None,
+    engine: dict[str, Any] | None = None,
+    **model: Any,
+) -> Service:
+    """Return the service of a model directory; arguments as for ``serve``."""
+    network = open_model(model_dir, **model)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    return Service(
+        name=name or Path(model_dir).resolve().name,
+        engine=open_engine(network, tokenizer, **(engine or {})),
+        tokenizer=tokenizer,
+        defaults=network.generation_defaults().merged(
+            eos_token_id=turn_ends(network, tokenizer), allowed_vocab_size=len(tokenizer)
+        ),
+        settings=settings,
+    )

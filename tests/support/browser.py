@@ -25,7 +25,7 @@ FLAGS = (
     "--disable-dev-shm-usage",  # small in containers
     "--hide-scrollbars",
 )
-PATIENCE = 20.0  # seconds; far above what a page needs, also on a busy machine
+PATIENCE = 60.0  # seconds; far above what a page needs, also on a busy machine
 
 T = TypeVar("T")
 

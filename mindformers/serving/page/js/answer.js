@@ -51,6 +51,19 @@ export function speedOf({ usage, first, took }) {
   return ((usage.completion - 1) * 1000) / (took - first);
 }
 
+/**
+ * Split what a model wrote into its thought and its answer, as GLM-Z1 and others write them.
+ *
+ * The prompt of some ends with `<think>`, so their text has the end of the thought alone. `isThinking`: it has not ended.
+ */
+export function splitThought(content) {
+  const text = content.trimStart();
+  const isMarked = text.startsWith('<think>');
+  const end = text.indexOf('</think>');
+  if (end < 0) return isMarked ? { thought: text.slice(7), answer: '', isThinking: true } : { thought: '', answer: text, isThinking: false };
+  return { thought: text.slice(isMarked ? 7 : 0, end).trim(), answer: text.slice(end + 8).trimStart(), isThinking: false };
+}
+
 /** Return JSON as one reads it; a text that is not JSON (yet) as it is. */
 export function prettyJson(text) {
   try {

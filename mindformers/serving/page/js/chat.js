@@ -135,12 +135,12 @@ export class Chat extends EventTarget {
     if (this.isRunning(conversation.id)) return;
     const path = pathOf(conversation);
     const fields = {
-      model: this.#settings.model,
+      model: this.#settings.model || undefined, // not known yet: the server takes the one it has
       messages: requestMessages(path, conversation.parameters.system),
       ...requestFields(conversation.parameters),
     };
     const run = new Run();
-    run.answer = addMessage(conversation, newAnswer(fields.model));
+    run.answer = addMessage(conversation, newAnswer(this.#settings.model));
     this.#runs.set(conversation.id, run);
     this.#save(conversation);
     this.#tell('change');

@@ -43,7 +43,7 @@ def test_an_answer_is_shown_while_it_comes(page: Page, server: ScriptedServer) -
     assert figures[0] == "5 tokens"
     assert figures[1].endswith("tokens/s")
     assert figures[2].startswith("first after ")
-    assert figures[3] == "prompt 12, 8 of them cached"
+    assert figures[3] == "prompt 12 (8 cached)"
     assert page.complaints() == []
 
 

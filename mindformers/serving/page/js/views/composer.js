@@ -41,8 +41,9 @@ export class Composer {
     this.#fit();
   }
 
+  /** Take the focus, but not where that would bring up a keyboard over half of the page. */
   focus() {
-    this.area.focus();
+    if (matchMedia('(hover: hover)').matches) this.area.focus();
   }
 
   #announce(isRunning) {

@@ -1,6 +1,6 @@
 // One message of the thread: a question, or an answer with its calls, errors and figures.
 
-import { speedOf } from '../answer.js';
+import { speedOf, splitThought } from '../answer.js';
 import { openCalls, resultsOf, versionsOf } from '../conversation.js';
 import { copyButton, element, iconButton, refill } from '../dom.js';
 import { word } from '../language.js';
@@ -74,15 +74,19 @@ class QuestionView {
 class AnswerView {
   #chat;
   #message;
+  #isThinking = false;
 
   constructor(chat, message) {
     this.#chat = chat;
     this.#message = message;
+    this.thought = element('details', { class: 'thought', hidden: true });
+    this.thoughtText = element('div', { class: 'markdown' });
+    this.thought.append(element('summary', {}, word('thought')), this.thoughtText);
     this.text = element('div', { class: 'markdown' });
     this.calls = element('div', { class: 'calls' });
     this.note = element('div', { class: 'note' });
     this.foot = element('div', { class: 'foot' });
-    this.node = element('article', { class: 'message from-model' }, this.text, this.calls, this.note, this.foot);
+    this.node = element('article', { class: 'message from-model' }, this.thought, this.text, this.calls, this.note, this.foot);
   }
 
   show() {
@@ -91,7 +95,7 @@ class AnswerView {
     const isRunning = Boolean(this.#chat.run);
     this.node.setAttribute('aria-label', model || word('model'));
     this.node.classList.toggle('growing', run !== null);
-    showMarkdown(this.text, content.replace(/^\n+/, ''));
+    this.#showText(content);
     const path = this.#chat.path;
     const results = resultsOf(path, this.#message);
     const waiting = path.at(-1) === this.#message ? openCalls(path) : [];
@@ -99,6 +103,17 @@ class AnswerView {
     const hasBegun = content !== '' || calls.length > 0;
     refill(this.note, [run !== null, run?.retryAt, hasBegun, error, finish], () => this.#note(run, hasBegun));
     refill(this.foot, [isRunning, run !== null, content, usage, placeOf(this.#chat, this.#message)], () => this.#foot(run, isRunning));
+  }
+
+  #showText(content) {
+    const { thought, answer, isThinking } = splitThought(content);
+    if (isThinking !== this.#isThinking) {
+      this.#isThinking = isThinking;
+      this.thought.open = isThinking; // folded when the answer begins; from then on it is the reader's
+    }
+    this.thought.hidden = thought === '';
+    showMarkdown(this.thoughtText, thought);
+    showMarkdown(this.text, answer);
   }
 
   #note(run, hasBegun) {
@@ -120,7 +135,7 @@ class AnswerView {
     if (run) return [];
     return [
       versionSwitch(this.#chat, this.#message, isRunning),
-      this.#message.content ? copyButton(() => this.#message.content, { label: word('copy'), done: word('copied') }) : null,
+      this.#message.content ? copyButton(() => splitThought(this.#message.content).answer, { label: word('copy'), done: word('copied') }) : null,
       iconButton('renew', word('regenerate'), () => this.#chat.regenerate(this.#message.id), { disabled: isRunning }),
       element('span', { class: 'figures' }, figures(this.#message).join(' · ')),
     ];

@@ -9,8 +9,8 @@ from typing import Any, TextIO
 from mindformers.errors import MindFormersError
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.streamer import TextStreamer
-from mindformers.models.auto import AutoModel, AutoTokenizer, open_in_files
-from mindformers.parallel.runtime import PYNATIVE_MODE, start_runtime
+from mindformers.models.auto import AutoTokenizer
+from mindformers.tasks.open_model import open_model
 
 HELP = "/reset forgets the conversation, /system TEXT sets the instruction, /exit leaves; Ctrl-C stops an answer"
 
@@ -59,12 +59,7 @@ def chat(
     GenerationConfig().merged(
         **{k: v for k, v in settings.items() if k != "seed"}
     )  # or refused now
-    overrides: dict[str, Any] = {} if quantization is None else {"quantization": quantization}
-    network = open_in_files(model_dir, **overrides) if device_target == "CPU" else None
-    if network is None:
-        # PyNative: the first answer waits for no compiler.
-        start_runtime(device_target=device_target, mode=PYNATIVE_MODE)
-        network = AutoModel.from_pretrained(model_dir, **overrides)
+    network = open_model(model_dir, device_target=device_target, quantization=quantization)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     source = source or sys.stdin
     interactive = source.isatty()

@@ -41,8 +41,8 @@ def test_a_conversation_with_markdown_figures_and_a_second_turn(
         assert page.text(".model") == "tiny"
         page.ask("Hello")
         page.ended()
-        assert page.text(".markdown strong") == "bold"
-        assert page.text(".markdown li") == "你好"
+        assert page.text(".said strong") == "bold"
+        assert page.text(".said li") == "你好"
         assert "tokens/s" in page.text(".figures")
         page.ask("More")
         page.ended(2)
@@ -71,7 +71,7 @@ def test_tools_are_called_and_their_results_read(browser: Chrome, tokenizer: Any
         page.find(".call textarea").send_keys('{"sky": "clear"}')
         page.press("Send result")
         page.ended(2)
-        assert page.text(".from-model:last-child .markdown") == "It is sunny."
+        assert page.text(".from-model:last-child .said") == "It is sunny."
     assert '{"sky": "clear"}' in tokenizer.decode(list(service.engine.requests[1].prompt))
 
 
@@ -83,7 +83,7 @@ def test_stopping_on_the_page_stops_the_engine(browser: Chrome, tokenizer: Any) 
         page = Page(browser, f"{url}/")
         page.open()
         page.ask("count")
-        page.wait(lambda: "word3" in page.text(".growing .markdown"))
+        page.wait(lambda: "word3" in page.text(".growing .said"))
         page.press("Stop")
         assert service.engine.handles[0].is_cancelled.wait(20)
 
@@ -101,7 +101,7 @@ def test_a_key_opens_the_server_and_the_page_needs_none(browser: Chrome, tokeniz
         page.wait(lambda: page.text(".state") == "Ready")
         page.ask("q")
         page.ended()
-        assert page.text(".from-model .markdown") == "welcome"
+        assert page.text(".from-model .said") == "welcome"
 
 
 def test_what_the_server_refuses_is_shown_in_its_words(browser: Chrome, tokenizer: Any) -> None:

@@ -82,7 +82,7 @@ class AnswerView {
     this.thought = element('details', { class: 'thought', hidden: true });
     this.thoughtText = element('div', { class: 'markdown' });
     this.thought.append(element('summary', {}, word('thought')), this.thoughtText);
-    this.text = element('div', { class: 'markdown' });
+    this.text = element('div', { class: 'markdown said' });
     this.calls = element('div', { class: 'calls' });
     this.note = element('div', { class: 'note' });
     this.foot = element('div', { class: 'foot' });

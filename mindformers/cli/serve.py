@@ -8,9 +8,15 @@ import os
 from collections.abc import Sequence
 
 from mindformers.extras import import_extra
+from mindformers.generation.scheduler import EngineSettings
 from mindformers.guard import FlagParser
 from mindformers.serving.settings import Limits, ServerSettings
 
+_ENGINE = {
+    "max_running": "answers that go on at once",
+    "max_waiting": "requests that may wait; more are refused",
+    "step_tokens": "tokens of a step: how long prompts hold up the answers under way",
+}
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 
 
@@ -28,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--served_model_name", help="the model's name; default: the folder's")
     _add_access(parser)
     _add_limits(parser)
+    _add_engine(parser)
     return parser
 
 
@@ -71,12 +78,33 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what one request may take")
     for name, (default, meaning) in Limits.meanings().items():
+        shown = f"{default:g}" if isinstance(default, float) else default
+        group.add_argument(
+            f"--{name}", type=type(default), default=default, help=f"{meaning} (default: {shown})"
+        )
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    defaults = EngineSettings()
+    group = parser.add_argument_group("what all requests may take at once")
+    for name, meaning in _ENGINE.items():
         group.add_argument(
             f"--{name}",
-            type=type(default),
-            default=default,
-            help=f"{meaning} (default: %(default)g)",
+            type=int,
+            default=getattr(defaults, name),
+            help=f"{meaning} (default: %(default)s)",
         )
+    group.add_argument(
+        "--cache_tokens",
+        type=int,
+        help="tokens the cache of keys and values has room for (default: as memory allows)",
+    )
+    group.add_argument(
+        "--no_prefix_cache",
+        dest="prefix_cache",
+        action="store_false",
+        help="read every prompt whole, also where it begins like an earlier one",
+    )
 
 
 def serve_command(argv: Sequence[str]) -> int:
@@ -106,5 +134,9 @@ def serve_command(argv: Sequence[str]) -> int:
         name=options["served_model_name"],
         device_target=options["device_target"],
         quantization=options["quantization"],
+        cache_tokens=options["cache_tokens"],
+        engine=EngineSettings(
+            prefix_cache=options["prefix_cache"], **{name: options[name] for name in _ENGINE}
+        ),
     )
     return 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mindformers.serving.errors import ApiError
 from mindformers.serving.service import Service, service_of
@@ -39,7 +39,7 @@ async def health(request: Request) -> Response:
     )
 
 
-@router.get("/metrics", response_model=None)
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Return the counters in Prometheus's text form."""
     text = await asyncio.to_thread(service_of(request).metrics.text)

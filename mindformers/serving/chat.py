@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from mindformers.generation.request import Chunk
 from mindformers.serving.choices import Choice
-from mindformers.serving.connection import EventStream, while_connected
+from mindformers.serving.connection import OR_EVENTS, EventStream, while_connected
 from mindformers.serving.conversation import prompt_ids
 from mindformers.serving.errors import ApiError
 from mindformers.serving.forms import Form, form_of
@@ -28,7 +28,7 @@ router = APIRouter()
 _BETWEEN_CALLS = "<|assistant|>"  # parts two calls of one answer
 
 
-@router.post("/v1/chat/completions", response_model=None)
+@router.post("/v1/chat/completions", response_model=None, responses=OR_EVENTS)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation."""
     service = service_of(request)

@@ -51,7 +51,7 @@ class Choice:
 
     def _shown(self, text: str) -> str:
         """Return what of a text is part of the answer."""
-        if not self._has_begun:
+        if text and not self._has_begun:
             text = self._tokenizer.strip_answer(text, is_whole=False)
             self._has_begun = bool(text) or not self._tokenizer.trims_answers
         if not self._tokenizer.trims_answers:

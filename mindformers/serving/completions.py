@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from mindformers.generation.request import Chunk
-from mindformers.serving.connection import EventStream, while_connected
+from mindformers.serving.connection import OR_EVENTS, EventStream, while_connected
 from mindformers.serving.errors import ApiError
 from mindformers.serving.logprobs import completion_entries
 from mindformers.serving.options import check_answers, engine_request
@@ -24,7 +24,7 @@ _DEFAULT_TOKENS = 16  # OpenAI's, of this endpoint alone
 _OBJECT = "text_completion"
 
 
-@router.post("/v1/completions", response_model=None)
+@router.post("/v1/completions", response_model=None, responses=OR_EVENTS)
 async def completions(body: CompletionRequest, request: Request) -> Response:
     """Continue one text or several."""
     service = service_of(request)

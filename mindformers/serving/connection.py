@@ -43,6 +43,15 @@ async def _leaving(receive: Receive) -> None:
         pass
 
 
+# What a route that may answer so says in the description of the server.
+OR_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer, or with stream its events",
+        "content": {"text/event-stream": {}},
+    }
+}
+
+
 class EventStream(Response):
     """Server-sent events.
 

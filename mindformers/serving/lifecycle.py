@@ -52,16 +52,19 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end, or, at the second signal, end at once."""
-        if self._ends is not None:
+        if self._service.is_stopping:
             os._exit(128 + sig)
-        self._ends = time.monotonic() + self._service.settings.drain_timeout
         self._service.is_stopping = True
 
     async def on_tick(self, counter: int) -> bool:
         """Tell whether to end, asked ten times a second."""
         is_over = await super().on_tick(counter)
-        if self._ends is None:
+        if not self._service.is_stopping:
             return is_over
+        if self._ends is None:
+            seconds = self._service.settings.drain_timeout
+            self._ends = time.monotonic() + seconds
+            logger.info("ending; %d requests run and get %g s", self._service.running, seconds)
         return not self._service.running or time.monotonic() >= self._ends
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -70,3 +73,4 @@ class Server(uvicorn.Server):
             logger.warning("%d requests did not end in time and are cut", self._service.running)
         self._service.engine.close()
         await super().shutdown(sockets)
+        logger.info("ended")

@@ -126,3 +126,16 @@ def test_another_tab_sees_what_changed(two: Page, server: ScriptedServer) -> Non
     finally:
         two.driver.switch_to.window(first)
     two.wait(lambda: titles(two) == ["third question", "second question", "first question"])
+
+
+def test_figures_tell_how_quick_an_answer_was(two: Page) -> None:
+    two.script("""
+        const key = Object.keys(localStorage).find(key => localStorage[key].includes('second'));
+        const conversation = JSON.parse(localStorage[key]);
+        Object.assign(Object.values(conversation.messages)[1],
+          {first: 200, took: 2200, usage: {prompt: 30, cached: 0, completion: 41}});
+        localStorage[key] = JSON.stringify(conversation);""")
+    two.reload()
+    two.press("second question")
+    figures = "41 tokens in 2.20 s · 20 tokens/s · first after 0.20 s · prompt 30"
+    assert two.text(".figures") == figures

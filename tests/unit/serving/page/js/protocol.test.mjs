@@ -50,10 +50,10 @@ test('calls of tools are put together by their index', () => {
 
 test('there is no speed where there is nothing to go by', () => {
   const usage = { prompt: 1, cached: 0, completion: 5 };
-  assert.equal(speedOf({ usage: null, first: 1, took: 2 }), null);
-  assert.equal(speedOf({ usage: { ...usage, completion: 1 }, first: 1, took: 2 }), null);
-  assert.equal(speedOf({ usage, first: 2, took: 2 }), null);
-  assert.equal(speedOf({ usage, first: null, took: 2 }), null);
+  assert.equal(speedOf({ usage, first: 100, took: 600 }), 8);
+  assert.equal(speedOf({ usage: null, first: 1, took: 1000 }), null);
+  assert.equal(speedOf({ usage, first: 100, took: 101 }), null); // all of it came at once
+  assert.equal(speedOf({ usage, first: null, took: 1000 }), null);
 });
 
 test('JSON is set out, other text left alone', () => {

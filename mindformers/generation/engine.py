@@ -7,7 +7,7 @@ depend on them.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from mindformers.generation.config import GenerationConfig
 from mindformers.generation.decoding import open_decoder
 from mindformers.generation.logits_pipeline import LogitsPipeline
 from mindformers.generation.prompts import answer_limits, check_prompts
+from mindformers.generation.request import Constraint
 from mindformers.generation.rows import Row, StepRecord
 from mindformers.generation.sampling import call_seed, choose, row_generator
 from mindformers.generation.stopping import (
@@ -74,6 +75,8 @@ class GenerateOutput:
         scores: With ``output_scores``, per step the processed logits, (B, V) float32; rows that had
             ended hold NaN.
         logits: With ``output_logits``, the same for the model's own logits.
+        sequences_scores: Of a search, per row the sum of its log probabilities, over the answer's length
+            to the power of ``length_penalty``.
     """
 
     sequences: list[Array]
@@ -86,6 +89,7 @@ class GenerateOutput:
     decode_seconds: float = 0.0
     scores: tuple[Array, ...] | None = None
     logits: tuple[Array, ...] | None = None
+    sequences_scores: list[float] | None = None
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.__dict__:
@@ -106,6 +110,7 @@ def generate(
     logits_processors: Any = (),
     tokenizer: Any = None,
     seed: int | None = None,
+    constraint: Callable[[], Constraint] | None = None,
 ) -> GenerateOutput:
     """Continue prompts until an end token, a stop string or the length limit.
 
@@ -118,16 +123,21 @@ def generate(
         tokenizer: Needed for stop strings. When given, ids it has no token for are never produced,
             and an answer that ends with ``<|observation|>`` finishes as ``tool_calls``.
         seed: 0 to 2**64 - 1. Row r draws from (seed, r) alone.
+        constraint: Opens what rules tokens out, once for each answer; None: nothing does.
 
     Returns:
-        The answers.
+        The answers; ``num_return_sequences`` to each prompt, side by side.
 
     Raises:
         GenerationError: If a prompt, a setting or an argument cannot be used, or the model's logits
             leave no token to choose.
     """
     with streaming(streamer):
-        return _Call(runner, prompts, config, streamer, logits_processors, tokenizer, seed).run()
+        call = _Call(runner, prompts, config, streamer, logits_processors, tokenizer, seed)
+        if constraint is not None:
+            for row in call.rows:
+                row.constraint = constraint()
+        return call.run()
 
 
 class _Call:
@@ -145,9 +155,10 @@ class _Call:
     ) -> None:
         config.check()
         self.runner, self.config, self.streamer = runner, config, streamer
-        self.prompts = check_prompts(prompts, runner.vocab_size, runner.max_length)
+        asked = check_prompts(prompts, runner.vocab_size, runner.max_length)
+        self.prompts = [each for each in asked for _ in range(config.num_return_sequences)]
         self.pipeline = LogitsPipeline(
-            config, runner.vocab_size, logits_processors, _allowed_size(config, tokenizer)
+            config, runner.vocab_size, logits_processors, allowed_size(config, tokenizer)
         )
         self.rules = StopRules(config, tool_call_id(tokenizer))
         if seed is not None or not config.is_greedy:
@@ -219,7 +230,7 @@ class _Call:
 
     def _choose(self, row: Row, logits: Array) -> int:
         where = f"prompt {row.index}, answer token {row.length - row.prompt_length + 1}"
-        scores = self.pipeline(logits, row.ids, row.prompt_length, where)
+        scores = self.pipeline(logits, row.ids, row.prompt_length, where, row.constraint)
         for record, values in ((self.scores, scores), (self.logits, logits)):
             if record is not None:
                 record.steps[-1][row.index] = values
@@ -278,7 +289,8 @@ def _stop_strings(config: GenerationConfig, tokenizer: Any) -> StopStrings | Non
     return StopStrings(config.stop_strings)
 
 
-def _allowed_size(config: GenerationConfig, tokenizer: Any) -> int | None:
+def allowed_size(config: GenerationConfig, tokenizer: Any) -> int | None:
+    """Return the first id that no token stands for, or None where all may be given."""
     if config.allowed_vocab_size is None and hasattr(tokenizer, "__len__"):
         return len(tokenizer)
     return config.allowed_vocab_size

@@ -33,7 +33,7 @@ from mindformers.ops.native.sampling import sharpen
 class LogitsPipeline:
     """Every step between a model's logits and the scores a token is chosen by, in upstream's order.
 
-    Repetition, presence and frequency penalty, logit_bias, bad_words_ids, min_length, min_new_tokens, the
+    logit_bias, repetition, presence and frequency penalty, bad_words_ids, min_length, min_new_tokens, the
     user's rules, ids without a token, the constraint, renormalization; when sampling also temperature,
     top-k, top-p and min-p.
 
@@ -97,13 +97,15 @@ class LogitsPipeline:
 
     def _apply_penalties(self, logits: Array, ids: Array, prompt_length: int) -> Array:
         config = self._config
+        if config.logit_bias:
+            logits = add_bias(logits, config.logit_bias)
         if config.repetition_penalty != 1:
             logits = penalize_repetition(logits, ids, config.repetition_penalty)
         answer = ids[prompt_length:]
         if len(answer) and (config.presence_penalty or config.frequency_penalty):
             penalties = (config.presence_penalty, config.frequency_penalty)
             logits = penalize_presence(logits, answer, *penalties)
-        return add_bias(logits, config.logit_bias) if config.logit_bias else logits
+        return logits
 
     def _apply_bans(self, logits: Array, ids: Array, prompt_length: int) -> Array:
         config = self._config

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mindformers.generation.array import Array
+from mindformers.generation.request import Constraint
 from mindformers.generation.stopping import LENGTH, STOP_STRING, StopRules, StopTextScanner
 
 
@@ -20,6 +21,7 @@ class Row:
     prompt_length: int
     generator: np.random.Generator | None
     scanner: StopTextScanner | None
+    constraint: Constraint | None = None
     finish_reason: str = ""
 
     @property
@@ -38,6 +40,8 @@ class Row:
         if not self.finish_reason and self.length == len(self.buffer):
             self.finish_reason = LENGTH
             shown += self.scanner.flush() if self.scanner is not None else []
+        if self.constraint is not None and not self.finish_reason:
+            self.constraint.accept(token)
         return shown
 
     def _scan(self, scanner: StopTextScanner, token: int) -> list[int]:

@@ -20,7 +20,7 @@ class EngineSettings:
     """What an engine may take at once.
 
     Args:
-        num_blocks: Blocks of the cache; None: as the model's settings say.
+        num_blocks: Blocks of the cache; None: as the model's settings say, or more where memory is free.
         max_running: Answers that go on at once.
         max_waiting: Requests that may wait for it.
         step_tokens: Tokens of a step, about: how long prompts hold up the answers that are under way.
@@ -33,7 +33,7 @@ class EngineSettings:
     num_blocks: int | None = None
     max_running: int = 64
     max_waiting: int = 256
-    step_tokens: int = 512
+    step_tokens: int = 256
     prefix_cache: bool = True
 
     def __post_init__(self) -> None:

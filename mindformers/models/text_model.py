@@ -11,6 +11,7 @@ import numpy as np
 
 from mindformers.checkpoint.export import GENERATION_FILE
 from mindformers.errors import GenerationError
+from mindformers.generation.beam_search import search
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.config_fields import FIELDS
 from mindformers.generation.constraint import ConstraintProcessor, compiler_of
@@ -21,6 +22,7 @@ from mindformers.generation.native_step import NativeStep
 from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.stopping import STOP, TOOL_CALLS
 from mindformers.generation.streamer import streaming
+from mindformers.ops.native.cache_rows import block_bytes
 from mindformers.tokenizer.tool_calls import ParsedAnswer, dialect_of, parse_answer
 
 UPSTREAM_LENGTH = FIELDS["max_length"].default  # nobody wants a prompt and answer of 20 tokens
@@ -82,7 +84,8 @@ class TextModel:
             seed: Seed of this call's draws, 0 <= seed < 2**64.
             **kwargs: Fields of ``GenerationConfig`` (without a length anywhere, an answer may have
                 512 tokens, or as many as fit); and ``attention_mask`` (B, S), ``tokenizer`` (needed
-                for stop strings), ``use_past`` (False: no cache).
+                for stop strings), ``use_past`` (False: no cache), ``constraint`` (a function that opens a
+                ``Constraint``, which rules tokens out, for each answer).
 
         Returns:
             One int32 array per row, prompt and answer, the end token included, no padding; or a
@@ -92,7 +95,7 @@ class TextModel:
             GenerationError: If a prompt or a setting cannot be used.
         """
         mask, tokenizer = kwargs.pop("attention_mask", None), kwargs.pop("tokenizer", None)
-        use_cache = kwargs.pop("use_past", True)
+        use_cache, constraint = kwargs.pop("use_past", True), kwargs.pop("constraint", None)
         settings = (generation_config or self.generation_defaults()).merged(**kwargs)
         if settings.allowed_vocab_size is None:
             settings.update(allowed_vocab_size=getattr(self.config, "num_used_tokens", None))
@@ -107,15 +110,19 @@ class TextModel:
             if is_open:
                 room = self.config.seq_length - max(len(prompt) for prompt in prompts)
                 settings.update(max_new_tokens=max(1, min(DEFAULT_ANSWER_LENGTH, room)))
-            output = generate(
-                self.runner(use_cache),
-                prompts,
-                settings,
-                streamer=streamer,
-                logits_processors=logits_processor or (),
-                tokenizer=tokenizer,
-                seed=seed,
-            )
+            given: dict[str, Any] = {
+                "logits_processors": logits_processor or (),
+                "tokenizer": tokenizer,
+                "constraint": constraint,
+            }
+            if settings.num_beams > 1:
+                _refuse_in_search(streamer, use_cache)
+                output = search(
+                    self.build_step(), prompts, settings, self.config.num_blocks, **given
+                )
+            else:
+                runner = self.runner(use_cache)
+                output = generate(runner, prompts, settings, streamer=streamer, seed=seed, **given)
         return output if settings.return_dict_in_generate else output.sequences
 
     def chat(  # noqa: PLR0913 -- upstream's arguments
@@ -195,6 +202,17 @@ class TextModel:
         return reply["content"], [*messages, reply]
 
 
+def _refuse_in_search(streamer: Any, use_cache: bool) -> None:
+    refused = {"streamer": streamer is not None, "use_past: false": not use_cache}
+    for name, is_asked in refused.items():
+        if is_asked:
+            raise GenerationError(
+                "a search with num_beams above 1 cannot have it",
+                where=name,
+                fix=f"leave {name} out",
+            )
+
+
 def native_runner(
     config: Any, open_network: Any, prefix_length: int = 0, prefix: Any = None
 ) -> NativeRunner:
@@ -228,11 +246,14 @@ def native_step(
         prefix_length: Positions of a trained prefix.
         prefix: Gives that prefix.
     """
+    sizes = network.sizes
+    layer_bytes = block_bytes(sizes.block_size, sizes.groups, sizes.head_dim, network.cache_dtype)
     return NativeStep(
         network.twin(),
         vocab_size=config.vocab_size,
         max_length=config.seq_length,
         block_size=config.block_size,
+        block_bytes=config.num_layers * layer_bytes,
         prefix_length=prefix_length,
         prefix=prefix,
     )

@@ -23,6 +23,8 @@ PREFIX = -5  # what a trained prefix leaves in a slot
 class FakeStep:
     """A network whose cache holds ids; its logits are a function of the ids that a sequence's blocks hold."""
 
+    block_bytes = 0
+
     def __init__(
         self,
         logits: Callable[[Sequence[int]], np.ndarray],
@@ -109,6 +111,13 @@ def chunks(handle: Handle) -> dict[int, Chunk]:
         )
         for index, own in _by_index(handle).items()
     }
+
+
+def listened(handle: Handle) -> list[Chunk]:
+    """Return a list to which every chunk is added as it comes."""
+    heard: list[Chunk] = []
+    handle.listen(lambda item: heard.append(item) if isinstance(item, Chunk) else None)
+    return heard
 
 
 def _by_index(handle: Handle) -> dict[int, list[Chunk]]:

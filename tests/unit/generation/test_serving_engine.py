@@ -241,7 +241,11 @@ def test_a_step_that_fails_ends_those_in_it_and_the_engine_goes_on(opened):
         (lambda: Request([], config()), "prompt 0: is empty"),
         (lambda: Request([10], config()), "prompt 0: id 10 at place 0"),
         (lambda: Request([1] * 64, config()), "prompt 0: has 64 tokens and leaves no room"),
-        (lambda: Request([1], config(), num_answers=0), "num_answers: found 0; allowed: 1 to 64"),
+        (lambda: Request([1], config(), num_answers=0), "num_answers: found 0; allowed: 1 or more"),
+        (
+            lambda: Request([1], config(), num_answers=65),
+            "num_answers: found 65; allowed: 1 to max_running, 64",
+        ),
         (lambda: Request([1], config(), timeout=0), "timeout: found 0; allowed: above 0"),
         (lambda: Request([1], config(), logprobs=-1), "logprobs: found -1; allowed: 0 or more"),
         (lambda: Request([1], config(), seed=-1), "seed: found -1"),

@@ -24,6 +24,8 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",  # small in containers
     "--hide-scrollbars",
+    # A mouse: without a window Chromium takes itself for a machine that has none.
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
 )
 PATIENCE = 60.0  # seconds; far above what a page needs, also on a busy machine
 

@@ -136,7 +136,7 @@ export class Chat extends EventTarget {
     const path = pathOf(conversation);
     const fields = {
       model: this.#settings.model || undefined, // not known yet: the server takes the one it has
-      messages: requestMessages(path, conversation.parameters.system),
+      messages: requestMessages(path, conversation.parameters),
       ...requestFields(conversation.parameters),
     };
     const run = new Run();

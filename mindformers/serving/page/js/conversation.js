@@ -76,10 +76,14 @@ export function resultMessage(call, content = null) {
   return { role: 'tool', tool_call_id: call.id, content: content ?? SKIPPED, skipped: content === null };
 }
 
-/** Return the messages as the server takes them. Answers that failed before their first word are left out. */
-export function requestMessages(path, system) {
+/**
+ * Return the messages as the server takes them. Answers that failed before their first word are left out; where questions
+ * stand `alone`, so is everything before the last one.
+ */
+export function requestMessages(path, { system, alone }) {
   const messages = system.trim() ? [{ role: 'system', content: system }] : [];
-  for (const message of path) {
+  const from = alone ? path.findLastIndex(({ role }) => role === 'user') : 0;
+  for (const message of path.slice(from)) {
     if (message.role === 'tool') {
       messages.push({ role: 'tool', tool_call_id: message.tool_call_id, content: message.content });
     } else if (message.role === 'user') {

@@ -163,6 +163,7 @@ def test_on_a_phone_the_list_of_conversations_opens_over_the_thread(full: Page) 
     full.press("Show conversations")
     full.wait(lambda: full.find(".new-chat").is_displayed())
     assert full.script("return document.querySelector('main').inert")
+    assert full.driver.switch_to.active_element.text == "New chat"
     full.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
     full.wait(lambda: not full.find(".new-chat").is_displayed())
     full.press("Show conversations")

@@ -192,6 +192,10 @@ class BlockManager:
         """Return the tokens of each row, (A,) int32."""
         return np.array([self._rows[row].length for row in rows], np.int32)
 
+    def length(self, row: int) -> int:
+        """Return the tokens of a row."""
+        return self._rows[row].length
+
     def table(self, row: int) -> Array:
         """Return the blocks of a row in order, (W,) int32; not to be changed."""
         own = self._rows[row]

@@ -72,19 +72,46 @@ class BlockManager:
             self._blocks[row] = [self._free.pop() for _ in range(self.blocks_for(length))]
             self._lengths[row] = int(length)
 
-    def append(self, rows: Sequence[int]) -> None:
-        """Make room for one more token in each row; in all of them, or in none.
+    def append(self, rows: Sequence[int], counts: Sequence[int] | None = None) -> None:
+        """Make room for more tokens in each row; in all of them, or in none.
+
+        Args:
+            rows: Rows that own blocks.
+            counts: Tokens to add to each; None: one.
 
         Raises:
             GenerationError: If too few blocks are free.
         """
-        full = [row for row in rows if self._lengths[row] % self.block_size == 0]
-        self._require(len(full))
-        self._tables = None if full else self._tables
-        for row in full:
-            self._blocks[row].append(self._free.pop())
-        for row in rows:
-            self._lengths[row] += 1
+        lengths = [
+            self._lengths[row] + count
+            for row, count in zip(rows, counts or [1] * len(rows), strict=True)
+        ]
+        wanted = [
+            self.blocks_for(length) - len(self._blocks[row])
+            for row, length in zip(rows, lengths, strict=True)
+        ]
+        self._require(sum(wanted))
+        self._tables = None if any(wanted) else self._tables
+        for row, length, more in zip(rows, lengths, wanted, strict=True):
+            self._blocks[row] += [self._free.pop() for _ in range(more)]
+            self._lengths[row] = length
+
+    def spare(self, num_rows: int) -> int:
+        """Return how many tokens each of so many rows can surely take at once, whatever it holds."""
+        return self.num_free // num_rows * self.block_size
+
+    def truncate(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Take back what lies behind the first ``lengths`` tokens, 1 or more, of rows."""
+        for row, length in zip(rows, lengths, strict=True):
+            assert 1 <= length <= self._lengths[row], (
+                f"row {row} has {self._lengths[row]}, not {length}"
+            )
+            kept = self.blocks_for(length)
+            if kept < len(self._blocks[row]):
+                self._free.extend(reversed(self._blocks[row][kept:]))
+                del self._blocks[row][kept:]
+                self._tables = None
+            self._lengths[row] = int(length)
 
     def free(self, rows: Iterable[int]) -> None:
         """Take back the blocks of rows."""

@@ -24,7 +24,7 @@ def haystack(length: int, depths: list[float]) -> np.ndarray:
     """Return random ids of ``length``, with needle i (KEYS + i, then VALUES + i) at a depth from 0 to 1."""
     ids = np.random.default_rng(0).integers(0, FILLING, length)
     for needle, depth in enumerate(depths):
-        place = int(depth * (length - 2))
+        place = max(1, int(depth * (length - 2)))  # the very first token has none before it
         ids[place : place + 2] = KEYS + needle, VALUES + needle
     return ids
 
@@ -80,14 +80,14 @@ def test_what_the_network_reads_is_what_the_formulas_say(native: None) -> None:
 def test_a_needle_is_found_at_any_depth_of_128k_tokens(native: None, cache_dtype: str) -> None:
     length = 131072 - 1
     ids = haystack(length, DEPTHS)
-    runner = reading(ids, 2500, seq_length=131072, kv_cache_dtype=cache_dtype)
+    runner = reading(ids, 300, seq_length=131072, kv_cache_dtype=cache_dtype)
     assert found_after(runner, length, len(DEPTHS)) == list(range(len(DEPTHS)))
 
 
 def test_a_needle_is_found_at_any_depth_of_a_million_tokens(native: None) -> None:
     length = 1048576 - 1
     ids = haystack(length, DEPTHS)
-    runner = reading(ids, 600, seq_length=1048576, rope_ratio=10000, kv_cache_dtype="int8")
+    runner = reading(ids, 20, seq_length=1048576, rope_ratio=10000, kv_cache_dtype="int8")
     assert found_after(runner, length, len(DEPTHS)) == list(range(len(DEPTHS)))
 
 
@@ -121,7 +121,7 @@ def test_a_text_that_is_too_long_is_refused_with_both_numbers(native: None) -> N
 
 # In a process of its own: what it may take from here on is less than one square of S x S.
 _LIMITED = """
-import resource, sys
+import os, resource, sys
 import numpy as np
 from pathlib import Path
 form, length, spare = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -161,19 +161,20 @@ else:
 prompt = rng.integers(0, 16, length - 4).tolist()
 found = model.generate([prompt], max_new_tokens=4, eos_token_id=[])
 assert len(found[0]) == length
-print("done")
+print("done", flush=True)
+os._exit(0)  # a framework's own end may want memory that there is no more
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize(
-    ("form", "length", "spare"), [("native", 32768, 2**29), ("portable", 12288, 2**29)]
+    ("form", "length", "spare"), [("native", 32768, 2**29), ("portable", 8192, 2**27 + 2**26)]
 )
 def test_no_square_of_the_length_is_ever_made(form: str, length: int, spare: int) -> None:
     assert spare < 4 * length * length
     done = subprocess.run(
         [sys.executable, "-c", _LIMITED, form, str(length), str(spare)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
         env={**os.environ, "MINDFORMERS_BACKEND": form},
     )  # fmt: skip
     assert done.stdout.strip() == "done", done.stderr[-2000:]

@@ -91,14 +91,17 @@ def config_from_hf(content: Mapping[str, Any], where: str = "config.json") -> Ch
     fields = _from_chatglm(content) if kind == "chatglm" else _from_glm(content, where)
     fields |= _token_ids(content)
     dtype = content.get("dtype") or content.get("torch_dtype") or "bfloat16"
-    # The files say nothing of a cache: it has room for one text of full length.
-    length = fields.get("seq_length", ChatGLM2Config.section.model_fields["seq_length"].default)
-    block = ChatGLM2Config.section.model_fields["block_size"].default
-    fields["num_blocks"] = -(-length // block)
+    fields["num_blocks"] = _cache_blocks(fields.get("seq_length", 0))
     try:
         return ChatGLM2Config(**fields, param_init_type=dtype, compute_dtype=dtype)
     except ConfigError as error:
         raise ConfigError(error.found, where=where, allowed=error.allowed, fix=error.fix) from error
+
+
+def _cache_blocks(length: int) -> int:
+    """Return the blocks of a cache that has room for one text of full length; the files say nothing of it."""
+    usual = ChatGLM2Config.section.model_fields
+    return max(usual["num_blocks"].default, -(-length // usual["block_size"].default))
 
 
 def _token_ids(content: Mapping[str, Any]) -> dict[str, Any]:

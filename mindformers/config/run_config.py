@@ -122,6 +122,10 @@ class RunConfig(EvaluationKeys):
     predict_batch_size: Count | None = Field(
         default=None, description="Prompts answered at once; null: all of them."
     )
+    assistant_model: OptionalText = Field(
+        default="",
+        description="Folder of a smaller model of the same vocabulary that guesses tokens; empty: none.",
+    )
     save_file: OptionalText = Field(
         default="",
         description="File of the answers, or of an evaluation's results; empty: a name of the task's own.",

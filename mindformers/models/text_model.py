@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from mindformers.errors import GenerationError
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.config_fields import FIELDS
 from mindformers.generation.constraint import ConstraintProcessor, compiler_of
-from mindformers.generation.engine import GenerateOutput, generate
+from mindformers.generation.engine import generate
 from mindformers.generation.logits import check_processors
 from mindformers.generation.native_runner import NativeRunner
 from mindformers.generation.native_step import NativeStep
+from mindformers.generation.output import GenerateOutput
 from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.stopping import STOP, TOOL_CALLS
 from mindformers.generation.streamer import streaming
@@ -82,7 +83,8 @@ class TextModel:
             seed: Seed of this call's draws, 0 <= seed < 2**64.
             **kwargs: Fields of ``GenerationConfig`` (without a length anywhere, an answer may have
                 512 tokens, or as many as fit); and ``attention_mask`` (B, S), ``tokenizer`` (needed
-                for stop strings), ``use_past`` (False: no cache).
+                for stop strings), ``use_past`` (False: no cache), ``assistant_model`` (a smaller
+                model of the same vocabulary that guesses tokens; answers do not depend on it).
 
         Returns:
             One int32 array per row, prompt and answer, the end token included, no padding; or a
@@ -92,7 +94,7 @@ class TextModel:
             GenerationError: If a prompt or a setting cannot be used.
         """
         mask, tokenizer = kwargs.pop("attention_mask", None), kwargs.pop("tokenizer", None)
-        use_cache = kwargs.pop("use_past", True)
+        use_cache, assistant = kwargs.pop("use_past", True), kwargs.pop("assistant_model", None)
         settings = (generation_config or self.generation_defaults()).merged(**kwargs)
         if settings.allowed_vocab_size is None:
             settings.update(allowed_vocab_size=getattr(self.config, "num_used_tokens", None))
@@ -102,7 +104,7 @@ class TextModel:
             and "max_length" not in kwargs
             and lengths == (None, UPSTREAM_LENGTH)
         )
-        with streaming(streamer), self.answering():
+        with streaming(streamer), self.answering(), _assisting(self, assistant) as guesser:
             prompts = prepare_prompts(input_ids, settings.pad_token_id, mask)
             if is_open:
                 room = self.config.seq_length - max(len(prompt) for prompt in prompts)
@@ -115,6 +117,7 @@ class TextModel:
                 logits_processors=logits_processor or (),
                 tokenizer=tokenizer,
                 seed=seed,
+                assistant=guesser,
             )
         return output if settings.return_dict_in_generate else output.sequences
 
@@ -193,6 +196,26 @@ class TextModel:
                 for number, call in enumerate(calls.tool_calls)
             ]
         return reply["content"], [*messages, reply]
+
+
+@contextmanager
+def _assisting(model: TextModel, assistant: Any) -> Iterator[Any]:
+    """Give the runner of a model that guesses for ``model``; None where there is none.
+
+    Raises:
+        GenerationError: If it is no model, or the very one that it guesses for.
+    """
+    if assistant is None:
+        yield None
+        return
+    if not isinstance(assistant, TextModel) or assistant is model:
+        raise GenerationError(
+            "found the model itself" if assistant is model else f"found {assistant!r:.80}",
+            where="assistant_model",
+            allowed="a smaller model of the same vocabulary, as AutoModel gives",
+        )
+    with assistant.answering():
+        yield assistant.runner()
 
 
 def native_runner(

@@ -14,6 +14,7 @@ from mindformers.errors import DataError
 from mindformers.logger import logger
 from mindformers.parallel.runtime import launched_rank
 from mindformers.tasks import build
+from mindformers.tasks.assistant import open_assistant
 from mindformers.tasks.pipeline import TextGenerationPipeline
 
 RESULT_FILE = "text_generation_result.txt"  # upstream's name
@@ -46,6 +47,8 @@ def predict(
     if network is None:
         build.check_tokenizer(tokenizer, build.network_settings(config))
         network = build.open_text_model(config, weights)
+    if config.assistant_model:
+        settings["assistant_model"] = open_assistant(config, tokenizer)
     answers = TextGenerationPipeline(network, tokenizer)(
         prompts,
         batch_size=config.predict_batch_size,

@@ -47,7 +47,10 @@ def read_html(data: bytes, address: str, charset: str = "") -> Page:
     parser.close()
     links: dict[str, str] = {}
     for target, text in parser.links:
-        absolute = urldefrag(urljoin(address, target)).url
+        try:
+            absolute = urldefrag(urljoin(address, target)).url
+        except ValueError:  # no address at all
+            continue
         links.setdefault(absolute, " ".join(text.split()) or absolute)
     title = " ".join(parser.title.split()) or _last_part(address)
     pairs = tuple((text, target) for target, text in links.items() if target != address)
@@ -89,7 +92,7 @@ class _Parser(HTMLParser):
     def __post_init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self._hidden: list[str] = []
-        self._in_title = False
+        self._in_title = self._in_link = False
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         if tag == "body":  # a head that was never closed
@@ -102,14 +105,18 @@ class _Parser(HTMLParser):
         if tag in ("td", "th"):
             self.text.append(" ")
         target = dict(attributes).get("href")
-        if tag == "a" and target:
-            self.links.append((target, ""))
+        if tag == "a":
+            self._in_link = bool(target)
+            if target:
+                self.links.append((target, ""))
 
     def handle_endtag(self, tag: str) -> None:
         if tag in self._hidden:
             del self._hidden[self._hidden.index(tag) :]
         if tag == "title":
             self._in_title = False
+        if tag == "a":
+            self._in_link = False
         if tag in _LINES:
             self.text.append("\n")
 
@@ -118,6 +125,6 @@ class _Parser(HTMLParser):
             self.title += data
         elif not self._hidden:
             self.text.append(data)
-            if self.links and self.lasttag == "a":
+            if self._in_link:
                 target, text = self.links[-1]
                 self.links[-1] = (target, text + data)

@@ -87,6 +87,7 @@ class WebPages:
                 f"{address:.200}: not an address that is visited", allowed="http:// and https://"
             )
         connection = self._connect(parts, deadline)
+        link = connection.sock  # the connection may let go of it before the last bytes are read
         try:
             target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
             query = quote(parts.query, safe="/?%:@!$&'()*+,;=~")
@@ -100,7 +101,7 @@ class WebPages:
             kind = answer.headers.get_content_type()
             if not (kind.startswith("text/") or kind == "application/xhtml+xml"):
                 raise ToolError(f"{address:.200}: is {kind}", allowed="text and HTML")
-            data = self._body(connection, answer, deadline)
+            data = self._body(link, answer, deadline)
             charset = answer.headers.get_content_charset() or ""
             return (read_text if kind == "text/plain" else read_html)(data, address, charset)
         finally:
@@ -127,15 +128,11 @@ class WebPages:
         return connection
 
     def _body(
-        self,
-        connection: http.client.HTTPConnection,
-        answer: http.client.HTTPResponse,
-        deadline: float,
+        self, link: socket.socket, answer: http.client.HTTPResponse, deadline: float
     ) -> bytes:
         data = bytearray()
         while len(data) < self.most_bytes:
-            if connection.sock is not None:  # None: all of it has come already
-                connection.sock.settimeout(_left(deadline))
+            link.settimeout(_left(deadline))
             chunk = answer.read1(min(_CHUNK, self.most_bytes - len(data)))
             if not chunk:
                 break

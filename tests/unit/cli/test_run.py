@@ -87,7 +87,7 @@ def test_weights_may_be_a_folder(path, tmp_path):
     ("flag", "value", "reason"),
     [
         ("modal_type", "image", "input other than text is not implemented"),
-        ("adapter_id", "a", "the choice of an adapter is not implemented"),
+        ("adapter_id", "/no/such", "adapter_id: /no/such does not exist"),
         ("trust_remote_code", "True", "running code of a model folder is not implemented"),
         ("remote_save_url", "obs://x", "copying results to an address is not implemented"),
         ("register_path", "x", "loading code from a folder is refused"),

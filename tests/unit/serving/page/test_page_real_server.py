@@ -1,4 +1,4 @@
-"""The page on the server it is made for: real routes, streams and policy; the answers of the engine are written here."""
+"""The page on the server it is made for: real routes, streams and policy; what the engine answers is written here."""
 
 from __future__ import annotations
 

@@ -84,7 +84,9 @@ def llama(arguments: argparse.Namespace) -> list[str]:
     command += ["--n_ctx", str(arguments.prompt + arguments.new + 32)]
     command += ["--n_threads", str(arguments.threads), "--n_threads_batch", str(arguments.threads)]
     # A request would otherwise break off the one before it.
-    return [*command, "--interrupt_requests", "false", "--verbose", "false"]
+    command += ["--interrupt_requests", "false"]
+    # By default it computes the scores of all tokens of a prompt.
+    return [*command, "--logits_all", "false", "--verbose", "false"]
 
 
 def free_port() -> int:

@@ -16,7 +16,6 @@ import numpy as np
 from mindformers.errors import GenerationError
 from mindformers.generation.answer import Answer
 from mindformers.generation.array import Array
-from mindformers.generation.decoding import open_decoder
 from mindformers.generation.handle import Handle
 from mindformers.generation.job import Job, Model
 from mindformers.generation.logits import normalize
@@ -207,7 +206,7 @@ class BeamJob(Job):
     def _text(self, ids: Sequence[int]) -> str:
         if self.model.tokenizer is None:
             return ""
-        decoder = open_decoder(self.model.tokenizer, skip_special_tokens=True)
+        decoder = self.open_decoder()
         return "".join(decoder.put(token) for token in ids) + decoder.flush()
 
     @property

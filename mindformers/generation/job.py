@@ -12,6 +12,7 @@ import numpy as np
 
 from mindformers.generation.answer import Answer, open_buffer
 from mindformers.generation.array import Array
+from mindformers.generation.decoding import TextDecoder, open_decoder
 from mindformers.generation.handle import Handle
 from mindformers.generation.logits_pipeline import LogitsPipeline
 from mindformers.generation.prompts import answer_limits, check_prompts
@@ -141,6 +142,12 @@ class Job(ABC):
         whole = open_buffer(np.array(self.prompt, np.int32), self.limit, prefix_length)
         row.buffer = whole[prefix_length:]
         return Answer(self, row, whole)
+
+    def open_decoder(self) -> TextDecoder:
+        """Return what turns the ids of one answer into its text."""
+        return open_decoder(
+            self.model.tokenizer, skip_special_tokens=True, shown=self.request.shown
+        )
 
     def count_tokens(self, count: int) -> None:
         """Take note of tokens of answers that are handed out."""

@@ -86,9 +86,8 @@ class LogitsPipeline:
         """
         require_choice(logits, where)
         scores = self._apply_penalties(logits, ids, prompt_length)
-        scores = self._apply_bans(scores, ids, prompt_length)
-        if constraint is not None:
-            scores = np.where(constraint.allowed(), scores, -np.inf)
+        allowed = None if constraint is None else constraint.allowed()
+        scores = self._held_to(allowed, self._apply_bans(scores, ids, prompt_length), scores)
         if scores is not logits:
             require_choice(scores, where)
         if self._config.renormalize_logits:
@@ -118,6 +117,13 @@ class LogitsPipeline:
             # A rule may write into what it is given; ours stays as it was.
             logits = self._processors(logits[np.newaxis].copy(), ids[np.newaxis].copy())[0]
         return forbid_from(logits, self._allowed) if self._allowed < self._vocab_size else logits
+
+    def _held_to(self, allowed: Array | None, scores: Array, unbanned: Array) -> Array:
+        """Rule out what a constraint does not allow; where bans left nothing of that, they give way."""
+        if allowed is None:
+            return scores
+        held = np.where(allowed, scores, -np.inf)
+        return held if held.max() > -np.inf else np.where(allowed, unbanned, -np.inf)
 
     def _sharpen(self, logits: Array) -> Array:
         config = self._config

@@ -37,7 +37,6 @@ class PagedStep(Protocol):
     max_length: int  # tokens of prompt and answer its positions allow
     block_size: int  # tokens
     prefix_length: int  # positions of a trained prefix, which every sequence begins with
-    block_bytes: int  # of memory, taken as it is written; 0 where the cache takes it all at once
     is_whole: bool  # whether a prompt must go through in one piece, from position 0
 
     def allocate(self, num_blocks: int) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from mindformers.errors import GenerationError
 from mindformers.generation.answer import Answer
 from mindformers.generation.array import Array
-from mindformers.generation.decoding import open_decoder
 from mindformers.generation.handle import Handle
 from mindformers.generation.job import Job, Model
 from mindformers.generation.logprobs import token_logprob
@@ -46,7 +45,7 @@ class SampledJob(Job):
         if not self.request.config.is_greedy:
             row.generator = row_generator(self.seed, index)
         if self.model.tokenizer is not None:
-            decoder = open_decoder(self.model.tokenizer, skip_special_tokens=True)
+            decoder = self.open_decoder()
             row.scanner = StopTextScanner(strings, decoder)
         return row
 

@@ -20,7 +20,7 @@ class EngineSettings:
     """What an engine may take at once.
 
     Args:
-        num_blocks: Blocks of the cache; None: as the model's settings say, or more where memory is free.
+        num_blocks: Blocks of the cache; None: as the model's settings say.
         max_running: Answers that go on at once.
         max_waiting: Requests that may wait for it.
         step_tokens: Tokens of a step, about: how long prompts hold up the answers that are under way.

@@ -13,14 +13,10 @@ from mindformers.errors import EngineBusyError, GenerationError
 from mindformers.generation.engine_core import EngineCore
 from mindformers.generation.handle import Handle
 from mindformers.generation.job import Job
-from mindformers.generation.paged_step import PagedStep
 from mindformers.generation.request import EngineStats, Request
 from mindformers.generation.scheduler import EngineSettings
 from mindformers.generation.stopping import CANCELLED
 from mindformers.logger import logger
-from mindformers.machine import free_memory
-
-MEMORY_SHARE = 0.25  # of what is free when an engine opens, for its cache
 
 
 class ServingEngine:
@@ -157,8 +153,7 @@ def open_engine(model: Any, tokenizer: Any = None, **settings: Any) -> ServingEn
     """
     given, step = EngineSettings(**settings), model.build_step()
     if given.num_blocks is None:
-        blocks = _blocks_in_memory(step, given.max_running)
-        given = dataclasses.replace(given, num_blocks=max(model.config.num_blocks, blocks))
+        given = dataclasses.replace(given, num_blocks=model.config.num_blocks)
     allowed = getattr(model.config, "num_used_tokens", None)
     if allowed is None and hasattr(tokenizer, "__len__"):
         allowed = len(tokenizer)
@@ -168,12 +163,3 @@ def open_engine(model: Any, tokenizer: Any = None, **settings: Any) -> ServingEn
         given.num_blocks, step.block_size, core.model.max_length,
     )  # fmt: skip
     return ServingEngine(core, model.answering())
-
-
-def _blocks_in_memory(step: PagedStep, max_running: int) -> int:
-    """Return how many blocks to have where a cache takes memory only as it is written; else 0."""
-    free = free_memory()
-    if not step.block_bytes or free is None:
-        return 0
-    most = max_running * -(-(step.prefix_length + step.max_length) // step.block_size)
-    return min(most, int(free * MEMORY_SHARE) // step.block_bytes)

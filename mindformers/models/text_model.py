@@ -22,7 +22,6 @@ from mindformers.generation.native_step import NativeStep
 from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.stopping import STOP, TOOL_CALLS
 from mindformers.generation.streamer import streaming
-from mindformers.ops.native.cache_rows import block_bytes
 from mindformers.tokenizer.tool_calls import ParsedAnswer, dialect_of, parse_answer
 
 UPSTREAM_LENGTH = FIELDS["max_length"].default  # nobody wants a prompt and answer of 20 tokens
@@ -246,14 +245,11 @@ def native_step(
         prefix_length: Positions of a trained prefix.
         prefix: Gives that prefix.
     """
-    sizes = network.sizes
-    layer_bytes = block_bytes(sizes.block_size, sizes.groups, sizes.head_dim, network.cache_dtype)
     return NativeStep(
         network.twin(),
         vocab_size=config.vocab_size,
         max_length=config.seq_length,
         block_size=config.block_size,
-        block_bytes=config.num_layers * layer_bytes,
         prefix_length=prefix_length,
         prefix=prefix,
     )

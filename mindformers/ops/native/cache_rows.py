@@ -10,15 +10,6 @@ import numpy as np
 _INT8_STEPS = 127  # of a row's largest magnitude; cache_rows.h
 
 
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
-_SCALE_BYTES = {"int8": 4}  # of a row, where it has one
-
-
-def block_bytes(slots: int, groups: int, head_dim: int, dtype: str) -> int:
-    """Return the memory of so many slots in one layer's cache (bytes)."""
-    return 2 * slots * groups * (head_dim * _ITEM_BYTES[dtype] + _SCALE_BYTES.get(dtype, 0))
-
-
 def write_rows(cache: Sequence[np.ndarray], slots: np.ndarray, rows: np.ndarray) -> None:
     """Write keys and values into slots of one layer's cache.
 

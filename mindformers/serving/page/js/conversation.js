@@ -24,6 +24,13 @@ export function addMessage(conversation, message, parent = conversation.leaf, no
   return added;
 }
 
+/** Take out an answer that failed before its first word, unless the conversation went on behind it. */
+export function dropEmpty(conversation, id) {
+  const { content, tool_calls: calls } = conversation.messages[id];
+  const hasNext = Object.values(conversation.messages).some(({ parent }) => parent === id);
+  if (!content && calls.length === 0 && !hasNext) delete conversation.messages[id];
+}
+
 /** Return the messages from the first to `leaf`. */
 export function pathOf(conversation, leaf = conversation.leaf) {
   const path = [];

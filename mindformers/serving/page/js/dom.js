@@ -114,3 +114,11 @@ export function refill(node, signature, build) {
   signatures.set(node, text);
   node.replaceChildren(...[build()].flat(Infinity).filter(Boolean));
 }
+
+/** Give a parent these children, in this order; those that need not move keep their focus. */
+export function arrange(parent, nodes) {
+  for (const child of [...parent.children]) if (!nodes.includes(child)) child.remove();
+  nodes.forEach((node, index) => {
+    if (parent.children[index] !== node) parent.insertBefore(node, parent.children[index] ?? null);
+  });
+}

@@ -118,14 +118,20 @@ def test_another_tab_sees_what_changed(two: Page, server: ScriptedServer) -> Non
     first = two.driver.current_window_handle
     two.driver.switch_to.new_window("tab")
     try:
-        two.reload()
-        server.script.answers.append(answer("a3"))
+        two.open()
+        server.script.answers += [answer("a3"), answer("a4")]
         two.ask("third question")
+        two.ended()
+        two.press("second question")
+        two.press("Answer again")
+        two.wait(lambda: two.text(".from-model .said") == "a4")
         two.ended()
         two.driver.close()
     finally:
         two.driver.switch_to.window(first)
-    two.wait(lambda: titles(two) == ["third question", "second question", "first question"])
+    two.wait(lambda: titles(two) == ["second question", "third question", "first question"])
+    two.wait(lambda: two.text(".from-model .said") == "a4")
+    assert two.text(".versions") == "2/2"
 
 
 def test_figures_tell_how_quick_an_answer_was(two: Page) -> None:

@@ -112,7 +112,7 @@ def test_what_the_server_refuses_is_shown_in_its_words(browser: Chrome, tokenize
         page = Page(browser, f"{url}/")
         page.open()
         page.ask("q")
-        assert page.text(".waiting").startswith("The server is busy. Next try in")
+        page.wait(lambda: page.text(".waiting").startswith("The server is busy. Next try in"))
         page.press("Stop")
         page.ended()
         page.script("arguments[0].value = 'x '.repeat(700)", page.composer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Sequence
 
@@ -33,43 +32,6 @@ def _usage() -> str:
             "mindformers COMMAND --help says more",
         ]
     )
-
-
-def chat_command(argv: Sequence[str]) -> int:
-    """Run ``mindformers chat``."""
-    parser = FlagParser(prog="mindformers chat", description="Talk to a model in the terminal.")
-    parser.add_argument("model_dir", help="a Hugging Face directory or one saved by this library")
-    parser.add_argument(
-        "--system", default="", help="an instruction that stands before the conversation"
-    )
-    parser.add_argument("--device_target", default="CPU", choices=("CPU", "Ascend"))
-    parser.add_argument(
-        "--no_history",
-        dest="keep_history",
-        action="store_false",
-        help="every question stands alone",
-    )
-    parser.add_argument(
-        "--quantization", choices=("int8", "int4"), help="round the weights when they are loaded"
-    )
-    parser.add_argument("--max_new_tokens", type=int, help="longest answer (tokens)")
-    parser.add_argument(
-        "--do_sample", action="store_true", help="draw tokens instead of taking the likeliest"
-    )
-    parser.add_argument(
-        "--temperature", type=float, help="with --do_sample; 0.8 is GLM-4's default"
-    )
-    parser.add_argument("--top_p", type=float, help="with --do_sample; 0.8 is GLM-4's default")
-    parser.add_argument("--seed", type=int, help="makes drawn answers repeatable")
-    options = {
-        name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None
-    }
-    from mindformers.logger import setup_console_logging
-    from mindformers.tasks.chat import chat
-
-    setup_console_logging(logging.WARNING)
-    chat(options.pop("model_dir"), **options)
-    return 0
 
 
 def average_command(argv: Sequence[str]) -> int:
@@ -112,6 +74,12 @@ def _convert(rest: Sequence[str]) -> int:
     return convert_main(rest, prog="mindformers convert")
 
 
+def _chat(argv: Sequence[str]) -> int:
+    from mindformers.cli.chat import chat_command
+
+    return chat_command(argv)
+
+
 def _serve(rest: Sequence[str]) -> int:
     from mindformers.cli.serve import serve_command
 
@@ -135,7 +103,7 @@ _RUNNERS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "convert": _convert,
     "average": average_command,
-    "chat": chat_command,
+    "chat": _chat,
     "serve": _serve,
     "lm_eval": _lm_eval,
     "report": report_command,

@@ -60,7 +60,12 @@ class Answer:
     @property
     def cached_ids(self) -> Array:
         """What the cache holds once all is read: prefix, prompt and answer so far, (L,) int32."""
-        return self._whole[: self._prefix_length + self.row.length]
+        return self._whole[: self.num_positions]
+
+    @property
+    def num_positions(self) -> int:
+        """Positions of the cache once all is read, L."""
+        return self._prefix_length + self.row.length
 
     @property
     def num_read(self) -> int:

@@ -11,9 +11,10 @@ import numpy as np
 from mindformers.errors import GenerationError
 from mindformers.generation.beam_job import BeamJob
 from mindformers.generation.config import GenerationConfig
-from mindformers.generation.engine import GenerateOutput, allowed_size
+from mindformers.generation.engine import allowed_size
 from mindformers.generation.engine_core import EngineCore
 from mindformers.generation.handle import Handle
+from mindformers.generation.output import GenerateOutput
 from mindformers.generation.paged_step import PagedStep
 from mindformers.generation.prompts import check_prompts
 from mindformers.generation.request import Constraint, Request
@@ -47,9 +48,6 @@ def search(
     Raises:
         GenerationError: If a prompt or a setting cannot be used, or the cache is too small.
     """
-    for name in ("output_scores", "output_logits"):
-        if getattr(config, name):
-            raise GenerationError("a search keeps none", where=name, fix=f"leave {name} out")
     rows = check_prompts(prompts, step.vocab_size, step.max_length)
     settings = EngineSettings(
         num_blocks=block_limit, max_running=max(config.num_beams, 64), prefix_cache=False
@@ -81,3 +79,28 @@ def search(
         decode_seconds=seconds,
         sequences_scores=[each.score for _, each in found],
     )
+
+
+def refuse_in_search(
+    config: GenerationConfig, streamer: Any, use_cache: bool, assistant: Any
+) -> None:
+    """Refuse what a search cannot have.
+
+    Raises:
+        GenerationError: If one of it was asked for; names it.
+    """
+    refused = {
+        "streamer": streamer is not None,
+        "use_past: false": not use_cache,
+        "assistant_model": assistant is not None,
+        "prompt_lookup_num_tokens": config.prompt_lookup_num_tokens is not None,
+        "output_scores": config.output_scores,
+        "output_logits": config.output_logits,
+    }
+    for name, is_asked in refused.items():
+        if is_asked:
+            raise GenerationError(
+                "a search with num_beams above 1 cannot have it",
+                where=name,
+                fix=f"leave {name} out",
+            )

@@ -14,9 +14,8 @@ import numpy as np
 
 from mindformers.errors import GenerationError
 from mindformers.generation.array import Array
+from mindformers.generation.block_tables import DUMP_BLOCK, stacked
 from mindformers.generation.prefix_cache import START, PrefixCache
-
-DUMP_BLOCK = 0
 
 
 @dataclass
@@ -142,39 +141,72 @@ class BlockManager:
             own.num_known += 1
 
     def needs_block(self, row: int) -> bool:
-        """Whether ``append`` has to take a block for this row."""
-        own = self._rows[row]
-        return own.length % self.block_size == 0 or self._owners[own.blocks[-1]] > 1
+        """Whether ``append`` has to take a block for one more token of this row."""
+        return self._wanted(row, 1) > 0
 
-    def append(self, rows: Sequence[int]) -> None:
-        """Make room for one more token in each row; in all of them, or in none.
+    def append(self, rows: Sequence[int], counts: Sequence[int] | None = None) -> None:
+        """Make room for more tokens in each row; in all of them, or in none.
 
         A row that would write into a shared block gets one of its own: see ``take_copies``.
+
+        Args:
+            rows: Rows that own blocks.
+            counts: Tokens to add to each; None: one.
 
         Raises:
             GenerationError: If too few blocks are free.
         """
-        moving = [row for row in rows if self.needs_block(row)]
-        self._require(len(moving))
-        self._tables = None if moving else self._tables
-        for row in moving:
-            self._extend(self._rows[row])
-        for row in rows:
-            self._rows[row].length += 1
+        counts = [1] * len(rows) if counts is None else counts
+        wanted = [self._wanted(row, count) for row, count in zip(rows, counts, strict=True)]
+        self._require(sum(wanted))
+        self._tables = None if any(wanted) else self._tables
+        for row, count, more in zip(rows, counts, wanted, strict=True):
+            if more:
+                self._extend(self._rows[row], count)
+            self._rows[row].length += count
 
-    def _extend(self, own: _Row) -> None:
+    def _wanted(self, row: int, count: int) -> int:
+        """Return how many blocks ``append`` has to take."""
+        own = self._rows[row]
+        more = self.blocks_for(own.length + count) - len(own.blocks)
+        return more + self._is_copied(own)
+
+    def _is_copied(self, own: _Row) -> bool:
+        """Whether the next token goes into a block that others read."""
+        return own.length % self.block_size != 0 and self._owners[own.blocks[-1]] > 1
+
+    def _extend(self, own: _Row, count: int) -> None:
         own.table = None
-        if own.length % self.block_size == 0:
-            own.blocks.append(self._take())
-        elif self._owners[own.blocks[-1]] > 1:
+        if self._is_copied(own):
             shared, own.blocks[-1] = own.blocks[-1], self._take()
             self._copies[own.blocks[-1]] = shared
             self._drop(shared)
+        while len(own.blocks) < self.blocks_for(own.length + count):
+            own.blocks.append(self._take())
 
     def take_copies(self) -> dict[int, int]:
         """Return what to copy before anything is written: to which block, from which."""
         copies, self._copies = self._copies, {}
         return copies
+
+    def spare(self, num_rows: int) -> int:
+        """Return how many tokens each of so many rows can surely take at once, whatever it holds."""
+        return self.num_free // num_rows * self.block_size
+
+    def truncate(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Take back what lies behind the first ``lengths`` tokens of rows, 1 or more, and all that were noted."""
+        for row, length in zip(rows, lengths, strict=True):
+            own = self._rows[row]
+            assert max(1, own.num_known * self.block_size) <= length <= own.length, (
+                f"row {row} has {own.length}, not {length}"
+            )
+            kept = self.blocks_for(length)
+            if kept < len(own.blocks):
+                for block in reversed(own.blocks[kept:]):
+                    self._drop(block)
+                del own.blocks[kept:]
+                own.table = self._tables = None
+            own.length = int(length)
 
     def free(self, rows: Iterable[int]) -> None:
         """Take back the blocks of rows."""
@@ -191,6 +223,10 @@ class BlockManager:
     def lengths(self, rows: Sequence[int]) -> Array:
         """Return the tokens of each row, (A,) int32."""
         return np.array([self._rows[row].length for row in rows], np.int32)
+
+    def length(self, row: int) -> int:
+        """Return the tokens of a row."""
+        return self._rows[row].length
 
     def table(self, row: int) -> Array:
         """Return the blocks of a row in order, (W,) int32; not to be changed."""
@@ -253,12 +289,3 @@ class BlockManager:
             where="num_blocks",
             fix="raise num_blocks, or give fewer or shorter prompts at a time",
         )
-
-
-def stacked(tables: Sequence[Array]) -> Array:
-    """Return block tables of different lengths as one, (A, W) int32, filled up with ``DUMP_BLOCK``."""
-    longest = max(map(len, tables), default=0)
-    joined = np.full((len(tables), longest), DUMP_BLOCK, np.int32)
-    for place, table in enumerate(tables):
-        joined[place, : len(table)] = table
-    return joined

@@ -63,6 +63,9 @@ class GenerationConfig:
     stop_strings: list[str]
     tool_call_token_id: int | None
     allowed_vocab_size: int | None
+    prompt_lookup_num_tokens: int | None
+    max_matching_ngram_size: int
+    num_assistant_tokens: int
     parallel_decoding: bool
     window_size: int
     level: int

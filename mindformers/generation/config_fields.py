@@ -198,6 +198,11 @@ FIELDS: dict[str, Field] = {
     ),
     "tool_call_token_id": Field(None, _whole(0, True), _OPTIONAL_ID),
     "allowed_vocab_size": Field(None, _whole(1, True), f"null or {_ABOVE_0} (ids below it)"),
+    "prompt_lookup_num_tokens": Field(
+        None, _whole(1, True), f"null or {_ABOVE_0} (tokens guessed at a time, at most)"
+    ),
+    "max_matching_ngram_size": Field(8, _whole(1), f"{_ABOVE_0} (tokens compared)"),
+    "num_assistant_tokens": Field(5, _whole(1), f"{_ABOVE_0} (tokens guessed at a time, at most)"),
     "parallel_decoding": Field(False, _neutral(False, "lookahead decoding"), "false"),
     "window_size": Field(5, _whole(1), f"{_ABOVE_0}; {_UNUSED}"),
     "level": Field(5, _whole(1), f"{_ABOVE_0}; {_UNUSED}"),

@@ -14,7 +14,8 @@ from mindformers.errors import GenerationError
 from mindformers.generation.answer import Answer
 from mindformers.generation.array import Array
 from mindformers.generation.beam_job import BeamJob
-from mindformers.generation.block_manager import BlockManager, stacked
+from mindformers.generation.block_manager import BlockManager
+from mindformers.generation.block_tables import stacked
 from mindformers.generation.handle import Handle
 from mindformers.generation.job import Job, Model
 from mindformers.generation.paged_step import PagedStep, Piece

@@ -21,6 +21,7 @@ from mindformers.generation.rows import Row
 from mindformers.generation.sampling import call_seed
 from mindformers.generation.scheduler import Scheduler
 from mindformers.generation.stopping import StopRules, tool_call_id
+from mindformers.logger import warn_once
 
 PATIENCE = 64  # requests that came later and may go first, before a request goes before all others
 
@@ -77,6 +78,10 @@ class Job(ABC):
         self.pipeline = LogitsPipeline(config, model.vocab_size, processors, allowed)
         self.rules = StopRules(config, tool_call_id(model.tokenizer))
         self.seed = call_seed(request.seed)
+        if config.prompt_lookup_num_tokens is not None:
+            warn_once(
+                "prompt_lookup_num_tokens: no effect in an engine, where answers share each step"
+            )
         self.num_answers = (
             request.num_answers if request.num_answers > 1 else config.num_return_sequences
         )

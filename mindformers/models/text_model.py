@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,13 @@ import numpy as np
 
 from mindformers.checkpoint.export import GENERATION_FILE
 from mindformers.errors import GenerationError
-from mindformers.generation.beam_search import search
+from mindformers.generation.beam_search import refuse_in_search, search
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.config_fields import FIELDS
 from mindformers.generation.constraint import ConstraintProcessor, compiler_of
-from mindformers.generation.engine import GenerateOutput, generate
+from mindformers.generation.engine import generate
 from mindformers.generation.logits import check_processors
-from mindformers.generation.native_runner import NativeRunner
-from mindformers.generation.native_step import NativeStep
+from mindformers.generation.output import GenerateOutput
 from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.stopping import STOP, TOOL_CALLS
 from mindformers.generation.streamer import streaming
@@ -83,8 +82,9 @@ class TextModel:
             seed: Seed of this call's draws, 0 <= seed < 2**64.
             **kwargs: Fields of ``GenerationConfig`` (without a length anywhere, an answer may have
                 512 tokens, or as many as fit); and ``attention_mask`` (B, S), ``tokenizer`` (needed
-                for stop strings), ``use_past`` (False: no cache), ``constraint`` (a function that opens a
-                ``Constraint``, which rules tokens out, for each answer).
+                for stop strings), ``use_past`` (False: no cache), ``assistant_model`` (a smaller
+                model of the same vocabulary that guesses tokens; answers do not depend on it),
+                ``constraint`` (a function that opens a ``Constraint`` for each answer).
 
         Returns:
             One int32 array per row, prompt and answer, the end token included, no padding; or a
@@ -94,7 +94,8 @@ class TextModel:
             GenerationError: If a prompt or a setting cannot be used.
         """
         mask, tokenizer = kwargs.pop("attention_mask", None), kwargs.pop("tokenizer", None)
-        use_cache, constraint = kwargs.pop("use_past", True), kwargs.pop("constraint", None)
+        use_cache, assistant = kwargs.pop("use_past", True), kwargs.pop("assistant_model", None)
+        constraint = kwargs.pop("constraint", None)
         settings = (generation_config or self.generation_defaults()).merged(**kwargs)
         if settings.allowed_vocab_size is None:
             settings.update(allowed_vocab_size=getattr(self.config, "num_used_tokens", None))
@@ -104,7 +105,7 @@ class TextModel:
             and "max_length" not in kwargs
             and lengths == (None, UPSTREAM_LENGTH)
         )
-        with streaming(streamer), self.answering():
+        with streaming(streamer), self.answering(), _assisting(self, assistant) as guesser:
             prompts = prepare_prompts(input_ids, settings.pad_token_id, mask)
             if is_open:
                 room = self.config.seq_length - max(len(prompt) for prompt in prompts)
@@ -115,13 +116,12 @@ class TextModel:
                 "constraint": constraint,
             }
             if settings.num_beams > 1:
-                _refuse_in_search(streamer, use_cache)
-                output = search(
-                    self.build_step(), prompts, settings, self.config.num_blocks, **given
-                )
+                refuse_in_search(settings, streamer, use_cache, guesser)
+                blocks = self.config.num_blocks
+                output = search(self.build_step(), prompts, settings, blocks, **given)
             else:
-                runner = self.runner(use_cache)
-                output = generate(runner, prompts, settings, streamer=streamer, seed=seed, **given)
+                given |= {"streamer": streamer, "seed": seed, "assistant": guesser}
+                output = generate(self.runner(use_cache), prompts, settings, **given)
         return output if settings.return_dict_in_generate else output.sequences
 
     def chat(  # noqa: PLR0913 -- upstream's arguments
@@ -201,58 +201,24 @@ class TextModel:
         return reply["content"], [*messages, reply]
 
 
-def _refuse_in_search(streamer: Any, use_cache: bool) -> None:
-    refused = {"streamer": streamer is not None, "use_past: false": not use_cache}
-    for name, is_asked in refused.items():
-        if is_asked:
-            raise GenerationError(
-                "a search with num_beams above 1 cannot have it",
-                where=name,
-                fix=f"leave {name} out",
-            )
+@contextmanager
+def _assisting(model: TextModel, assistant: Any) -> Iterator[Any]:
+    """Give the runner of a model that guesses for ``model``; None where there is none.
 
-
-def native_runner(
-    config: Any, open_network: Any, prefix_length: int = 0, prefix: Any = None
-) -> NativeRunner:
-    """Return the runner of a native network.
-
-    Args:
-        config: The network's settings.
-        open_network: Gives the network as its weights are now.
-        prefix_length: Positions of a trained prefix.
-        prefix: Gives that prefix as it is now.
+    Raises:
+        GenerationError: If it is no model, or the very one that it guesses for.
     """
-    return NativeRunner(
-        open_network,
-        vocab_size=config.vocab_size,
-        max_length=config.seq_length,
-        block_size=config.block_size,
-        block_limit=config.num_blocks,
-        prefix_length=prefix_length,
-        prefix=prefix,
-    )
-
-
-def native_step(
-    config: Any, network: Any, prefix_length: int = 0, prefix: Any = None
-) -> NativeStep:
-    """Return the steps of a native network, with a cache beside the one ``native_runner`` uses.
-
-    Args:
-        config: The network's settings.
-        network: The network.
-        prefix_length: Positions of a trained prefix.
-        prefix: Gives that prefix.
-    """
-    return NativeStep(
-        network.twin(),
-        vocab_size=config.vocab_size,
-        max_length=config.seq_length,
-        block_size=config.block_size,
-        prefix_length=prefix_length,
-        prefix=prefix,
-    )
+    if assistant is None:
+        yield None
+        return
+    if not isinstance(assistant, TextModel) or assistant is model:
+        raise GenerationError(
+            "found the model itself" if assistant is model else f"found {assistant!r:.80}",
+            where="assistant_model",
+            allowed="a smaller model of the same vocabulary, as AutoModel gives",
+        )
+    with assistant.answering():
+        yield assistant.runner()
 
 
 def turn_ends(model: Any, tokenizer: Any) -> list[int]:

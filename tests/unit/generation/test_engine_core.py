@@ -258,6 +258,21 @@ def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one():
     assert max(sum(len(piece.ids) for piece in pieces) for pieces in step.steps) == 10
 
 
+def test_prompts_are_read_also_while_answers_fill_every_step():
+    step = FakeStep(history_logits(12), 12)
+    core = open_core(step, 64, step_tokens=8)
+    asked = config(max_new_tokens=30, eos_token_id=[])
+    for _ in range(10):
+        submit(core, [1], asked)
+    core.run_once()
+    core.run_once()
+    heard = listened(submit(core, [2] * 6, asked))
+    for _ in range(3):
+        core.run_once()
+    assert sum(len(piece.ids) for piece in step.steps[-1]) == 10 + 2
+    assert heard
+
+
 @pytest.mark.parametrize("is_whole", [False, True])
 def test_searches_end_the_same_among_others_as_alone(is_whole):
     def run(together, num_blocks):

@@ -9,8 +9,9 @@ import numpy as np
 from mindformers.generation.array import Array
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.logits import (
+    BadWords,
+    Bias,
     LogitsProcessorList,
-    add_bias,
     apply_temperature,
     check_processors,
     forbid_from,
@@ -18,7 +19,6 @@ from mindformers.generation.logits import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
-    last_of_bad_words,
     normalize,
     penalize_presence,
     penalize_repetition,
@@ -55,6 +55,8 @@ class LogitsPipeline:
         self._processors = LogitsProcessorList(check_processors(processors))
         self._allowed = min(allowed_vocab_size or vocab_size, vocab_size)
         self._vocab_size = vocab_size
+        self._bias = Bias(config.logit_bias, vocab_size)
+        self._bad_words = BadWords(config.bad_words_ids)
         self._is_native = is_native()
         if config.do_sample and config.top_k > vocab_size:
             warn_once(
@@ -97,7 +99,7 @@ class LogitsPipeline:
     def _apply_penalties(self, logits: Array, ids: Array, prompt_length: int) -> Array:
         config = self._config
         if config.logit_bias:
-            logits = add_bias(logits, config.logit_bias)
+            logits = self._bias(logits)
         if config.repetition_penalty != 1:
             logits = penalize_repetition(logits, ids, config.repetition_penalty)
         answer = ids[prompt_length:]
@@ -109,7 +111,7 @@ class LogitsPipeline:
     def _apply_bans(self, logits: Array, ids: Array, prompt_length: int) -> Array:
         config = self._config
         if config.bad_words_ids:
-            logits = forbid_ids(logits, last_of_bad_words(config.bad_words_ids, ids))
+            logits = forbid_ids(logits, self._bad_words.banned_after(ids))
         answer_length = len(ids) - prompt_length
         if len(ids) < config.min_length or answer_length < (config.min_new_tokens or 0):
             logits = forbid_ids(logits, config.eos_token_id)

@@ -34,16 +34,15 @@ def test_presence_counts_a_token_once_and_frequency_each_time():
 
 
 def test_a_bias_is_added_and_ids_outside_the_vocabulary_ignored():
-    np.testing.assert_array_equal(
-        rules.add_bias(row(1, 2, 3), {0: -100.0, 2: 1.5, 9: 1}), row(-99, 2, 4.5)
-    )
+    bias = rules.Bias({0: -100.0, 2: 1.5, 9: 1}, 3)
+    np.testing.assert_array_equal(bias(row(1, 2, 3)), row(-99, 2, 4.5))
 
 
 def test_the_last_token_of_a_bad_word_is_ruled_out_once_its_beginning_was_read():
-    words = [[7], [1, 2], [5, 1, 3], [1, 1, 9]]
-    assert rules.last_of_bad_words(words, np.array([5, 1])) == [7, 2, 3]
-    assert rules.last_of_bad_words(words, np.array([1])) == [7, 2]
-    assert rules.last_of_bad_words(words, np.array([4])) == [7]
+    words = rules.BadWords([[7], [1, 2], [5, 1, 3], [1, 1, 9], [1, 4]])
+    assert words.banned_after(np.array([5, 1])) == [7, 2, 4, 3]
+    assert words.banned_after(np.array([1])) == [7, 2, 4]
+    assert words.banned_after(np.array([4])) == [7]
 
 
 def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest():

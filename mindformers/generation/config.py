@@ -43,7 +43,12 @@ class GenerationConfig:
     temperature: float
     top_k: int
     top_p: float
+    min_p: float
     repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: dict[int, float]
+    bad_words_ids: list[list[int]]
     encoder_repetition_penalty: float
     renormalize_logits: bool
     return_dict_in_generate: bool

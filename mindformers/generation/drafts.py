@@ -16,7 +16,7 @@ import numpy as np
 from mindformers.errors import GenerationError
 from mindformers.generation.array import Array
 from mindformers.generation.config import GenerationConfig
-from mindformers.generation.logits import LogitsPipeline
+from mindformers.generation.logits_pipeline import LogitsPipeline
 from mindformers.generation.model_runner import ModelRunner
 from mindformers.generation.rows import Row
 from mindformers.generation.sampling import choose_greedy, choose_sampled

@@ -17,23 +17,22 @@ from mindformers.generation.array import Array
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.decoding import open_decoder
 from mindformers.generation.drafts import Drafter, open_drafter
-from mindformers.generation.logits import LogitsPipeline
+from mindformers.generation.logits_pipeline import LogitsPipeline
 from mindformers.generation.model_runner import ModelRunner
 from mindformers.generation.output import GenerateOutput, report
 from mindformers.generation.prompts import answer_limits, check_prompts
 from mindformers.generation.rows import Row, StepRecord
-from mindformers.generation.sampling import call_seed, choose_greedy, choose_sampled, row_generator
+from mindformers.generation.sampling import call_seed, choose, row_generator
 from mindformers.generation.stopping import (
     STOP_STRING,
     StopRules,
     StopStrings,
     StopTextScanner,
     stray_eos_ids,
+    tool_call_id,
 )
 from mindformers.generation.streamer import streaming
 from mindformers.logger import warn_once
-
-TOOL_CALL_TOKEN = "<|observation|>"  # GLM-4 ends a turn with it to wait for a tool's result
 
 
 def generate(
@@ -92,7 +91,7 @@ class _Call:
         self.pipeline = LogitsPipeline(
             config, runner.vocab_size, logits_processors, _allowed_size(config, tokenizer)
         )
-        self.rules = StopRules(config, _special_id(tokenizer, TOOL_CALL_TOKEN))
+        self.rules = StopRules(config, tool_call_id(tokenizer))
         if seed is not None or not config.is_greedy:
             seed = call_seed(seed)
         self.seed = None if config.is_greedy else seed
@@ -212,9 +211,7 @@ class _Call:
         for record, values in ((self.scores, scores), (self.logits, logits)):
             if record is not None:
                 record.put(step, row.index, values)
-        if row.generator is None:
-            return choose_greedy(scores)
-        return choose_sampled(scores, row.generator)
+        return choose(scores, row.generator)
 
     def _put(self, rows: Sequence[Array]) -> None:
         if self.streamer is None or not any(len(ids) for ids in rows):
@@ -262,8 +259,3 @@ def _allowed_size(config: GenerationConfig, tokenizer: Any) -> int | None:
     if config.allowed_vocab_size is None and hasattr(tokenizer, "__len__"):
         return len(tokenizer)
     return config.allowed_vocab_size
-
-
-def _special_id(tokenizer: Any, token: str) -> int | None:
-    table = getattr(tokenizer, "special_tokens", None)
-    return table.get(token) if isinstance(table, dict) else None

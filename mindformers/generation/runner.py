@@ -152,6 +152,7 @@ class CachedRunner:
         self.block_size, self.block_limit = config.block_size, config.num_blocks
         self.blocks = BlockManager(2, self.block_size)
         self.forward: CachedForward | None = None
+        self._serial = -1  # of the network's cache that is this runner's
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Array:
         """Take the prompts and return the logits after each, (B, V) float32.
@@ -240,9 +241,11 @@ class CachedRunner:
         length = self.prefix_length + self.max_length
         wanted = min(self.block_limit, batch * self.blocks.blocks_for(length)) + 1
         # One more than needed: block 0 is the dump.
-        if self.forward is None or wanted > self.blocks.num_blocks:
+        is_ours = self.network.cache_serial == self._serial
+        if self.forward is None or not is_ours or wanted > self.blocks.num_blocks:
             self.blocks = BlockManager(wanted, self.block_size)
             self.network.allocate_cache(wanted)
+            self._serial = self.network.cache_serial
             self.forward = CachedForward(self.network)
 
     def _run(

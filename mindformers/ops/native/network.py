@@ -12,7 +12,7 @@ import numpy as np
 
 from mindformers.errors import ConfigError, DeviceError
 from mindformers.ops.native.arrays import Buffer, as_float32
-from mindformers.ops.native.cache_rows import write_rows
+from mindformers.ops.native.cache_rows import copy_blocks, write_rows
 from mindformers.ops.native.checks import LARGEST, check_sizes, check_weights
 from mindformers.ops.native.library import (
     DTYPES,
@@ -229,6 +229,11 @@ class NativeNetwork:
             for arrays, layer in zip(self._cache, past, strict=True):
                 write_rows(arrays, slots, layer)
 
+    def copy_blocks(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """Copy whole blocks of every layer, (N,) each, all read before one is written."""
+        with self._gate:
+            copy_blocks(self._cache, sources, targets)
+
     def run(
         self,
         ids: np.ndarray,
@@ -268,6 +273,10 @@ class NativeNetwork:
             self.angles.form(int(arrays[1].max()) + 1)
             library.mf_run_step(network, call, logits.ctypes.data)
         return logits
+
+    def twin(self) -> NativeNetwork:
+        """Return a network with the same weights, in the same place, and a cache of its own."""
+        return NativeNetwork(self.sizes, *self._kept, self.angles, self.cache_dtype)
 
     def hold(self) -> list[Any]:
         """Return what keeps the weights where they are now, even if a parameter is given other memory."""

@@ -7,8 +7,9 @@ The network's weights are set by hand so that it copies: after a token it says w
 before. Its size is chosen; layers that add nothing make up the depth, and cost what they would in any network.
 Each round answers in turn without guesses, with prompt lookup and with an assistant of a single such layer more
 than copying needs; a ratio is that of one round. Prints a JSON line per figure: tokens per second (median of the
-rounds), the ratio to the plain answers of the same round, the share of guesses that were right, tokens per pass.
-The answers of all figures are compared.
+rounds), how many times as fast as the plain answers of the same round, the same of the CPU time of the whole answer
+with its prompt (with MINDFORMERS_THREADS=1 other work on the machine hardly moves it), the share of guesses that
+were right, tokens per pass. The answers of all figures are compared.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import os
 import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +82,21 @@ def prompt_of(new: int) -> list[int]:
 
 
 def answer(model: Any, prompt: list[int], new: int, **settings: Any) -> Any:
-    """Return an answer with its times."""
-    return model.generate(
+    """Return an answer with its times, and its CPU time."""
+    began = time.process_time()
+    found = model.generate(
         [prompt], max_new_tokens=new, eos_token_id=[], return_dict_in_generate=True, **settings
     )
+    return found, time.process_time() - began
 
 
-def line(figure: str, kind: str, runs: list[tuple[Any, float]], args: argparse.Namespace) -> str:
+def line(
+    figure: str, kind: str, runs: list[tuple[Any, float, float]], args: argparse.Namespace
+) -> str:
     """Return the JSON line of a figure."""
-    speeds = [(found.num_generated[0] - 1) / found.decode_seconds for found, _ in runs]
+    speeds = [(found.num_generated[0] - 1) / found.decode_seconds for found, *_ in runs]
     found, drafted = runs[-1][0], sum(runs[-1][0].num_drafted)
-    ratios = [ratio for _, ratio in runs]
+    ratios = [ratio for _, ratio, _ in runs]
     return json.dumps(
         {
             "bench": "speculative",
@@ -100,6 +106,7 @@ def line(figure: str, kind: str, runs: list[tuple[Any, float]], args: argparse.N
             "ratio": round(statistics.median(ratios), 2),
             "lowest": round(min(ratios), 2),
             "highest": round(max(ratios), 2),
+            "cpu_ratio": round(statistics.median(ratio for *_, ratio in runs), 2),
             "right_%": round(100 * sum(found.num_accepted) / drafted, 1) if drafted else None,
             "tokens/pass": round((found.num_generated[0] - 1) / found.num_steps, 2),
             "layers": args.layers, "hidden": args.hidden, "dtype": args.dtype,
@@ -131,18 +138,19 @@ def main() -> None:
     }  # fmt: skip
     prompt = prompt_of(args.new)
     for name, drawing in ANSWERS.items():
-        runs: dict[str, list[tuple[Any, float]]] = {figure: [] for figure in figures}
+        runs: dict[str, list[tuple[Any, float, float]]] = {figure: [] for figure in figures}
         for number in range(args.rounds + 1):  # in turn, so that a slow minute hits all alike
             found = {
                 figure: answer(model, prompt, args.new, **drawing, **more)
                 for figure, more in figures.items()
             }
-            plain = found[PLAIN]
-            for figure, each in found.items():
+            plain, plain_cpu = found[PLAIN]
+            for figure, (each, cpu) in found.items():
                 if each.sequences[0].tolist() != plain.sequences[0].tolist():
                     sys.exit(f"{figure}: another answer than without guesses")
                 if number:  # the first round loads and fills the cache
-                    runs[figure].append((each, plain.decode_seconds / each.decode_seconds))
+                    ratio = plain.decode_seconds / each.decode_seconds
+                    runs[figure].append((each, ratio, plain_cpu / cpu))
         for figure, rounds in runs.items():
             print(line(figure, name, rounds, args), flush=True)
 

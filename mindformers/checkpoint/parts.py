@@ -21,19 +21,36 @@ STRATEGY_FILE = "strategy.json"  # beside a rank's weights: what its tensors are
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of a rank's tensor, and where in the whole tensor they belong.
+    """Some rows of a rank's tensor, or some columns of them, and where in the whole tensor they belong.
 
     Attributes:
         own_start: First row in the rank's tensor.
         start: First row in the whole one.
         rows: How many.
         columns: First and last column in the whole one, the last not included; None: all.
+        own_column: First column in the rank's tensor.
     """
 
     own_start: int
     start: int
     rows: int
     columns: tuple[int, int] | None = None
+    own_column: int = 0
+
+    @property
+    def place(self) -> tuple[slice, ...]:
+        """Where it lies in the whole tensor."""
+        rows = slice(self.start, self.start + self.rows)
+        return (rows,) if self.columns is None else (rows, slice(*self.columns))
+
+    @property
+    def own_place(self) -> tuple[slice, ...]:
+        """Where it lies in the rank's tensor."""
+        rows = slice(self.own_start, self.own_start + self.rows)
+        if self.columns is None:
+            return (rows,)
+        first, stop = self.columns
+        return rows, slice(self.own_column, self.own_column + stop - first)
 
     def within(self, first: int, stop: int) -> Part | None:
         """Return what of the part lies in rows ``first`` to ``stop`` of the rank's tensor, counted from there."""
@@ -50,7 +67,7 @@ class Parted:
 
     Attributes:
         shape: Axes of the whole tensor.
-        parts: What this rank's rows are, from the first to the last.
+        parts: What this rank's tensor is made of, from the first row to the last.
     """
 
     shape: tuple[int, ...]
@@ -61,6 +78,21 @@ class Parted:
         """Return a tensor that is the whole one."""
         rows = shape[0] if shape else 1
         return cls(tuple(shape), (Part(0, 0, rows),))
+
+    @property
+    def own_shape(self) -> tuple[int, ...]:
+        """Axes of the rank's tensor."""
+        rows = max(part.own_place[0].stop for part in self.parts)
+        if self.parts[0].columns is None:
+            return (rows, *self.shape[1:]) if self.shape else ()
+        return rows, max(part.own_place[1].stop for part in self.parts)
+
+    def cut(self, whole: np.ndarray) -> np.ndarray:
+        """Return the rank's tensor of a whole one."""
+        own = np.empty(self.own_shape, whole.dtype)
+        for part in self.parts:
+            own[part.own_place] = whole[part.place]
+        return own
 
     def rows(self, first: int, stop: int) -> Parted:
         """Return rows ``first`` to ``stop`` of it as a rank's tensor."""
@@ -73,7 +105,7 @@ def write_strategy(path: Path, tensors: Mapping[str, Parted]) -> None:
     content = {
         name: {
             "shape": list(each.shape),
-            "parts": [[p.own_start, p.start, p.rows, *(p.columns or ())] for p in each.parts],
+            "parts": [_numbers(part) for part in each.parts],
         }
         for name, each in tensors.items()
     }
@@ -98,9 +130,14 @@ def read_strategy(path: Path) -> dict[str, Parted]:
         raise CheckpointError(f"damaged: {error!r}", where=str(path)) from error
 
 
+def _numbers(part: Part) -> list[int]:
+    last = [part.own_column] if part.own_column else []
+    return [part.own_start, part.start, part.rows, *(part.columns or ()), *last]
+
+
 def _part(row: list[int]) -> Part:
-    columns = (row[3], row[4]) if len(row) == 5 else None
-    return Part(row[0], row[1], row[2], columns)
+    columns = (row[3], row[4]) if len(row) > 3 else None
+    return Part(row[0], row[1], row[2], columns, *row[5:6])
 
 
 @dataclass(frozen=True)
@@ -191,20 +228,20 @@ class JoinedFile(TensorFile):
                 if part.columns is None:
                     target[...] = values.reshape(target.shape)
                 else:
-                    target[:, slice(*part.columns)] = values
+                    target[:, part.place[1]] = values[:, part.own_place[1]]
 
-    def read_parts(self, name: str, wanted: Parted) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield a rank's tensor in blocks: (first row of its own, values)."""
+    def read_parts(
+        self, name: str, wanted: Parted
+    ) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
+        """Yield a rank's tensor in blocks: (where in it, values)."""
         stored = self.tensors[name]
         step = max(1, BLOCK_BYTES // max(1, stored.row_bytes))
         for part in wanted.parts:
             for first in range(0, part.rows, step):
-                start = part.start + first
-                block = self.read(name, start, min(start + step, part.start + part.rows))
-                yield (
-                    part.own_start + first,
-                    (block if part.columns is None else block[:, slice(*part.columns)]),
-                )
+                rows = min(step, part.rows - first)
+                block = self.read(name, part.start + first, part.start + first + rows)
+                own = slice(part.own_start + first, part.own_start + first + rows)
+                yield (own, *part.own_place[1:]), block[(slice(None), *part.place[1:])]
 
 
 def _cells(part: Part, shape: tuple[int, ...]) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mindformers.errors import ConfigError
 
 BLOCK = 32  # columns that are packed together, and that every group is a multiple of
+BITS = {"int8": 8, "int4": 4}
 GROUPS = {8: 64, 4: 32}  # columns of a scale, unless another size is asked for
 _MIDDLE = 8  # the zero point of symmetric int4
 # Shares of the largest value that the outermost step may stand for: less cuts it off, and rounds the rest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mindformers.errors import ConfigError, did_you_mean
 from mindformers.guard import DEBUG_FLAG, FlagParser, run_guarded
@@ -14,6 +14,7 @@ COMMANDS = {
     "convert": "weights between Hugging Face and this library (the same as convert_weight.py)",
     "average": "the averaged weights of a checkpoint (optimizer.ema_decay) as weights of their own",
     "chat": "talk to a model in the terminal",
+    "serve": "serve a model to OpenAI's clients and to a browser",
     "lm_eval": "lm-evaluation-harness with --model mindformers",
     "report": "the pages of a run, from its output folder",
     "launch": "start a script as several processes (the same as scripts/msrun_launcher.sh)",
@@ -61,6 +62,55 @@ def report_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def _run(rest: Sequence[str]) -> int:
+    from mindformers.cli.run import main as run_main
+
+    return run_main(rest, prog="mindformers run")
+
+
+def _convert(rest: Sequence[str]) -> int:
+    from mindformers.cli.convert import main as convert_main
+
+    return convert_main(rest, prog="mindformers convert")
+
+
+def _chat(argv: Sequence[str]) -> int:
+    from mindformers.cli.chat import chat_command
+
+    return chat_command(argv)
+
+
+def _serve(rest: Sequence[str]) -> int:
+    from mindformers.cli.serve import serve_command
+
+    return serve_command(rest)
+
+
+def _lm_eval(rest: Sequence[str]) -> int:
+    from mindformers.tasks.lm_harness import run_harness
+
+    return run_harness(rest)
+
+
+def _launch(rest: Sequence[str]) -> int:
+    from mindformers.cli.launch import main as launch_main
+
+    return launch_main(rest)
+
+
+# Each loads what it needs when it is called.
+_RUNNERS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": _run,
+    "convert": _convert,
+    "average": average_command,
+    "chat": _chat,
+    "serve": _serve,
+    "lm_eval": _lm_eval,
+    "report": report_command,
+    "launch": _launch,
+}
+
+
 def dispatch(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names."""
     arguments = [a for a in (sys.argv[1:] if argv is None else argv) if a != DEBUG_FLAG]
@@ -71,30 +121,8 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     command, rest = arguments[0], arguments[1:]
-    if command == "chat":
-        from mindformers.cli.chat import chat_command
-
-        return chat_command(rest)
-    if command == "average":
-        return average_command(rest)
-    if command == "run":
-        from mindformers.cli.run import main as run_main
-
-        return run_main(rest, prog="mindformers run")
-    if command == "convert":
-        from mindformers.cli.convert import main as convert_main
-
-        return convert_main(rest, prog="mindformers convert")
-    if command == "report":
-        return report_command(rest)
-    if command == "lm_eval":
-        from mindformers.tasks.lm_harness import run_harness
-
-        return run_harness(rest)
-    if command == "launch":
-        from mindformers.cli.launch import main as launch_main
-
-        return launch_main(rest)
+    if command in _RUNNERS:
+        return _RUNNERS[command](rest)
     raise ConfigError(
         f"no command is called {command!r}",
         allowed=", ".join(COMMANDS),

@@ -15,6 +15,7 @@ OTHER_TASKS = {
     "EntityScore": "of networks that label entities",
     "PromptAccMetric": "of data that holds several prompts for a text",
 }
+Turns = Literal["all", "last", "first"]
 TEXT_METRICS = ("ADGENMetric", "EnglishTextMetric", "EmF1Metric", "ToolCallMetric")
 
 
@@ -72,6 +73,11 @@ class EvaluationKeys(NeutralKeys):
         description="Epochs between two evaluations while training; -1: by steps.",
     )
 
+    eval_turns: Turns = Field(
+        default="all",
+        description="With metrics of texts: which of an assistant's turns in a conversation the model answers, "
+        "each after what was really said before it.",
+    )
     report: ReportSection = Field(
         default_factory=ReportSection, description="The pages a run leaves in its folder."
     )

@@ -9,6 +9,8 @@ from pydantic import Field
 from mindformers.config.fields import Count, OptionalText
 from mindformers.config.section import Section, only
 
+NO_ADAPTER = "none"  # in adapter_id: the weights alone
+
 
 class TokenizerSection(Section):
     """``processor.tokenizer``: text to token ids and back."""

@@ -67,9 +67,6 @@ class NeutralKeys(Section):
     eval_callbacks: Annotated[list[Any], only([], feature="a callback of an evaluation")] = Field(
         default=[], description="Callbacks of an evaluation; not implemented."
     )
-    adapter_id: Annotated[
-        str | list[str] | None, only(None, feature="the choice of an adapter")
-    ] = Field(default=None, description="Adapter of each prompt; not implemented.")
     modal_type: Annotated[str | list[str] | None, only(None, feature="input other than text")] = (
         Field(default=None, description="Kind of each input; not implemented, inputs are text.")
     )

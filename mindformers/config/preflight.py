@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mindformers.config.data import DatasetSection
+from mindformers.config.inference import NO_ADAPTER
 from mindformers.config.loader import Document
 from mindformers.config.report import Problem, report
 from mindformers.config.run_config import RunConfig
@@ -71,9 +72,14 @@ def _data(section: DatasetSection | None, use: str, wanted: str) -> Iterator[Pro
 
 def _prediction(config: RunConfig) -> Iterator[Problem]:
     yield from _weights(config)
+    for name in dict.fromkeys(config.adapter_names):
+        if name != NO_ADAPTER:
+            yield from _missing(("adapter_id",), name, f"a folder of adapters, or {NO_ADAPTER}")
     tokenizer = config.processor.tokenizer if config.processor else None
     if tokenizer is not None and tokenizer.vocab_file:
         yield from _missing(_VOCABULARY, tokenizer.vocab_file, "tokenizer.model", is_file=True)
+    if config.assistant_model:
+        yield from _missing(("assistant_model",), config.assistant_model, "a model's folder")
 
 
 def _weights(config: RunConfig) -> Iterator[Problem]:

@@ -200,6 +200,13 @@ def _adapters_freeze_the_rest(config: RunConfig) -> str | None:
     return "with pet_config only the adapters are trained; leave one of the two out"
 
 
+@rule("adapter_id", "run_mode")
+def _adapters_answer(config: RunConfig) -> str | None:
+    if not config.adapter_id or config.run_mode in (None, "predict"):
+        return None
+    return "has an effect when predicting only; elsewhere name the adapters with load_checkpoint"
+
+
 @rule("metric", "run_mode", "do_eval")
 def _metrics_of_this_task(config: RunConfig) -> str | None:
     is_evaluated = config.run_mode == "eval" or config.do_eval

@@ -122,6 +122,15 @@ class RunConfig(EvaluationKeys):
     predict_batch_size: Count | None = Field(
         default=None, description="Prompts answered at once; null: all of them."
     )
+    assistant_model: OptionalText = Field(
+        default="",
+        description="Folder of a smaller model of the same vocabulary that guesses tokens; empty: none.",
+    )
+    adapter_id: OptionalText | list[str] = Field(
+        default="",
+        description="Predicting: folder of the LoRA adapters to answer with, one for all prompts or one for each; "
+        "none: the weights alone.",
+    )
     save_file: OptionalText = Field(
         default="",
         description="File of the answers, or of an evaluation's results; empty: a name of the task's own.",
@@ -144,6 +153,12 @@ class RunConfig(EvaluationKeys):
     monitor_config: MonitorSection | None = Field(
         default=None, description="Figures of the network."
     )
+
+    @property
+    def adapter_names(self) -> list[str]:
+        """The adapters that are named; empty: none."""
+        named = [self.adapter_id] if isinstance(self.adapter_id, str) else self.adapter_id
+        return [name for name in named if name]
 
     @field_validator(*_ALWAYS_THERE, mode="before")
     @classmethod

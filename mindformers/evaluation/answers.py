@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
-from mindformers.evaluation.rows import Ids, TokenRow, split_at_answer
+from mindformers.config.evaluation import Turns
+from mindformers.evaluation.rows import Ids, TokenRow, turns_of
 from mindformers.evaluation.scoring import lots, own_share
 from mindformers.generation.config_fields import FIELDS
 from mindformers.logger import only_warnings
@@ -21,11 +22,15 @@ class Answer:
     """An answer, all that follows ``<|assistant|>`` without control tokens.
 
     Attributes:
+        row: Number of the row, counted from 1.
+        turn: Number of the answer within it, counted from 1.
         prompt: What was asked, with the control tokens.
         answer: What the model says.
         reference: What the data says.
     """
 
+    row: int
+    turn: int
     prompt: str
     answer: str
     reference: str
@@ -36,11 +41,12 @@ def answer_rows(
     tokenizer: Any,
     rows: Iterable[TokenRow],
     *,
+    turns: Turns = "all",
     batch_size: int,
     on_rows: Callable[[int], None] = lambda count: None,
     **settings: Any,
 ) -> list[Answer]:
-    """Return the answers to the prompts of all rows, cut at their first trained token; in order.
+    """Return the answers to the turns of all rows, in order.
 
     Of several copies of a model each answers some of the rows.
 
@@ -48,6 +54,7 @@ def answer_rows(
         model: Has ``generate``.
         tokenizer: Its tokenizer.
         rows: The same ones in every process; one without an answer is passed over.
+        turns: Which answers of a row are asked for.
         batch_size: Prompts that are answered at once.
         on_rows: Called with a number of rows that are done.
         **settings: Fields of ``GenerationConfig``; ``seed``.
@@ -55,20 +62,23 @@ def answer_rows(
     lengths = _Lengths.of(model, settings)
     settings |= {"max_new_tokens": lengths.new} if lengths.new else {"max_length": lengths.limit}
     found: list[Answer] = []
-    for lot in lots(own_share(rows), batch_size):
-        pairs = [pair for pair in map(split_at_answer, lot) if pair is not None]
+    for lot in lots(own_share(enumerate(rows, 1)), batch_size):
+        asked = [(number, turn) for number, row in lot for turn in turns_of(row, turns)]
         texts: list[str] = []
-        for prompts in lengths.that_fit([prompt for prompt, _ in pairs], model.config):
-            with only_warnings():
-                texts += _generate(model, tokenizer, prompts, lengths, settings)
-            beat("evaluation")
+        for some in lots(asked, batch_size):
+            for prompts in lengths.that_fit([turn.prompt for _, turn in some], model.config):
+                with only_warnings():
+                    texts += _generate(model, tokenizer, prompts, lengths, settings)
+                beat("evaluation")
         found += [
             Answer(
-                tokenizer.decode(prompt),
+                number,
+                turn.number,
+                tokenizer.decode(turn.prompt),
                 text,
-                tokenizer.decode(reference, skip_special_tokens=True),
+                tokenizer.decode(turn.answer, skip_special_tokens=True),
             )
-            for (prompt, reference), text in zip(pairs, texts, strict=True)
+            for (number, turn), text in zip(asked, texts, strict=True)
         ]
         on_rows(len(lot) * mesh().layout.data)
     return _joined(found)
@@ -141,10 +151,7 @@ def _generate(
 
 def _joined(own: list[Answer]) -> list[Answer]:
     """Return the answers of all copies of the model, in the order of the rows."""
-    layout = mesh().layout
-    if layout.data == 1:
+    if mesh().layout.data == 1:
         return own
-    mine = [(each.prompt, each.answer, each.reference) for each in own]
-    every = mesh().replicas.gather_objects(mine)
-    longest = max(map(len, every))
-    return [Answer(*part[i]) for i in range(longest) for part in every if i < len(part)]
+    every = mesh().replicas.gather_objects([astuple(each) for each in own])
+    return [Answer(*each) for each in sorted(each for part in every for each in part)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mindformers.config.evaluation import Turns
 from mindformers.errors import ConfigError, DataError
 from mindformers.evaluation.answers import Answer, answer_rows
 from mindformers.evaluation.metrics import PerplexityMetric, TextMetric
@@ -41,6 +42,7 @@ class Evaluator:
         metrics: Besides loss, perplexity and token accuracy, which are always found.
         tokenizer: Needed by metrics that read texts.
         batch_size: Rows of a pass, and prompts that are answered at once.
+        turns: Which of an assistant's turns in a row metrics of texts look at.
         settings: Of the answers: fields of ``GenerationConfig``; ``seed``.
 
     Attributes:
@@ -56,6 +58,7 @@ class Evaluator:
     metrics: Sequence[Any] = ()
     tokenizer: Any = None
     batch_size: int = 8
+    turns: Turns = "all"
     settings: dict[str, Any] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list, init=False)
 
@@ -102,7 +105,7 @@ class Evaluator:
     def _compare_texts(self, on_rows: OnRows) -> dict[str, float]:
         self.answers = answer_rows(
             self.model, self.tokenizer, self.data.read(),
-            batch_size=self.batch_size, on_rows=on_rows, **self.settings,
+            turns=self.turns, batch_size=self.batch_size, on_rows=on_rows, **self.settings,
         )  # fmt: skip
         results: dict[str, float] = {}
         for metric in self.text_metrics:

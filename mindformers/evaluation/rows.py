@@ -1,4 +1,4 @@
-"""``TokenRow``: some tokens and what is asked of them; where a row's first answer begins.
+"""``TokenRow``: some tokens and what is asked of them; where the answers of a row begin and end.
 
 Letters: S tokens of a row.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindformers.config.columns import IGNORED_LABEL
+from mindformers.config.evaluation import Turns
 
 Ids = NDArray[np.int32]
 
@@ -45,17 +46,33 @@ def rows_of(batches: Iterable[Mapping[str, Ids]]) -> Iterator[TokenRow]:
             yield TokenRow(ids[:end], labels[:end])
 
 
-def split_at_answer(row: TokenRow) -> tuple[Ids, Ids] | None:
-    """Cut a row at its first trained token.
+@dataclass(frozen=True)
+class Turn:
+    """An answer of a row and all that stands before it.
 
-    Returns:
-        The prompt and the answer that follows it, up to the first token that is not trained; None for a
-        row without an answer.
+    Attributes:
+        number: Of the row's answers, counted from 1.
+        prompt: (tokens,) int32, up to the answer: questions and earlier answers as the data has them.
+        answer: (tokens,) int32, trained tokens one after another.
     """
-    counted = row.labels != IGNORED_LABEL
-    if not counted.any():
-        return None
-    first = int(np.argmax(counted))
-    rest = np.flatnonzero(~counted[first:])
-    end = first + int(rest[0]) if len(rest) else len(counted)
-    return row.ids[: first + 1], row.labels[first:end]
+
+    number: int
+    prompt: Ids
+    answer: Ids
+
+
+def turns_of(row: TokenRow, turns: Turns = "all") -> list[Turn]:
+    """Return the answers of a row: each is a run of trained tokens.
+
+    Args:
+        row: A row without any has none.
+        turns: All of them, the ``last`` or the ``first``.
+    """
+    counted = np.concatenate([[False], row.labels != IGNORED_LABEL, [False]])
+    starts = np.flatnonzero(counted[1:] & ~counted[:-1])
+    ends = np.flatnonzero(counted[:-1] & ~counted[1:])
+    found = [
+        Turn(number, row.ids[: start + 1], row.labels[start:end])
+        for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True), 1)
+    ]
+    return {"all": found, "last": found[-1:], "first": found[:1]}[turns]

@@ -66,7 +66,7 @@ def lots(rows: Iterable[T], size: int = LOT) -> Iterator[list[T]]:
         yield lot
 
 
-def own_share(rows: Iterable[TokenRow]) -> Iterator[TokenRow]:
+def own_share(rows: Iterable[T]) -> Iterator[T]:
     """Yield the rows this process's copy of the model takes."""
     layout = mesh().layout
     return islice(rows, layout.data_rank, None, layout.data)

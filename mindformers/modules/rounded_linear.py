@@ -9,6 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from mindformers.checkpoint.quantized import (
+    BITS,
     QuantizedMatrix,
     Scheme,
     check_columns,
@@ -19,8 +20,6 @@ from mindformers.checkpoint.quantized import (
 )
 from mindformers.modules.linear import Linear
 from mindformers.ops.rounded_linear import build_rounded_product
-
-BITS = {"int8": 8, "int4": 4}
 
 
 class RoundedLinear(nn.Cell):
@@ -34,6 +33,7 @@ class RoundedLinear(nn.Cell):
         out_channels: Channels that go out.
         has_bias: Add a bias.
         kind: ``int8`` or ``int4``.
+        group: Columns that share a scale; None: as many as are usual for this number of columns.
         param_dtype: Type of the bias, and of the weight once it is a plain layer again.
         compute_dtype: Type of the input, the product and the output.
 
@@ -48,12 +48,13 @@ class RoundedLinear(nn.Cell):
         *,
         has_bias: bool,
         kind: Literal["int8", "int4"],
+        group: int | None = None,
         param_dtype: ms.dtype.Type,
         compute_dtype: ms.dtype.Type,
     ):
         super().__init__()
         bits = BITS[kind]
-        self.scheme = Scheme(bits, usual_group(bits, {in_channels}))
+        self.scheme = Scheme(bits, group or usual_group(bits, {in_channels}))
         check_columns(in_channels, self.scheme, "pet_config.base_quantization")
         self.in_channels, self.out_channels = in_channels, out_channels
         is_packed = bits == BITS["int4"]
@@ -70,11 +71,13 @@ class RoundedLinear(nn.Cell):
         self.product = build_rounded_product(compute_dtype, is_packed)
 
     @classmethod
-    def of(cls, layer: Linear, kind: Literal["int8", "int4"], where: str) -> RoundedLinear:
+    def of(
+        cls, layer: Linear, kind: Literal["int8", "int4"], where: str, group: int | None = None
+    ) -> RoundedLinear:
         """Return a layer that holds another one's weight rounded."""
         found = cls(
             layer.in_channels, layer.out_channels, has_bias=layer.bias is not None, kind=kind,
-            param_dtype=layer.weight.dtype, compute_dtype=layer.compute_dtype,
+            group=group, param_dtype=layer.weight.dtype, compute_dtype=layer.compute_dtype,
         )  # fmt: skip
         found.round(layer.dense(), where)
         found.weight.name, found.scales.name = layer.weight.name, held_scales(layer.weight.name)

@@ -126,6 +126,11 @@ def build_join_channels() -> nn.Cell:
     return Keep() if mesh().tensor.is_alone else JoinChannels()
 
 
+def build_gather_sequence() -> nn.Cell:
+    """Return what takes keys or values of this rank's tokens to those of the whole sequence."""
+    return Keep() if mesh().context.is_alone else GatherSequence()
+
+
 class GatherSequence(nn.Cell):
     """Keys or values of this rank's tokens to those of the whole sequence."""
 

@@ -179,6 +179,7 @@ class Sizes:
         layers: Blocks.
         seq_length: Tokens of a row.
         rows: Rows of a micro batch in one process.
+        rounded: Of matrices held in few bits: what their columns are, how many, and how many share a scale.
     """
 
     heads: int
@@ -188,6 +189,7 @@ class Sizes:
     layers: int
     seq_length: int
     rows: int = 1
+    rounded: tuple[tuple[str, int, int], ...] = ()
 
 
 def faults_of(layout: Layout, sizes: Sizes, world_size: int | None = None) -> list[tuple[str, str]]:
@@ -207,17 +209,7 @@ def faults_of(layout: Layout, sizes: Sizes, world_size: int | None = None) -> li
                 f"asks for {layout.size} processes ({layout}), {world_size} were started",
             )
         )
-    for name, value in (("query heads", sizes.heads), ("ffn_hidden_size", sizes.ffn),
-                        ("padded_vocab_size", sizes.vocab)):  # fmt: skip
-        if value % tensor:
-            found.append((degree, f"is {tensor}, which does not divide {name} {value}"))
-    if sizes.groups % tensor and tensor % sizes.groups:
-        found.append(
-            (
-                degree,
-                f"is {tensor}: it neither divides nor is a multiple of {sizes.groups} key/value heads",
-            )
-        )
+    found += [(degree, what) for what in _cut_matrices(tensor, sizes)]
     if layout.pipeline > sizes.layers:
         found.append(
             (
@@ -235,6 +227,19 @@ def faults_of(layout: Layout, sizes: Sizes, world_size: int | None = None) -> li
         found.append(("parallel_config.use_seq_parallel",
                       f"model_parallel {tensor} does not divide {tokens} tokens"))  # fmt: skip
     return found
+
+
+def _cut_matrices(tensor: int, sizes: Sizes) -> Iterator[str]:
+    """Yield what keeps the matrices of a network from ``tensor`` processes."""
+    for name, value in (("query heads", sizes.heads), ("ffn_hidden_size", sizes.ffn),
+                        ("padded_vocab_size", sizes.vocab)):  # fmt: skip
+        if value % tensor:
+            yield f"is {tensor}, which does not divide {name} {value}"
+    if sizes.groups % tensor and tensor % sizes.groups:
+        yield f"is {tensor}: it neither divides nor is a multiple of {sizes.groups} key/value heads"
+    for name, columns, group in sizes.rounded:
+        if tensor > 1 and columns % (tensor * group):
+            yield f"is {tensor}, which cuts groups of {group} of {columns} {name} that share a scale"
 
 
 def check_layout(layout: Layout, sizes: Sizes, world_size: int | None = None) -> None:

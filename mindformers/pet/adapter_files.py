@@ -50,11 +50,9 @@ def save_adapter(network: Any, save_directory: str | Path, layout: str | None = 
         CheckpointError: If there are no adapters, they have no counterpart in the layout, or the system
             refuses the write.
     """
-    folder = Path(save_directory)
-    if prefix_parameters(network):
-        return save_prefix(network, folder)
-    layers = lora_layers(network)
-    if not layers:
+    folder, layers = Path(save_directory), lora_layers(network)
+    has_prefix = bool(prefix_parameters(network))
+    if not layers and not has_prefix:
         raise CheckpointError(
             "the network has no adapters", where="save_adapter", fix="see get_pet_model"
         )
@@ -63,6 +61,8 @@ def save_adapter(network: Any, save_directory: str | Path, layout: str | None = 
             "this process holds a share of the adapters", where="save_adapter",
             fix="save a step, and load its folder with load_adapter in one process",
         )  # fmt: skip
+    if has_prefix:
+        return save_prefix(network, folder)
     own = {name: Adapter(*each.adapter()) for name, each in layers.items()}
     adapters, every = _in_layout(network, own, layout)
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
+from mindformers.checkpoint.keymap import Stored
 from mindformers.checkpoint.parts import Part
-from mindformers.checkpoint.quantized import held_scales
+from mindformers.checkpoint.quantized import BITS, held_scales, usual_group
 from mindformers.errors import CheckpointError
 from mindformers.parallel.mesh import mesh
 
@@ -39,37 +40,51 @@ def _samples(network: Any) -> dict[str, np.ndarray]:
     parameters, shares = network.weight_parameters(), {}
     if not mesh().layout.is_single:
         shares = network.weight_parts()
-    found = {}
+    kind = getattr(network.config.pet, "base_quantization", None)
+    found: dict[str, np.ndarray] = {}
     for stored in network.layout_tensors():
-        parameter = parameters.get(stored.name)
-        array: Any = None if parameter is None else parameter.asnumpy()  # a copy on an NPU: once
-        first = 0
-        for index, piece in enumerate(stored.pieces):
-            part: Part | None = Part(first, first, piece.shape[0])
-            if shares:
-                part = shares[stored.name].parts[index] if stored.name in shares else None
-            size = math.prod(piece.shape)
-            places = np.arange(0, size, -(-size // SAMPLES))
-            found[piece.name] = np.full(len(places), -np.inf, np.float32)
-            if held_scales(stored.name) in parameters:
-                found[piece.name] = _of_rounded(parameters, stored.name, part)
-            elif part is not None:
-                moved = replace(part, start=part.start - first)
-                _fill_held(
-                    found[piece.name], array, moved, np.divmod(places, size // piece.shape[0])
-                )
-            first += piece.shape[0]
+        is_rounded = kind is not None and len(stored.shape) == 2 and _is_in_layer(stored)
+        for name, width in _held(stored, kind if is_rounded else None):
+            parameter = parameters.get(name)
+            array: Any = (
+                None if parameter is None else parameter.asnumpy()
+            )  # a copy on an NPU: once
+            first = 0
+            for index, piece in enumerate(stored.pieces):
+                part: Part | None = Part(first, first, piece.shape[0])
+                if shares:
+                    part = shares[stored.name].parts[index] if stored.name in shares else None
+                columns = math.prod(piece.shape[1:]) // width
+                size = piece.shape[0] * columns
+                places = np.arange(0, size, -(-size // SAMPLES))
+                values = np.full(len(places), -np.inf, np.float32)
+                if part is not None:
+                    _fill_held(
+                        values, array, _moved(part, first, width), np.divmod(places, columns)
+                    )
+                before = found.get(piece.name, values[:0])
+                found[piece.name] = np.concatenate([before, values])
+                first += piece.shape[0]
     return found
 
 
-def _of_rounded(parameters: Any, name: str, part: Part | None) -> np.ndarray:
-    """Return evenly spaced numbers of a piece that is held in few bits, and of its scales."""
-    assert part is not None, "such weights are not shared among processes"
-    found = []
-    for each in (name, held_scales(name)):
-        rows = parameters[each].asnumpy()[part.own_start : part.own_start + part.rows].reshape(-1)
-        found.append(rows[:: -(-rows.size // SAMPLES)].astype(np.float32))
-    return np.concatenate(found)
+def _is_in_layer(stored: Stored) -> bool:
+    return stored.pieces[0].name[0].isdigit()
+
+
+def _held(stored: Stored, kind: str | None) -> list[tuple[str, int]]:
+    """Return the tensors a weight is held in, and how many columns an element of each stands for."""
+    if kind is None:
+        return [(stored.name, 1)]
+    bits = BITS[kind]
+    group = usual_group(bits, {stored.shape[1]})
+    return [(stored.name, 8 // bits), (held_scales(stored.name), group)]
+
+
+def _moved(part: Part, first: int, width: int) -> Part:
+    """Return a part as of a tensor that begins at row ``first``, each element of which stands for ``width`` columns."""
+    columns = part.columns and (part.columns[0] // width, part.columns[1] // width)
+    return replace(part, start=part.start - first, columns=columns)
 
 
 def _fill_held(

@@ -11,6 +11,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from mindformers.checkpoint.quantized import BITS, usual_group
 from mindformers.config.pet import (
     DEFAULT_TARGETS,
     LORA_A,
@@ -101,14 +102,16 @@ def _starts(
     return found
 
 
-def round_layers(network: nn.Cell, kind: Literal["int8", "int4"]) -> None:
+def round_layers(network: Any, kind: Literal["int8", "int4"]) -> None:
     """Hold the weights of a network's layers in few bits from now on; those that are so already stay."""
     fixed = getattr(network, "layers_without_adapter", ())
+    parts = {} if mesh().layout.is_single else network.weight_parts()
     cells = dict(network.cells_and_names())
     for path, layer in cells.items():
         if isinstance(layer, Linear) and path not in fixed:
-            rounded = RoundedLinear.of(layer, kind, path)
-            put_in_place(cells, path, rounded)
+            columns = parts[f"{path}.weight"].shape[1] if parts else layer.in_channels
+            group = usual_group(BITS[kind], {columns})
+            put_in_place(cells, path, RoundedLinear.of(layer, kind, path, group))
 
 
 def lora_layers(network: nn.Cell) -> dict[str, LoraLinear]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mindspore import Tensor
 
 from mindformers.checkpoint.json_file import write_json
@@ -78,7 +77,7 @@ def save_prefix(network: Any, folder: Path) -> Path:
 def load_prefix(network: Any, source: str | Path) -> Any:
     """Fill a network's prefix from a folder, or a step of a P-tuning run.
 
-    A network without a prefix gets one of the stored size.
+    A network without a prefix gets one of the stored size; one that is a share of a network takes its part.
 
     Returns:
         The network.
@@ -91,11 +90,10 @@ def load_prefix(network: Any, source: str | Path) -> Any:
     check_base(network, found.mark, found.where)
     if not prefix_parameters(network):
         add_prefix(network, found.settings)
-    parameters = prefix_parameters(network)
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    _check_shapes(shapes, found)
-    for name, parameter in parameters.items():
-        parameter.set_data(Tensor(np.ascontiguousarray(found.tensors[name], np.float32)))
+    parts = network.prefix_parts()
+    _check_shapes({name: part.shape for name, part in parts.items()}, found)
+    for name, parameter in prefix_parameters(network).items():
+        parameter.set_data(Tensor(parts[name].cut(found.tensors[name])))
     logger.info("loaded a prefix of %d positions from %s", found.settings.pre_seq_len, found.where)
     return network
 

@@ -188,6 +188,16 @@ def open_text_model(config: RunConfig, weights: str) -> Any:
         if found is not None:
             found.pretrained_dir = None  # lengths and sampling are the run's, not the folder's
             return found
+    return open_network(config, weights)
+
+
+def open_network(config: RunConfig, weights: str) -> Any:
+    """Return the network the settings describe with ``weights``.
+
+    Raises:
+        CheckpointError: If the weights are damaged or another network's.
+    """
+    choose_kernels(config)
     start_device(config)
     network = build_network(config, weights)
     network.load_checkpoint(weights)

@@ -16,12 +16,12 @@ from mindformers.agent.loop import ToolLimits
 from mindformers.agent.tool import Tool
 from mindformers.errors import MindFormersError
 from mindformers.logger import logger
-from mindformers.models.auto import AutoModel, AutoTokenizer, open_in_files
-from mindformers.parallel.runtime import PYNATIVE_MODE, start_runtime
+from mindformers.models.auto import AutoTokenizer
 from mindformers.tasks.chat_commands import HELP, Then, run_command
 from mindformers.tasks.chat_input import QuestionReader
 from mindformers.tasks.chat_session import ChatSession, check_settings
 from mindformers.tasks.chat_view import ChatView, TerminalView, open_view
+from mindformers.tasks.open_model import open_model
 
 
 def chat(  # noqa: PLR0913 -- the options of a command
@@ -59,7 +59,8 @@ def chat(  # noqa: PLR0913 -- the options of a command
             a terminal, a question. At a terminal that is shown, and the next question is read.
     """
     check_settings(settings)
-    network, tokenizer = open_model(model_dir, device_target, quantization)
+    network = open_model(model_dir, device_target=device_target, quantization=quantization)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
     source = source or sys.stdin
     view = open_view(source.isatty())
     reader = QuestionReader(source, view)
@@ -83,17 +84,6 @@ def chat(  # noqa: PLR0913 -- the options of a command
     finally:
         for tool in tools:
             tool.close()
-
-
-def open_model(model_dir: str | Path, device_target: str, quantization: str | None) -> Any:
-    """Return a model and its tokenizer; on a CPU its weights stay in their files where that can be."""
-    overrides: dict[str, Any] = {} if quantization is None else {"quantization": quantization}
-    network = open_in_files(model_dir, **overrides) if device_target == "CPU" else None
-    if network is None:
-        # PyNative: the first answer waits for no compiler.
-        start_runtime(device_target=device_target, mode=PYNATIVE_MODE)
-        network = AutoModel.from_pretrained(model_dir, **overrides)
-    return network, AutoTokenizer.from_pretrained(model_dir)
 
 
 def _converse(session: ChatSession, reader: QuestionReader, view: ChatView) -> int:

@@ -115,6 +115,7 @@ def build_evaluator(
         ],
         tokenizer,
         batch_size=eval_batch_size(config),
+        turns=config.eval_turns,
         settings={"seed": config.seed},
     )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from mindformers.config.pet import Ptuning2Section, pet_of
+from typing import Any
+
+from mindformers.checkpoint.quantized import BITS, usual_group
+from mindformers.config.pet import pet_of
 from mindformers.config.preflight import TRAINING_MODES
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
@@ -50,7 +53,22 @@ def sizes_of(config: RunConfig) -> Sizes:
         layers=network.num_layers,
         seq_length=network.seq_length,
         rows=config.runner_config.batch_size,
+        rounded=rounded_columns(network),
     )
+
+
+def rounded_columns(network: Any) -> tuple[tuple[str, int, int], ...]:
+    """Return the columns that processes share of matrices held in int8 or int4; see ``Sizes.rounded``.
+
+    Args:
+        network: Settings of the network.
+    """
+    kind = getattr(pet_of(network), "base_quantization", None)
+    if kind is None:
+        return ()
+    heads = network.num_attention_heads * network.kv_channels
+    counts = {"channels of query heads": heads, "ffn_hidden_size": network.ffn_hidden_size}
+    return tuple((name, each, usual_group(BITS[kind], {each})) for name, each in counts.items())
 
 
 def launched_layout(config: RunConfig) -> Layout | None:
@@ -79,19 +97,6 @@ def _refuse_unknown(config: RunConfig, layout: Layout) -> None:
             f"answering is shared by {layout}", where="parallel_config",
             allowed="model_parallel alone; the other degrees 1",
             fix=f"--parallel_config.model_parallel {layout.size}, and 1 for the others",
-        )  # fmt: skip
-    pet = None if config.model is None else pet_of(config.model.network)
-    if isinstance(pet, Ptuning2Section) and layout.size > layout.data:
-        raise ConfigError(
-            "a trained prefix is not shared among processes",
-            where="parallel_config: model_parallel, pipeline_stage, context_parallel",
-            allowed="1 with pet_type: ptuning2", fix="use data_parallel",
-        )  # fmt: skip
-    if getattr(pet, "base_quantization", None) and layout.tensor * layout.pipeline > 1:
-        raise ConfigError(
-            "weights held in int8 or int4 are not shared among processes",
-            where="parallel_config: model_parallel, pipeline_stage",
-            allowed="1 with pet_config.base_quantization", fix="use data_parallel",
         )  # fmt: skip
     if degrees.expert_parallel > 1 or degrees.seq_split_num > 1 or degrees.ulysses_degree_in_cp > 1:
         raise ConfigError(

@@ -118,7 +118,7 @@ def _more_processes(job: Job, limit: float) -> Iterator[Change]:
 
 
 def _adapters(job: Job, limit: float) -> Iterator[Change]:
-    if not job.is_training or job.adapters is not None:
+    if not job.is_training or job.is_frozen:
         return
     layout = Layout(data=job.layout.size)
     network = {"param_init_type": "bfloat16", "pet_config": LoraSection().model_dump()}

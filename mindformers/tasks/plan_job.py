@@ -11,24 +11,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mindformers.checkpoint.keymap import Stored
+from mindformers.checkpoint.quantized import BITS, GROUPS
 from mindformers.config.optimizer import AdamWSection, OptimizerSection
 from mindformers.config.pet import DEFAULT_TARGETS, LoraSection, Ptuning2Section, matches, pet_of
 from mindformers.config.preflight import TRAINING_MODES
 from mindformers.config.run_config import RunConfig
 from mindformers.errors import ConfigError
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
-from mindformers.models.glm2.glm2_shares import share_of
+from mindformers.models.glm2.glm2_shares import prefix_parts, share_of
 from mindformers.models.glm2.glm2_weights import layout_named, stored_tensors
 from mindformers.parallel.layout import Layout, Sizes, stage_counts
-from mindformers.tasks.layout import layout_of
+from mindformers.tasks.layout import layout_of, rounded_columns
 from mindformers.tasks.plan_held import Held
 
 _TYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 _ROUNDED_BYTES = {"int8": 1.0, "int4": 0.5}
-_GROUP = {
-    "int8": 64,
-    "int4": 32,
-}  # columns that share a scale where quantization_group says nothing
 _SCALE_BYTES = 2
 
 
@@ -44,7 +41,8 @@ class Job:
         micro_batches: Of a step, in one process.
         recompute: True: all layers; else how many of each stage, () for none.
         selected: The same for ``select_recompute``, counted with those of ``recompute``.
-        adapters: LoRA; None: every weight is trained that ``optimizer`` does not freeze.
+        adapters: LoRA; None: no adapters.
+        prefix: P-tuning v2; without it and adapters every weight is trained that ``optimizer`` does not freeze.
         optimizer: Its settings.
         is_training: Else predicting.
         on_cpu: A CPU computes in float32, by kernels of its own.
@@ -58,10 +56,21 @@ class Job:
     recompute: bool | tuple[int, ...] = ()
     selected: bool | tuple[int, ...] = ()
     adapters: LoraSection | None = None
+    prefix: Ptuning2Section | None = None
     optimizer: OptimizerSection = field(default_factory=AdamWSection)
     is_training: bool = True
     on_cpu: bool = False
     _held: dict[Any, list[Held]] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the network's own weights are not trained."""
+        return self.adapters is not None or self.prefix is not None
+
+    @property
+    def prefix_length(self) -> int:
+        """Positions before the first token."""
+        return self.prefix.pre_seq_len if self.prefix else 0
 
     @property
     def length(self) -> int:
@@ -118,7 +127,7 @@ class Job:
     def is_composed(self) -> bool:
         """Whether attention is made of two products, with a matrix of scores between them."""
         if self.on_cpu:
-            return self.layout.context > 1
+            return self.layout.context > 1 or (self.prefix is not None and self.is_training)
         return not self.network.use_flash_attention
 
     def at_stage(self, stage: int) -> Layout:
@@ -155,6 +164,7 @@ class Job:
             layers=network.num_layers,
             seq_length=network.seq_length,
             rows=self.rows,
+            rounded=rounded_columns(network),
         )
 
     def held(self, stage: int) -> list[Held]:
@@ -181,7 +191,7 @@ class Job:
             names = [stored.name]
             if is_layer:
                 names = [stored.name.replace(".layers.0.", f".layers.{each}.") for each in numbers]
-            is_free = self.is_training and self.adapters is None
+            is_free = self.is_training and not self.is_frozen
             trained = sum(is_free and not self.optimizer.freezes(name) for name in names)
             for count, is_trained in ((trained, True), (len(names) - trained, False)):
                 if count:
@@ -189,6 +199,9 @@ class Job:
             if self.adapters is not None and is_layer:
                 is_cut = shape[1:] != stored.shape[1:]
                 yield from self._adapters(stored.name, shape, numbers, is_cut)
+        if self.prefix is not None:
+            for name, part in prefix_parts(self.prefix, self.network, layout).items():
+                yield Held(name, part.own_shape, 1, 4.0, self.is_training)
 
     def _type_bytes(self, kind: str) -> float:
         network = self.network
@@ -204,7 +217,7 @@ class Job:
             rounding = None if chosen == "none" else chosen
         if rounding is None or kind.endswith(".bias"):
             return _TYPE_BYTES[network.param_init_type]
-        group = network.quantization_group or _GROUP[rounding]
+        group = network.quantization_group or GROUPS[BITS[rounding]]
         return _ROUNDED_BYTES[rounding] + _SCALE_BYTES / group
 
     def _adapters(
@@ -242,9 +255,6 @@ def job_of(config: RunConfig) -> Job:
     if config.run_mode is None:
         config = config.model_copy(update={"run_mode": "finetune"})
     pet = pet_of(section)
-    if isinstance(pet, Ptuning2Section):
-        raise ConfigError("a trained prefix is not planned", where="model.model_config",
-                          allowed="every weight trained, or pet_type: lora")  # fmt: skip
     names = {"type", "checkpoint_name_or_path", "parallel_config"}
     network = ChatGLM2Config(**section.model_dump(exclude=names))
     is_training = config.run_mode in TRAINING_MODES
@@ -257,7 +267,8 @@ def job_of(config: RunConfig) -> Job:
         micro_batches=config.micro_batches if is_training else 1,
         recompute=_counts(again.recompute),
         selected=_counts(again.select_recompute),
-        adapters=pet,
+        adapters=pet if isinstance(pet, LoraSection) else None,
+        prefix=pet if isinstance(pet, Ptuning2Section) else None,
         optimizer=config.optimizer,
         is_training=is_training,
         on_cpu=config.context.device_target == "CPU",

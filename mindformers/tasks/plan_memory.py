@@ -158,19 +158,21 @@ def layer_bytes(job: Job) -> int:
     norms = 2 + network.post_self_attn_layernorm + network.post_mlp_layernorm
     stream = job.stream_tokens * norms * hidden * job.norm_bytes
     # Frozen weights: our CPU kernels keep no input that only the weight's gradient would need.
-    is_lean = job.adapters is not None and job.on_cpu
+    is_lean = job.is_frozen and job.on_cpu
     inputs = hidden if is_lean else 2 * hidden + ffn  # of qkv, gate/up and down
     row_keys = job.layout.context  # keys and values of the whole row are gathered
+    row_keys *= 2 if job.prefix else 1  # and lie behind the prefix once more
     attention = 2 * query + 2 * key * row_keys
     elements = inputs + attention + 2 * ffn
     sums = job.heads * (4 if job.on_cpu else _FLASH_SUMS)
-    return stream + job.tokens * (elements * compute + sums) + _scores(job)
+    before = 2 * job.rows * job.prefix_length * key * compute
+    return stream + job.tokens * (elements * compute + sums) + before + _scores(job)
 
 
 def _cheap_bytes(job: Job) -> int:
     """Return what of a layer ``select_recompute`` does not keep: scores, and the product of gate and up."""
     scores = _scores(job) if job.is_composed else 0
-    if job.adapters is not None and job.on_cpu:
+    if job.is_frozen and job.on_cpu:
         return scores
     return (
         job.tokens * job.network.ffn_hidden_size // job.layout.tensor * job.compute_bytes + scores
@@ -179,7 +181,7 @@ def _cheap_bytes(job: Job) -> int:
 
 def _scores(job: Job) -> int:
     """Return the bytes a layer keeps for every pair of tokens: probabilities, or the mask of a fused operator."""
-    pairs = job.tokens * job.length
+    pairs = job.tokens * (job.length + job.prefix_length)
     if job.is_composed:
         return 4 * job.heads * pairs
     return 0 if job.on_cpu else pairs
@@ -187,9 +189,9 @@ def _scores(job: Job) -> int:
 
 def _mask(job: Job) -> int:
     """Return the bytes of the one float32 mask; our CPU kernels need none for a causal one."""
-    if job.on_cpu and job.layout.context == 1:
+    if job.on_cpu and not job.is_composed:
         return 0
-    return 4 * job.length * (job.length // job.layout.context)
+    return 4 * (job.length + job.prefix_length) * (job.length // job.layout.context)
 
 
 def _activations(job: Job, stage: int, held: Sequence[Held]) -> tuple[int, int]:
@@ -257,35 +259,39 @@ def _vocabulary(job: Job, stage: int, held: Sequence[Held]) -> int:
 def _head(job: Job, hidden: int, rows: int) -> int:
     slopes = 4 * job.tokens * hidden
     if job.on_cpu and job.layout.tensor == 1:
-        slopes += 4 * rows * hidden if job.adapters is None else 0
+        slopes += 0 if job.is_frozen else 4 * rows * hidden
         return min(_NATIVE_LOGITS, 4 * job.tokens * rows) + slopes
     if not job.layout.is_single:  # modules/shared_loss.py
         chunk = max(1, _LOGIT_CHUNK // (4 * rows))
         # Operators run behind Python, so that the next chunk begins before the last one's memory is free.
         logits = _LOGIT_COPIES * 4 * min(2 * chunk, job.tokens) * rows
         return logits + 2 * slopes + 2 * 4 * rows * hidden
-    slopes += 4 * rows * hidden if job.adapters is None else 0
+    slopes += 0 if job.is_frozen else 4 * rows * hidden
     # modules/loss.py, PortableHeadLoss: log-softmax, its slope and the logits' slope, of all tokens.
     return 3 * 4 * job.tokens * rows + slopes
 
 
 def cache_tokens(job: Job) -> int:
-    """Return the tokens the cache has room for: rows of seq_length, at most ``num_blocks`` blocks, and a spare one."""
+    """Return the tokens the cache has room for: rows with their prefix, at most ``num_blocks`` blocks, a spare one."""
     network = job.network
-    blocks = job.rows * -(-network.seq_length // network.block_size)
+    blocks = job.rows * -(-(job.prefix_length + network.seq_length) // network.block_size)
     return int((min(blocks, network.num_blocks) + 1) * network.block_size)
 
 
 def token_cache_bytes(job: Job) -> float:
     """Return the bytes a token's keys and values take in the layers of one process."""
-    network = job.network
-    kind = network.kv_cache_dtype or network.compute_dtype
-    if not job.on_cpu:
-        kind = network.compute_dtype
-    width = {"float32": 4.0, "bfloat16": 2.0, "float16": 4.0 if job.on_cpu else 2.0}
+    return cached_token_bytes(job.network, job.groups, job.on_cpu)
+
+
+def cached_token_bytes(network: Any, groups: int, on_cpu: bool = True) -> float:
+    """Return the bytes a token's keys and values take in so many key/value heads of all layers."""
+    kind = network.compute_dtype
+    if on_cpu:
+        kind = network.kv_cache_dtype or kind
+    width = {"float32": 4.0, "bfloat16": 2.0, "float16": 4.0 if on_cpu else 2.0}
     scale = 4.0 / network.kv_channels  # of a head's int8 row
     element = width.get(kind, 1.0 + scale)
-    return 2 * job.groups * network.kv_channels * element * network.num_layers
+    return float(2 * groups * network.kv_channels * element * network.num_layers)
 
 
 def _cache(job: Job) -> int:

@@ -95,6 +95,8 @@ def _head(plan: Plan) -> Iterator[str]:
     what = "finetune" if job.is_training else "predict"
     if job.adapters is not None:
         what += f" with adapters of rank {job.adapters.lora_rank}"
+    if job.prefix is not None:
+        what += f" with a prefix of {job.prefix_length} positions"
     count = job.layout.size
     yield f"plan: {what} on {count} device{'s' * (count > 1)} ({job.layout})"
     yield f"device: {plan.device.title}; a process may take {_gib(plan.limit)} GB ({plan.limit_reason})"

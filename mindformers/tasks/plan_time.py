@@ -70,14 +70,15 @@ def stage_flops(job: Job, stage: int) -> float:
     layers, tokens = job.layers(stage), job.tokens
     matrices = [each for each in job.held(stage) if each.is_matrix]
     forward = 2.0 * tokens * sum(each.size for each in matrices)
-    pairs = tokens * job.length / (1 if job.is_composed else 2)  # the causal half
+    # The causal half, and the prefix whole.
+    pairs = tokens * (job.length / (1 if job.is_composed else 2) + job.prefix_length)
     scores = 4.0 * pairs * job.heads * job.network.kv_channels * layers
     head = 2.0 * tokens * job.network.hidden_size * job.network.vocab_size / job.layout.tensor
     head = head if stage == job.layout.pipeline - 1 else 0.0
     if not job.is_training:
         return forward + scores
     passes, again = forward_passes(job, stage)
-    back = 1.0 if job.adapters is not None else 2.0  # no slopes of frozen weights
+    back = 1.0 if job.is_frozen else 2.0  # no slopes of frozen weights
     repeated = passes + again / layers
     return (repeated + back) * forward + (repeated + 2.5) * scores + (1 + back) * head
 
@@ -123,6 +124,7 @@ def _seconds(each: Exchange, job: Job, device: Device) -> float:
     layout = job.layout
     ranks, stride = {
         "model_parallel": (layout.tensor, 1),
+        "model": (layout.tensor * layout.pipeline, 1),
         "kv_copies": (layout.copies_of_kv_head(job.network.n_kv_heads), 1),
         "context_parallel": (layout.context, layout.tensor),
         "data_parallel": (layout.data * layout.context, layout.tensor),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from mindformers.models.glm2.glm2_shares import prefix_copies, prefix_parts
 from mindformers.tasks.plan_held import Held
 from mindformers.tasks.plan_job import Job
 
@@ -22,7 +23,8 @@ class Exchange:
     """Messages of one kind in one group.
 
     Attributes:
-        group: ``model_parallel``, ``context_parallel``, ``data_parallel`` or ``pipeline``.
+        group: ``model_parallel``, ``kv_copies``, ``model`` (all that hold one copy of the network),
+            ``context_parallel``, ``data_parallel`` or ``pipeline``.
         kind: ``all_reduce``, ``all_gather``, ``reduce_scatter`` or ``send``.
         sent: Bytes this process sends in a step.
         messages: How many times, in a step.
@@ -150,6 +152,7 @@ def _gradients(job: Job, stage: int, held: Sequence[Held]) -> Iterator[Exchange]
     """Yield the sums over the copies of the weights, and the updated rows that a shared optimizer gathers."""
     layout = job.layout
     yield from _copied(job, stage, held)
+    yield from _copied_prefix(job, stage)
     replicas = layout.data * layout.context
     if replicas == 1:
         return
@@ -183,7 +186,7 @@ def _copied(job: Job, stage: int, held: Sequence[Held]) -> Iterator[Exchange]:
     sent = 2 * part * 4 * sum(each.size for each in whole)
     yield Exchange("model_parallel", "all_reduce", sent, sum(each.count for each in whole), False)
     copies = layout.copies_of_kv_head(network.n_kv_heads)
-    if copies == 1:
+    if copies == 1 or job.prefix is not None:
         return
     width, messages = network.hidden_size + network.add_qkv_bias, 4 * job.layers(stage)
     if job.adapters is not None:  # B's rows of keys and values
@@ -192,3 +195,17 @@ def _copied(job: Job, stage: int, held: Sequence[Held]) -> Iterator[Exchange]:
         messages = 2 * sum(count for _, count in ranks)
     sent = 2 * (copies - 1) / copies * 4 * 2 * network.kv_channels * width * job.layers(stage)
     yield Exchange("kv_copies", "all_reduce", sent, messages, False)
+
+
+def _copied_prefix(job: Job, stage: int) -> Iterator[Exchange]:
+    """Yield the sums of gradients of what several processes of a copy of the network hold of a prefix."""
+    if job.prefix is None:
+        return
+    seen, network = job.at_stage(stage), job.network
+    parts = prefix_parts(job.prefix, network, seen)
+    names = {"model": "model" if seen.pipeline > 1 else "model_parallel"}
+    for name, rows in prefix_copies(job.prefix, network, seen).items():
+        for each in rows:
+            part = 2 * (each.copies - 1) / each.copies
+            sent = part * 4 * math.prod(parts[name].own_shape)
+            yield Exchange(names.get(each.group, each.group), "all_reduce", sent, 1, False)

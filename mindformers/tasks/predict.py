@@ -14,6 +14,8 @@ from mindformers.errors import DataError
 from mindformers.logger import logger
 from mindformers.parallel.runtime import launched_rank
 from mindformers.tasks import build
+from mindformers.tasks.adapters import adapters_of, answer_with, without_adapters
+from mindformers.tasks.assistant import open_assistant
 from mindformers.tasks.pipeline import TextGenerationPipeline
 
 RESULT_FILE = "text_generation_result.txt"  # upstream's name
@@ -26,7 +28,7 @@ def predict(
     """Answer prompts; each is what a user says, and the chat template is applied.
 
     Args:
-        config: The run's settings; ``input_data`` holds the prompts.
+        config: The run's settings; ``input_data`` holds the prompts, ``adapter_id`` the adapters.
         network: A network with weights; None: the one the settings describe.
         tokenizer: Its tokenizer; None: the one the settings describe.
         **settings: Fields of ``GenerationConfig`` for this call; ``seed``.
@@ -43,15 +45,27 @@ def predict(
     weights = build.named_weights(config) if network is None else ""
     build.open_output(config)
     tokenizer = build.build_tokenizer(config) if tokenizer is None else tokenizer
+    adapters = adapters_of(config, len(prompts))
     if network is None:
         build.check_tokenizer(tokenizer, build.network_settings(config))
-        network = build.open_text_model(config, weights)
-    answers = TextGenerationPipeline(network, tokenizer)(
-        prompts,
-        batch_size=config.predict_batch_size,
-        apply_chat_template=True,
-        **{"seed": config.seed, **settings},
-    )
+        network = (
+            build.open_network(without_adapters(config), weights)
+            if adapters
+            else build.open_text_model(config, weights)
+        )
+    if config.assistant_model:
+        settings["assistant_model"] = open_assistant(config, tokenizer)
+    pipeline = TextGenerationPipeline(network, tokenizer)
+
+    def respond(asked: list[str]) -> list[dict[str, list[str]]]:
+        return pipeline(
+            asked,
+            batch_size=config.predict_batch_size,
+            apply_chat_template=True,
+            **{"seed": config.seed, **settings},
+        )
+
+    answers = answer_with(network, adapters, prompts, respond) if adapters else respond(prompts)
     if not is_first:
         return answers
     for prompt, answer in zip(prompts, answers, strict=True):

@@ -77,23 +77,26 @@ class Delta:
     arguments: str = ""
 
 
-def _glm4_reader(tools: Sequence[Mapping[str, Any]], with_builtin: bool = True) -> CallReader:
-    builtin = builtin_names(tools) if with_builtin else frozenset()
+def _glm4_reader(tools: Sequence[Mapping[str, Any]]) -> CallReader:
     names = [tool_name(tool) for tool in tools if tool["type"] == "function"]
-    return Glm4Reader(names, builtin)
+    return Glm4Reader(names, builtin_names(tools))
 
 
 def _glm45_reader(tools: Sequence[Mapping[str, Any]]) -> CallReader:
-    functions = [tool["function"] for tool in tools if tool["type"] == "function"]
-    return Glm45Reader({each["name"]: each.get("parameters") for each in functions})
+    return Glm45Reader({tool_name(tool): tool["function"].get("parameters") for tool in tools})
 
 
 _READERS: dict[str, Callable[[Sequence[Mapping[str, Any]]], CallReader]] = {
     "glm4": _glm4_reader,
-    "glm4_0414": lambda tools: _glm4_reader(tools, with_builtin=False),
+    "glm4_0414": _glm4_reader,
     "glm45": _glm45_reader,
 }
 DIALECTS = tuple(_READERS)
+
+
+def callable_tools(tools: Sequence[Mapping[str, Any]], dialect: str) -> list[Mapping[str, Any]]:
+    """Return the tools that can be called in a dialect: GLM-4's alone knows built-in ones."""
+    return [tool for tool in tools if dialect == "glm4" or tool["type"] == "function"]
 
 
 def dialect_of(tokenizer: Any) -> str:
@@ -112,7 +115,7 @@ def open_reader(tools: Sequence[Mapping[str, Any]], dialect: str) -> CallReader:
     """
     if dialect not in _READERS:
         raise TokenizerError(f"unknown dialect {dialect!r}", allowed=", ".join(DIALECTS))
-    return _READERS[dialect](normalise_tools(tools))
+    return _READERS[dialect](callable_tools(normalise_tools(tools), dialect))
 
 
 def parse_answer(

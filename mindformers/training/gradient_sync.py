@@ -19,7 +19,7 @@ class GradientSync:
     Args:
         mesh: The groups.
         parameters: In the order of the gradients.
-        copied: Parameter name -> rows that other ranks of the tensor group hold too; see ``copied_rows``.
+        copied: Parameter name -> rows that other ranks of a copy of the network hold too; see ``copied_rows``.
         num_buckets: Messages to make of all gradients, at least; none is longer than ``MAX_BUCKET_BYTES``.
         num_groups: Key/value heads of the network.
     """
@@ -35,7 +35,11 @@ class GradientSync:
     ):
         self.mesh = mesh
         self.copied = {i: copied[p.name] for i, p in enumerate(parameters) if p.name in copied}
-        self.kv_copies = mesh.kv_copies(num_groups)
+        self.groups = {
+            "tensor": mesh.tensor,
+            "kv_copies": mesh.kv_copies(num_groups),
+            "model": mesh.model,
+        }
         total = sum(parameter.size for parameter in parameters) * 4
         self.limit = max(1, min(MAX_BUCKET_BYTES, -(-total // num_buckets)))
 
@@ -58,12 +62,11 @@ class GradientSync:
         return grads
 
     def _sum_copies(self, grads: list[Tensor]) -> None:
-        """Sum rows that are on several ranks of a tensor group, each with a part of the gradient."""
+        """Sum rows that are on several ranks of a copy of the network, each with a part of the gradient."""
         for index, rows in self.copied.items():
             for each in rows:
                 if each.is_partial:
-                    group = self.mesh.tensor if each.is_everywhere else self.kv_copies
-                    grads[index] = _with_rows(grads[index], each.rows, group)
+                    grads[index] = _with_rows(grads[index], each.rows, self.groups[each.group])
 
     def _buckets(self, grads: Sequence[Tensor]) -> Iterator[list[int]]:
         bucket: list[int] = []
@@ -78,7 +81,7 @@ class GradientSync:
             yield bucket
 
     def square_sum(self, grads: Sequence[Tensor], own: float) -> float:
-        """Return this rank's part of the squared norm: what several ranks of a tensor group hold counts once.
+        """Return this rank's part of the squared norm: what several ranks of a copy hold counts once.
 
         Args:
             grads: The gradients of the whole batch.

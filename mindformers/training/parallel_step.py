@@ -56,7 +56,7 @@ class ParallelTrainStep(MFTrainOneStepCell):
             # No rank leaves a batch out: the others of its group would wait for it.
             return super()._accumulate(micro_batches, [max(w, _ALMOST_NONE) for w in weights])
         scaled = [weight * self.loss_scale for weight in weights]
-        losses, grads = self.passes(micro_batches, scaled)
+        losses, grads = self.passes(micro_batches, scaled, self.optimizer.step)
         return [loss / self.loss_scale for loss in losses], grads
 
     def _joined(

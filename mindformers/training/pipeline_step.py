@@ -40,7 +40,7 @@ class PipelinePasses:
     """The passes of one step on this stage.
 
     Args:
-        network: This stage of a network; has ``run_stage`` and ``stream_form``.
+        network: This stage of a network; has ``run_stage``, ``stream_form`` and ``begin_micro_batch``.
         parameters: What gradients are computed for.
         mesh: The groups, with the line between stages.
     """
@@ -57,15 +57,22 @@ class PipelinePasses:
         )
 
     def __call__(
-        self, micro_batches: Sequence[Batch], weights: Sequence[float]
+        self, micro_batches: Sequence[Batch], weights: Sequence[float], step: int = 0
     ) -> tuple[list[float], list[Tensor]]:
-        """Return the weighted losses, 0 but on the last stage, and the summed float32 gradients."""
+        """Return the weighted losses, 0 but on the last stage, and the summed float32 gradients.
+
+        Args:
+            micro_batches: Of the step.
+            weights: What each one's loss is multiplied by.
+            step: Finished updates; what is random follows from it and the number of the micro batch.
+        """
         under_way: dict[int, tuple[Any, ...]] = {}
         losses, total = [0.0] * len(micro_batches), _Sum()
         slots = one_forward_one_backward(
             self.layout.stage, self.layout.pipeline, len(micro_batches)
         )
         for is_forward, index in slots:
+            self.network.begin_micro_batch(step, index)  # both passes drop the same
             if is_forward:
                 under_way[index] = self._forward(micro_batches[index], weights[index])
             else:

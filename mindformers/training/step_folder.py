@@ -223,13 +223,12 @@ def _own_names(
 def _own_rows(file: JoinedFile, name: str, wanted: Parted | None) -> np.ndarray:
     """Return this process's rows of a whole tensor."""
     wanted = wanted or Parted.whole(file.tensors[name].shape)
-    rows = sum(part.rows for part in wanted.parts)
-    columns = wanted.parts[0].columns
-    shape = (rows, columns[1] - columns[0]) if columns else (rows, *wanted.shape[1:])
-    out = np.empty(shape, file.tensors[name].dtype.numpy)
-    for start, block in file.read_parts(name, wanted):
-        out[start : start + len(block)] = block
-    return out if wanted.shape else out.reshape(())
+    if not wanted.shape:
+        return file.read(name)
+    out = np.empty(wanted.own_shape, file.tensors[name].dtype.numpy)
+    for place, block in file.read_parts(name, wanted):
+        out[place] = block
+    return out
 
 
 def _text_writer(text: str) -> Callable[[Path], None]:

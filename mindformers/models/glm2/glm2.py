@@ -8,7 +8,6 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindformers.checkpoint.parts import Parted
 from mindformers.config.data import IGNORED_LABEL
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_modules import build_linear, residual_dtype
@@ -233,6 +232,7 @@ class ChatGLM2ForConditionalGeneration(SharedGLM2Model):
 
     def allocate_cache(self, num_blocks: int) -> None:
         """Give every layer an empty key/value cache of ``num_blocks`` blocks of ``config.block_size`` tokens."""
+        self.cache_serial += 1
         for layer in self.transformer.encoder.layers:
             layer.self_attention.allocate_cache(num_blocks)
         # The new parameters need names of their own before they meet in one graph.
@@ -278,10 +278,6 @@ class ChatGLM2ForConditionalGeneration(SharedGLM2Model):
             self._native = native_network(self.config, weights, self._vectors)
         self._vectors.refresh()
         return self._native
-
-    def weight_parts(self) -> dict[str, Parted]:
-        """Return, by parameter name, what this process's weights and prefix are of the whole ones."""
-        return super().weight_parts() | self.prefix_parts()
 
     def full_logits(self, input_ids: Tensor, last_rows: Tensor) -> Tensor:
         """Return the logits (B, V) float32 of the tokens ``last_rows`` (B,) points at, without a cache."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn
 
+from mindformers.checkpoint.quantized import BITS, usual_group
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.modules.linear import Linear
 from mindformers.modules.rounded_linear import RoundedLinear
@@ -31,15 +32,28 @@ def build_linear(
     has_bias: bool = False,
     *,
     may_round: bool = True,
+    columns: int | None = None,
 ) -> Linear | RoundedLinear:
-    """Return a linear layer in the configuration's types; ``may_round``: in int8 or int4 where it asks for it."""
+    """Return a linear layer in the configuration's types.
+
+    Args:
+        config: Of the network.
+        in_channels: Channels that come in.
+        out_channels: Channels that go out.
+        has_bias: Add a bias.
+        may_round: Hold the weight in int8 or int4 where the configuration asks for it.
+        columns: Of the whole matrix, where this process has some of them; its scales are those of the whole one.
+    """
     types = {
         "param_dtype": storage_dtype(config.param_init_type),
         "compute_dtype": compute_dtype(config.compute_dtype),
     }
     kind = getattr(config.pet, "base_quantization", None)
     if kind and may_round:
-        return RoundedLinear(in_channels, out_channels, has_bias=has_bias, kind=kind, **types)
+        group = usual_group(BITS[kind], {columns or in_channels})
+        return RoundedLinear(
+            in_channels, out_channels, has_bias=has_bias, kind=kind, group=group, **types
+        )
     return Linear(in_channels, out_channels, has_bias=has_bias, **types)
 
 
@@ -75,7 +89,9 @@ class ChatGLM2MLP(nn.Cell):
         self.enter, self.leave = build_enter(), build_leave()
         self.dense_h_to_4h = build_linear(config, config.hidden_size, 2 * channels)
         self.activation = build_swiglu(channels)
-        self.dense_4h_to_h = build_linear(config, channels, config.hidden_size)
+        self.dense_4h_to_h = build_linear(
+            config, channels, config.hidden_size, columns=config.ffn_hidden_size
+        )
 
     def construct(self, x: Tensor) -> Tensor:
         """Return (T, H) for ``x`` (T, H)."""
@@ -93,7 +109,9 @@ class ChatGLM2SplitMLP(nn.Cell):
         self.dense_left = build_linear(config, config.hidden_size, channels)
         self.dense_right = build_linear(config, config.hidden_size, channels)
         self.activation = build_split_swiglu()
-        self.dense_4h_to_h = build_linear(config, channels, config.hidden_size)
+        self.dense_4h_to_h = build_linear(
+            config, channels, config.hidden_size, columns=config.ffn_hidden_size
+        )
 
     def construct(self, x: Tensor) -> Tensor:
         """Return (T, H) for ``x`` (T, H)."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
 from mindformers.checkpoint.parts import Parted
 from mindformers.config.pet import PREFIX, Ptuning2Section
-from mindformers.errors import ConfigError
 from mindformers.models.glm2.glm2_pretrained import GLM2PreTrainedModel
+from mindformers.models.glm2.glm2_shares import Copied, prefix_copies, prefix_parts
 from mindformers.modules.prefix import PrefixedAttention, PrefixEncoder
 from mindformers.ops.attention import PortableMask, build_attention
 from mindformers.ops.backend import compute_dtype
 from mindformers.parallel.mesh import mesh
-from mindformers.pet.prefix import prefix_parameters
 
 
 class PrefixedGLM2(GLM2PreTrainedModel):
@@ -24,42 +25,49 @@ class PrefixedGLM2(GLM2PreTrainedModel):
     transformer: Any
 
     def attach_prefix(self, settings: Ptuning2Section) -> None:
-        """Put a prefix before the first token of every layer.
-
-        Raises:
-            ConfigError: If the network is one rank's share of a network.
-        """
-        layout = mesh().layout
-        if layout.tensor * layout.pipeline * layout.context > 1:
-            raise ConfigError("a trained prefix is not shared", where="get_pet_model",
-                              fix="use data_parallel")  # fmt: skip
+        """Put a prefix before the first token of every layer of this process."""
         model, config = self.transformer, self.config
-        dtype = compute_dtype(config.compute_dtype)
+        held = model.encoder.held
         encoder = PrefixEncoder(
             settings,
-            num_layers=config.num_layers,
-            num_groups=config.n_kv_heads,
-            head_dim=config.kv_channels,
-            dtype=dtype,
+            prefix_parts(settings, config, mesh().layout),
+            heads=(
+                len(held),
+                model.encoder.layers[held[0]].self_attention.num_groups,
+                config.kv_channels,
+            ),
+            dtype=compute_dtype(config.compute_dtype),
+            seed=ms.get_seed(),
         )
         names = {id(p): f"{PREFIX}{name}" for name, p in encoder.parameters_and_names()}
         model.prefix_encoder, model.prefix_length = encoder, settings.pre_seq_len
         for parameter in encoder.get_parameters():  # assigning a cell names them by its attribute
             parameter.name = names[id(parameter)]
-        model.mask = PortableMask()  # a tensor, which the prefix can be put before
-        for index, layer in enumerate(model.encoder.layers):
-            attention = layer.self_attention
+        if mesh().context.is_alone:
+            model.mask = PortableMask()  # a tensor, which the prefix can be put before
+        for place, index in enumerate(held):
+            attention = model.encoder.layers[index].self_attention
             form = build_attention(
                 attention.num_heads,
                 attention.num_groups,
                 attention.head_dim,
                 config.use_flash_attention,
             )
-            attention.attention = PrefixedAttention(attention.rotate, form, index)
+            attention.attention = PrefixedAttention(attention.rotate, form, place)
 
     def prefix_parts(self) -> dict[str, Parted]:
-        """Return, by parameter name, what this process holds of the prefix: all of it."""
-        return {name: Parted.whole(p.shape) for name, p in prefix_parameters(self).items()}
+        """Return, by parameter name, what this process's prefix is of the whole one; empty without one."""
+        return self._of_prefix(prefix_parts)
+
+    def prefix_copies(self) -> dict[str, list[Copied]]:
+        """Return, by parameter name, the rows of the prefix that other ranks hold as well."""
+        return self._of_prefix(prefix_copies)
+
+    def _of_prefix(self, told: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        settings = self.config.pet
+        if not self.prefix_length or not isinstance(settings, Ptuning2Section):
+            return {}
+        return told(settings, self.config, mesh().layout)
 
     @property
     def prefix_length(self) -> int:
@@ -67,7 +75,7 @@ class PrefixedGLM2(GLM2PreTrainedModel):
         return int(self.transformer.prefix_length)
 
     def prefix(self) -> np.ndarray:
-        """Return the prefix as it is now, (layers, 2, positions, heads, channels) float32."""
+        """Return this process's prefix as it is now, (layers, 2, positions, heads, channels) float32."""
         past: np.ndarray = self.transformer.prefix_encoder().asnumpy()
         return past.astype(np.float32)
 
@@ -85,3 +93,9 @@ class PrefixedGLM2(GLM2PreTrainedModel):
             for table, one in ((cached.key_cache, keys), (cached.value_cache, values)):
                 every = np.tile(one, (len(slots), 1))  # (rows * P, G * D)
                 cached.write(table, places, Tensor(every).astype(table.dtype))
+
+    def copy_cache(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """Copy keys and values of every layer from slots to slots, (P,) each."""
+        places = [Tensor(slots.astype(np.int32)) for slots in (sources, targets)]
+        for layer in self.transformer.encoder.layers:
+            layer.self_attention.cached_attention.copy_slots(*places)

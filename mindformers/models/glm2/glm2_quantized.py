@@ -9,6 +9,7 @@ import numpy as np
 
 from mindformers.checkpoint.dtypes import BY_NAME
 from mindformers.checkpoint.quantized import (
+    BITS,
     BLOCK,
     QuantizedMatrix,
     Scheme,
@@ -26,7 +27,6 @@ from mindformers.models.glm2.glm2_native import EMBEDDING, HEAD
 from mindformers.ops.native.arrays import Buffer, of_array, view
 
 Parts = Sequence[Buffer]
-_BITS = {"int8": 8, "int4": 4}
 _ELEMENTS = 2**18  # rounded at once by a thread: they and what comes of them stay in the cache
 
 
@@ -50,10 +50,10 @@ def description_of(
     widths = {cols for cols in matrices.values() if cols % BLOCK == 0}
 
     def scheme(kind: str) -> Scheme:
-        bits = _BITS[kind]
+        bits = BITS[kind]
         is_main = kind == config.quantization and config.quantization_group
         group = config.quantization_group if is_main else usual_group(bits, widths)
-        return Scheme(bits, group, symmetric or bits != _BITS["int4"])
+        return Scheme(bits, group, symmetric or bits != BITS["int4"])
 
     main = scheme(config.quantization)
     chosen = {EMBEDDING: config.quantization_embedding, HEAD: config.quantization_head}

@@ -17,6 +17,7 @@ from mindspore import Tensor, ops
 from mindformers.checkpoint.dtypes import plain_array
 from mindformers.checkpoint.keymap import Stored
 from mindformers.checkpoint.parts import Parted
+from mindformers.checkpoint.quantized import held_scales
 from mindformers.config.data import IGNORED_LABEL
 from mindformers.models.glm2.glm2_modules import recompute_activation, residual_dtype
 from mindformers.models.glm2.glm2_prefix import PrefixedGLM2
@@ -31,6 +32,7 @@ from mindformers.models.glm2.glm2_shares import (
 )
 from mindformers.modules.start import INIT_SIGMA
 from mindformers.ops.attention import RotatedAttention
+from mindformers.ops.backend import active_backend
 from mindformers.parallel.mesh import mesh
 from mindformers.pet.lora import adapter_ranks
 
@@ -42,18 +44,26 @@ class SharedGLM2Model(PrefixedGLM2):
     """
 
     def copied_rows(self) -> dict[str, list[Copied]]:
-        """Return, by parameter name, the rows that other ranks of a tensor group hold as well."""
+        """Return, by parameter name, the rows that other ranks of this copy of the network hold as well."""
         layout = mesh().layout
         copied = copied_rows(self.layout_tensors(), self.config, layout)
         ranks = adapter_ranks(self)
         if ranks:
             copied |= adapter_copies(ranks, self.weight_parts(), copied, layout)
-        return copied
+        return copied | self.prefix_copies()
 
     def weight_parts(self) -> dict[str, Parted]:
-        """Return, by parameter name, what this process's weights are of the whole ones."""
+        """Return, by parameter name, what this process's weights are of the whole ones, adapters and prefix too."""
         parts = weight_parts(self.layout_tensors(), self.config, mesh().layout)
-        return parts | adapter_parts(adapter_ranks(self), parts)
+        return parts | adapter_parts(adapter_ranks(self), parts) | self.prefix_parts()
+
+    @property
+    def joins_rows(self) -> bool:
+        """Whether a batch costs less as one row of documents: no graph for its length, no mask of S x S."""
+        layout = mesh().layout
+        has_own_tokens = layout.pipeline == layout.context == 1 and not layout.is_sequence_parallel
+        is_native = active_backend() == "native" and ms.get_context("mode") == ms.PYNATIVE_MODE
+        return has_own_tokens and is_native and not self.transformer.prefix_length
 
     def stream_form(self, shape: Sequence[int]) -> tuple[tuple[int, int], Any]:
         """Return shape and type of what pipeline stages hand on for ids of ``shape`` (B, S)."""
@@ -121,6 +131,8 @@ class SharedGLM2Model(PrefixedGLM2):
         for stored in self.layout_tensors():
             if not is_held(stored.pieces[0].name, self.config, layout):
                 continue
+            if held_scales(stored.name) in parameters:
+                continue  # weights in few bits are 0 until they are loaded, as in one process
             parts = [part for part in self._drawn(stored, seed) if part is not None]
             if parts:
                 parameter = parameters[stored.name]

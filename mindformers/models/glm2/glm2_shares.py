@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from mindformers.checkpoint.keymap import Piece, Rows, Stored
 from mindformers.checkpoint.parts import Part, Parted
-from mindformers.config.pet import LORA_A, LORA_B
+from mindformers.config.pet import LORA_A, LORA_B, PREFIX, Ptuning2Section
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.parallel.layout import Layout
 
@@ -96,19 +97,20 @@ def held_places(
 
 @dataclass(frozen=True)
 class Copied:
-    """Rows of a parameter that several ranks of a tensor group hold.
+    """Rows of a parameter that several ranks of one copy of the network hold.
 
     Attributes:
         rows: First and last row, the last not included.
         copies: How many ranks.
         is_partial: Each of them has a part of the gradient only.
-        is_everywhere: They are the whole tensor group; else those that share a key/value head.
+        group: Who they are: a tensor group, those of it that share a key/value head, or all that hold
+            one copy of the network, pipeline stages included.
     """
 
     rows: tuple[int, int]
     copies: int
     is_partial: bool
-    is_everywhere: bool
+    group: Literal["tensor", "kv_copies", "model"] = "tensor"
 
 
 def copied_rows(
@@ -126,7 +128,8 @@ def copied_rows(
             if share.copies > 1:
                 is_norm = piece.name.endswith("_norm")
                 is_partial = layout.is_sequence_parallel if is_norm else piece.name != "embedding"
-                rows = Copied((start, stop), share.copies, is_partial, is_norm)
+                group: Literal["tensor", "kv_copies"] = "tensor" if is_norm else "kv_copies"
+                rows = Copied((start, stop), share.copies, is_partial, group)
                 found.setdefault(stored.name, []).append(rows)
             start = stop
     return found
@@ -189,7 +192,61 @@ def adapter_copies(
         weight = weights[f"{layer}.weight"]
         is_cut = weight.parts[0].columns is not None
         name, rows = (LORA_B, weight.shape[0]) if is_cut else (LORA_A, rank)
-        found[f"{layer}.{name}"] = [Copied((0, rows), layout.tensor, True, True)]
+        found[f"{layer}.{name}"] = [Copied((0, rows), layout.tensor, True)]
         if f"{layer}.weight" in copied:
             found[f"{layer}.{LORA_B}"] = copied[f"{layer}.weight"]
+    return found
+
+
+def prefix_parts(
+    settings: Ptuning2Section, config: ChatGLM2Config, layout: Layout
+) -> dict[str, Parted]:
+    """Return, by name, what this rank's prefix is of the whole one: that of its layers and key/value heads.
+
+    What lies before the last layer of a projection is whole on every rank: all of its outputs come from it.
+    """
+    length, width = (
+        settings.pre_seq_len,
+        2 * config.num_layers * config.n_kv_heads * config.kv_channels,
+    )
+    spans, own = [], 0
+    for first, stop in _prefix_spans(config, layout):
+        spans.append((own, first, stop))
+        own += stop - first
+    rows, name = (length, width), f"{PREFIX}embedding.weight"
+    if not settings.prefix_projection:
+        return {name: Parted(rows, tuple(Part(0, 0, length, (a, b), at) for at, a, b in spans))}
+    last, narrow = tuple(Part(at, a, b - a) for at, a, b in spans), settings.projection_dim
+    return {
+        name: Parted.whole(rows),
+        f"{PREFIX}trans.0.weight": Parted.whole((narrow, width)),
+        f"{PREFIX}trans.0.bias": Parted.whole((narrow,)),
+        f"{PREFIX}trans.2.weight": Parted((width, narrow), last),
+        f"{PREFIX}trans.2.bias": Parted((width,), last),
+    }
+
+
+def _prefix_spans(config: ChatGLM2Config, layout: Layout) -> list[tuple[int, int]]:
+    """Return which channels of a row of the prefix this rank attends to: keys, then values, of each layer."""
+    each, layers = config.n_kv_heads * config.kv_channels, layout.layers(config.num_layers)
+    if layout.tensor == 1:
+        return [(2 * layers.start * each, 2 * layers.stop * each)]
+    first, stop = layout.kv_share(config.n_kv_heads, config.kv_channels)
+    places = range(2 * layers.start, 2 * layers.stop)
+    return [(place * each + first, place * each + stop) for place in places]
+
+
+def prefix_copies(
+    settings: Ptuning2Section, config: ChatGLM2Config, layout: Layout
+) -> dict[str, list[Copied]]:
+    """Return, for a prefix, which of its rows other ranks hold as well; each has a part of the gradient."""
+    found: dict[str, list[Copied]] = {}
+    heads, model = layout.copies_of_kv_head(config.n_kv_heads), layout.tensor * layout.pipeline
+    for name, part in prefix_parts(settings, config, layout).items():
+        rows = (0, part.own_shape[0])
+        is_before = settings.prefix_projection and not name.startswith(f"{PREFIX}trans.2.")
+        if is_before and model > 1:
+            found[name] = [Copied(rows, model, True, "model")]
+        elif not is_before and heads > 1:
+            found[name] = [Copied(rows, heads, True, "kv_copies")]
     return found

@@ -42,7 +42,9 @@ class ChatGLM2SelfAttention(nn.Cell):
             self.rotate, config.rotary_dim, size, config.use_flash_attention
         )
         self.cached_attention: nn.Cell | None = None
-        self.dense = build_linear(config, heads * size, config.hidden_size)
+        self.dense = build_linear(
+            config, heads * size, config.hidden_size, columns=config.num_heads * size
+        )
 
     def build_projections(self, config: ChatGLM2Config) -> None:
         """Make one weight for query, key and value, rows in that order."""

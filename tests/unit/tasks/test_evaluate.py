@@ -68,14 +68,17 @@ def test_metrics_of_texts_compare_the_answers_predicting_gives(
     pytest.importorskip("jieba")
     metrics = [{"type": "EmF1Metric"}, {"type": "ToolCallMetric"}, {"type": "PerplexityMetric"}]
     found = evaluate(parts.run(tmp_path, metric=metrics))
-    assert found["answers"] == 7
+    assert found["answers"] == 8  # one of seven conversations has two turns
     assert found["PPL"] == found["perplexity"]
     assert found["tool_calls"] == 0
     lines = [json.loads(line) for line in (tmp_path / ANSWERS_FILE).read_text().splitlines()]
     assert lines[0]["prompt"].endswith("<|assistant|>")
-    assert [line["reference"] for line in lines[:4]] == [
-        "\nHello world", "\n你好，世界。", "\ntwo", "\nand the tool",
+    assert [line["reference"] for line in lines[:5]] == [
+        "\nHello world", "\n你好，世界。", "\ntwo", "\nand the tool", "\nit",
     ]  # fmt: skip
+    assert [(line["row"], line["turn"]) for line in lines[3:6]] == [(4, 1), (4, 2), (5, 1)]
+    history = lines[4]["prompt"].removeprefix(lines[3]["prompt"]).split()
+    assert history == ["and", "the", "tool", "<|user|>", "you", "<|assistant|>"]
     model = AutoModel.from_pretrained(parts.model)
     for index, line in enumerate(lines[:3]):
         prompt = parts.ids[index][: int(np.argmax(parts.labels[index] >= 0)) + 1].tolist()

@@ -20,6 +20,7 @@ H, F, V, N, G, D, L = 4096, 13696, 151552, 32, 2, 128, 40
 PUBLISHED = REPOSITORY / "configs/glm4/finetune_glm4_9b.yaml"
 CHAT = REPOSITORY / "configs/glm4/predict_glm4_9b_chat.yaml"
 LORA = REPOSITORY / "configs/glm4/lora_glm4_9b.yaml"
+PREFIX = REPOSITORY / "configs/glm2/run_glm2_6b_ptuning2.yaml"
 
 
 def job_from(path=PUBLISHED, **keys):
@@ -182,6 +183,39 @@ def test_adapters_of_named_layers_are_counted_by_their_numbers():
     assert stage_memory(changed, 0).trained == 5 * 8 * (H + H)
 
 
+@pytest.mark.parametrize(
+    ("layout", "share"),
+    [
+        (Layout(), 1),
+        (Layout(tensor=2), 2),
+        (Layout(tensor=4), 2),  # of two key/value heads
+        (Layout(pipeline=4, tensor=2), 8),
+        (Layout(data=2, context=2), 1),
+    ],
+    ids=str,
+)
+def test_a_prefix_alone_is_trained_by_those_that_attend_to_it(layout, share):
+    job = replace(job_from(PREFIX), layout=layout)
+    width, narrow = 28 * 2 * 2 * 128, 512
+    deep = job.prefix.model_copy(update={"prefix_projection": True, "projection_dim": narrow})
+    projected = replace(job, prefix=deep, _held={})
+    for stage in range(layout.pipeline):
+        held = stage_memory(job, stage)
+        assert held.trained == 128 * width // share
+        assert held.optimizer == 8 * held.trained
+        before = 128 * width + narrow * width + narrow
+        assert stage_memory(projected, stage).trained == before + width // share * (narrow + 1)
+
+
+def test_a_position_of_a_prefix_costs_a_column_of_scores_and_lies_beside_the_keys():
+    job = replace(job_from(PREFIX), on_cpu=True, layout=Layout())
+    longer = replace(job, prefix=job.prefix.model_copy(update={"pre_seq_len": 129}), _held={})
+    beside = 2 * job.rows * 2 * 128 * 4
+    assert layer_bytes(longer) - layer_bytes(job) == 4 * 32 * job.tokens + beside
+    answering = [replace(each, is_training=False) for each in (job, longer)]
+    assert stage_memory(answering[1], 0).cache >= stage_memory(answering[0], 0).cache
+
+
 def test_logits_exist_in_chunks_where_processes_share_the_vocabulary():
     shared = stage_memory(replace(job_from(), layout=Layout(tensor=2)), 0)
     chunk = 2**25 // (4 * V // 2)
@@ -223,6 +257,25 @@ def test_a_built_network_and_its_optimizer_have_the_planned_bytes(dtype):
     assert planned.parameters == sum(each.size for each in parameters)
     assert planned.weights == sum(each.size * each.itemsize for each in parameters)
     assert planned.optimizer == sum(each.size * each.itemsize for each in state)
+
+
+@pytest.mark.parametrize("is_projected", [False, True])
+def test_a_built_prefix_has_the_planned_bytes(is_projected):
+    from mindformers.tasks.build import build_network
+
+    pet = {
+        "pet_type": "ptuning2",
+        "pre_seq_len": 7,
+        "prefix_projection": is_projected,
+        "projection_dim": 3,
+    }
+    patches = [Patch(("model", "model_config", "pet_config"), pet, "test")]
+    config = load_run_config(TINY, patches)
+    network = build_network(config)
+    trained = sum(each.size for each in network.trainable_params())
+    weights = sum(each.size for each in network.weight_parameters().values())
+    planned = stage_memory(job_of(config), 0)
+    assert (planned.trained, planned.parameters) == (trained, trained + weights)
 
 
 # Peak memory of processes on a CPU (MB of 10^6), as the runs of a GLM of 8 layers, hidden 1024, told it.

@@ -16,9 +16,7 @@ from mindformers.errors import ConfigError
 from mindformers.models.auto import AutoModel
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 from mindformers.pet import load_adapter
-from mindformers.tasks import layout
 from mindformers.tasks.finetune import finetune
-from mindformers.tasks.plan_job import job_of
 from mindformers.tasks.predict import predict
 from tests.support.mindrecords import write_numbered
 from tests.support.model_dir import tiny_settings, write_model_dir
@@ -129,21 +127,7 @@ def test_a_step_answers_and_so_does_the_network_it_is_loaded_into(
     assert answer == {"text_generation_text": [said]}
 
 
-def test_an_untrained_prefix_does_not_answer_and_is_not_planned(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_untrained_prefix_does_not_answer(run: Run) -> None:
     config = run.config(input_data="hello", run_mode="predict")
     with pytest.raises(ConfigError, match="ask for a trained prefix, and these weights hold none"):
         predict(config)
-    with pytest.raises(ConfigError, match="a trained prefix is not planned"):
-        job_of(run.config())
-    monkeypatch.setattr(layout, "launched_processes", lambda: 2)
-    shared = {"use_parallel": True, "parallel_config": {"model_parallel": 2}}
-    config = run.config(**shared)
-    with pytest.raises(ConfigError, match="(adapters are|a trained prefix is) not shared"):
-        layout.launched_layout(config)
-    longer = run.config(
-        use_parallel=True, parallel_config={"context_parallel": 2}, run_mode="finetune"
-    )
-    with pytest.raises(ConfigError, match="a trained prefix is not shared"):
-        layout.launched_layout(longer)

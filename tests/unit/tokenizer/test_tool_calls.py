@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindformers.errors import TokenizerError
@@ -227,6 +227,7 @@ PARTS = st.sampled_from(
 ANSWERS = st.lists(PARTS, max_size=14).map("".join) | st.text(max_size=40)
 
 
+@settings(deadline=None)
 @given(
     ANSWERS, st.data(), st.sampled_from(["stop", "tool_calls", "length"]), st.sampled_from(DIALECTS)
 )

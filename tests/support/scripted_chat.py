@@ -35,7 +35,7 @@ def run(folder: str, arguments: list[str]) -> int:
     tokenizer = ChatGLM4Tokenizer(f"{folder}/tokenizer.model")
     seconds = 0.01 if arguments[1:] and arguments[1] == "slowly" else 0.0
     network: Any = ScriptedNetwork(answer_to, seconds)
-    mindformers.tasks.chat.open_model = lambda *_: (network, tokenizer)
+    mindformers.tasks.chat.open_chat = lambda *_: (network, tokenizer)
     return main(arguments)
 
 

@@ -79,17 +79,20 @@ def settings_of(size: str, tokens: int, steps: int, **changes: Any) -> dict[str,
     }  # fmt: skip
 
 
-def finetune_once(settings: dict[str, Any], processes: int, data: Path, folder: Path) -> Run:
+def finetune_once(
+    settings: dict[str, Any], processes: int, data: Path, folder: Path, config: str = CONFIG
+) -> Run:
     """Run it.
 
     Args:
         settings: Keys that differ from the file's.
         processes: 1 needs no launcher.
-        data: MindRecord file.
+        data: MindRecord file, or conversations.
         folder: An empty one, for what is written.
+        config: The YAML file.
     """
     output = folder / "output"
-    line = ["run_mindformer.py", "--config", CONFIG, "--run_mode", "finetune", "--train_dataset",
+    line = ["run_mindformer.py", "--config", config, "--run_mode", "finetune", "--train_dataset",
             str(data), "--output_dir", str(output), "--mode", "1"]  # fmt: skip
     for key, value in settings.items():
         line += [f"--{key}", json.dumps(value) if isinstance(value, list) else str(value)]

@@ -56,6 +56,10 @@ class EngineBusyError(GenerationError):
         self.retry_after = retry_after
 
 
+class ToolError(MindFormersError):
+    """A tool could not do what it was asked; where a model asked, it is told so as the result."""
+
+
 class TrainingError(MindFormersError):
     """Training had to stop: a loss or gradient is not finite, or a step cannot go on."""
 

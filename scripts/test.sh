@@ -11,15 +11,19 @@ esac
 use_environment test,viz,eval,serve,servetest
 [ "$#" -eq 0 ] || exec python -m pytest "$@"
 
+# Two files at a time: a test of a small network keeps one core busy.
+pytest=(python -m pytest -n 2 --dist loadfile)
+
 echo "-- native"
-python -m pytest
+"${pytest[@]}"
 echo "-- portable"
-MINDFORMERS_BACKEND=portable python -m pytest tests/parity tests/unit/ops tests/unit/modules tests/unit/models \
-    tests/unit/generation tests/unit/training tests/unit/tasks tests/faults/test_training_faults.py \
+MINDFORMERS_BACKEND=portable "${pytest[@]}" tests/parity tests/unit/ops tests/unit/modules tests/unit/models \
+    tests/unit/generation tests/unit/training tests/unit/tasks/test_finetune.py tests/unit/tasks/test_lora_run.py \
+    tests/unit/tasks/test_pipeline_and_predict.py tests/faults/test_training_faults.py \
     tests/faults/test_generation_faults.py
 echo "-- no compiler"
 empty="$(mktemp -d)"
 trap 'rm -rf "$empty"' EXIT
 env -u CXX -u MINDFORMERS_BACKEND PATH="$VIRTUAL_ENV/bin" MINDFORMERS_CACHE="$empty/cache" TMPDIR="$empty" \
-    python -m pytest tests/parity/test_golden_block.py tests/unit/ops tests/unit/generation \
+    "${pytest[@]}" tests/parity/test_golden_block.py tests/unit/ops tests/unit/generation \
     tests/unit/models/test_base_model.py tests/unit/models/test_glm2.py

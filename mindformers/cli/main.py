@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mindformers.errors import ConfigError, did_you_mean
 from mindformers.guard import DEBUG_FLAG, FlagParser, run_guarded
@@ -15,6 +14,7 @@ COMMANDS = {
     "convert": "weights between Hugging Face and this library (the same as convert_weight.py)",
     "average": "the averaged weights of a checkpoint (optimizer.ema_decay) as weights of their own",
     "chat": "talk to a model in the terminal",
+    "serve": "serve a model to OpenAI's clients and to a browser",
     "lm_eval": "lm-evaluation-harness with --model mindformers",
     "report": "the pages of a run, from its output folder",
     "launch": "start a script as several processes (the same as scripts/msrun_launcher.sh)",
@@ -32,43 +32,6 @@ def _usage() -> str:
             "mindformers COMMAND --help says more",
         ]
     )
-
-
-def chat_command(argv: Sequence[str]) -> int:
-    """Run ``mindformers chat``."""
-    parser = FlagParser(prog="mindformers chat", description="Talk to a model in the terminal.")
-    parser.add_argument("model_dir", help="a Hugging Face directory or one saved by this library")
-    parser.add_argument(
-        "--system", default="", help="an instruction that stands before the conversation"
-    )
-    parser.add_argument("--device_target", default="CPU", choices=("CPU", "Ascend"))
-    parser.add_argument(
-        "--no_history",
-        dest="keep_history",
-        action="store_false",
-        help="every question stands alone",
-    )
-    parser.add_argument(
-        "--quantization", choices=("int8", "int4"), help="round the weights when they are loaded"
-    )
-    parser.add_argument("--max_new_tokens", type=int, help="longest answer (tokens)")
-    parser.add_argument(
-        "--do_sample", action="store_true", help="draw tokens instead of taking the likeliest"
-    )
-    parser.add_argument(
-        "--temperature", type=float, help="with --do_sample; 0.8 is GLM-4's default"
-    )
-    parser.add_argument("--top_p", type=float, help="with --do_sample; 0.8 is GLM-4's default")
-    parser.add_argument("--seed", type=int, help="makes drawn answers repeatable")
-    options = {
-        name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None
-    }
-    from mindformers.logger import setup_console_logging
-    from mindformers.tasks.chat import chat
-
-    setup_console_logging(logging.WARNING)
-    chat(options.pop("model_dir"), **options)
-    return 0
 
 
 def average_command(argv: Sequence[str]) -> int:
@@ -99,6 +62,55 @@ def report_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def _run(rest: Sequence[str]) -> int:
+    from mindformers.cli.run import main as run_main
+
+    return run_main(rest, prog="mindformers run")
+
+
+def _convert(rest: Sequence[str]) -> int:
+    from mindformers.cli.convert import main as convert_main
+
+    return convert_main(rest, prog="mindformers convert")
+
+
+def _chat(argv: Sequence[str]) -> int:
+    from mindformers.cli.chat import chat_command
+
+    return chat_command(argv)
+
+
+def _serve(rest: Sequence[str]) -> int:
+    from mindformers.cli.serve import serve_command
+
+    return serve_command(rest)
+
+
+def _lm_eval(rest: Sequence[str]) -> int:
+    from mindformers.tasks.lm_harness import run_harness
+
+    return run_harness(rest)
+
+
+def _launch(rest: Sequence[str]) -> int:
+    from mindformers.cli.launch import main as launch_main
+
+    return launch_main(rest)
+
+
+# Each loads what it needs when it is called.
+_RUNNERS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": _run,
+    "convert": _convert,
+    "average": average_command,
+    "chat": _chat,
+    "serve": _serve,
+    "lm_eval": _lm_eval,
+    "report": report_command,
+    "launch": _launch,
+}
+
+
 def dispatch(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names."""
     arguments = [a for a in (sys.argv[1:] if argv is None else argv) if a != DEBUG_FLAG]
@@ -109,28 +121,8 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     command, rest = arguments[0], arguments[1:]
-    if command == "chat":
-        return chat_command(rest)
-    if command == "average":
-        return average_command(rest)
-    if command == "run":
-        from mindformers.cli.run import main as run_main
-
-        return run_main(rest, prog="mindformers run")
-    if command == "convert":
-        from mindformers.cli.convert import main as convert_main
-
-        return convert_main(rest, prog="mindformers convert")
-    if command == "report":
-        return report_command(rest)
-    if command == "lm_eval":
-        from mindformers.tasks.lm_harness import run_harness
-
-        return run_harness(rest)
-    if command == "launch":
-        from mindformers.cli.launch import main as launch_main
-
-        return launch_main(rest)
+    if command in _RUNNERS:
+        return _RUNNERS[command](rest)
     raise ConfigError(
         f"no command is called {command!r}",
         allowed=", ".join(COMMANDS),

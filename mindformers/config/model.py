@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mindformers.config.fields import Count, Fraction, PositiveRate, Rate
+from mindformers.config.fields import Count, PositiveRate
+from mindformers.config.generation import GenerationKeys
 from mindformers.config.pet import PetSection
 from mindformers.config.rope import RopeScalingSection
 from mindformers.config.section import Section, only
@@ -27,7 +28,7 @@ _DTYPE_FIELDS = (
 TokenId = Annotated[int, Field(ge=0)]
 
 
-class Glm2ModelSection(Section):
+class Glm2ModelSection(GenerationKeys):
     """``model.model_config``: settings of GLM-2, GLM-3 and GLM-4 networks."""
 
     type: Literal["ChatGLM2Config"] = Field(
@@ -158,42 +159,6 @@ class Glm2ModelSection(Section):
     )
     bos_token_id: TokenId | None = Field(
         default=None, description="Stored; the tokenizer owns its ids."
-    )
-    repetition_penalty: PositiveRate = Field(
-        default=1.0,
-        description="Default of generate(): divides the logit of an id that occurred; 1.0 is off.",
-    )
-    max_decode_length: Count | None = Field(
-        default=None, description="Default length of prompt and answer (tokens)."
-    )
-    max_length: Count | None = Field(
-        default=None,
-        description="Default length of prompt and answer (tokens); wins over the one above.",
-    )
-    max_new_tokens: Count | None = Field(
-        default=None, description="Default length of the answer (tokens); wins over both above."
-    )
-    min_length: int | None = Field(
-        default=None,
-        ge=0,
-        description="Default of generate(): shortest prompt and answer (tokens).",
-    )
-    min_new_tokens: int | None = Field(
-        default=None, ge=0, description="Default of generate(): shortest answer (tokens)."
-    )
-    temperature: Rate | None = Field(
-        default=None, description="Default of generate(): divides the logits when drawing."
-    )
-    top_k: int | None = Field(
-        default=None,
-        ge=0,
-        description="Default of generate(): draw among the k likeliest ids; 0: all.",
-    )
-    top_p: Fraction | None = Field(
-        default=None, description="Default of generate(): draw among ids of this much probability."
-    )
-    do_sample: bool | None = Field(
-        default=None, description="Default of generate(): draw instead of taking the likeliest."
     )
     checkpoint_name_or_path: str | None = Field(
         default=None, description="Weights loaded when the network is built; empty: none."

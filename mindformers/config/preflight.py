@@ -78,6 +78,8 @@ def _prediction(config: RunConfig) -> Iterator[Problem]:
     tokenizer = config.processor.tokenizer if config.processor else None
     if tokenizer is not None and tokenizer.vocab_file:
         yield from _missing(_VOCABULARY, tokenizer.vocab_file, "tokenizer.model", is_file=True)
+    if config.assistant_model:
+        yield from _missing(("assistant_model",), config.assistant_model, "a model's folder")
 
 
 def _weights(config: RunConfig) -> Iterator[Problem]:

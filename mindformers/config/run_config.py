@@ -122,6 +122,10 @@ class RunConfig(EvaluationKeys):
     predict_batch_size: Count | None = Field(
         default=None, description="Prompts answered at once; null: all of them."
     )
+    assistant_model: OptionalText = Field(
+        default="",
+        description="Folder of a smaller model of the same vocabulary that guesses tokens; empty: none.",
+    )
     adapter_id: OptionalText | list[str] = Field(
         default="",
         description="Predicting: folder of the LoRA adapters to answer with, one for all prompts or one for each; "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mindformers.errors import DataError, TokenizerError
+from mindformers.tokenizer.call_form import builtin_names
 from mindformers.tokenizer.conversation import normalise_messages, normalise_tools
 from mindformers.tokenizer.injection import strings_in
 
@@ -96,8 +97,8 @@ def parse_conversation(
             order is wrong, or no turn is an assistant's; names the message.
     """
     try:
-        normalised = normalise_messages(messages)
         schemas = normalise_tools(tools) if tools else []
+        normalised = normalise_messages(messages, builtin=builtin_names(schemas))
     except TokenizerError as error:
         raise data_error(error, where) from error
     turns = tuple(_message(entry, where, index) for index, entry in enumerate(normalised))

@@ -97,10 +97,7 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
             where=where,
             allowed='{"name": "...", "arguments": {...}}',
         )
-    arguments = call.get("arguments")
-    if not isinstance(arguments, str):
-        arguments = to_json({} if arguments is None else arguments)
-    return {"role": "assistant", "metadata": call["name"], "content": arguments or "{}"}
+    return {"role": "assistant", "content": None, "tool_calls": [{"function": call}]}
 
 
 def from_json(value: Any, what: str, where: str) -> Any:

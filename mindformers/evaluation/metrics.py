@@ -6,6 +6,7 @@ given logits. They load no MindSpore.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any, ClassVar
@@ -20,11 +21,14 @@ from mindformers.evaluation.overlap import (
     sentence_bleu,
 )
 from mindformers.evaluation.score import TokenScore, score_logits, total
-from mindformers.evaluation.tool_calls import parse_tool_call
 from mindformers.evaluation.words import english_words, jieba_words, mixed_words, without_marks
 from mindformers.extras import import_extra
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
+from mindformers.tokenizer.call_form import arguments_object
+from mindformers.tokenizer.tool_calls import ToolCall, parse_answer
 
+# A tool's name where a message of an answer begins, and an object below it.
+_CALL_HEAD = re.compile(r"(?:\A|\}|<\|assistant\|>)([^\s{}\[\]()\"'<>]+)[ \t]*\n\s*\{")
 _register = MindFormerRegister.register(MindFormerModuleType.METRIC)
 Results = dict[str, float]
 
@@ -183,28 +187,39 @@ class ToolCallMetric(TextMetric):
         """Return ``tool_name``, ``tool_arguments`` and ``tool_call`` (both right), 0 to 100.
 
         Of the rows whose answer is a call; ``tool_calls`` is their number, ``tool_needless`` the share of the
-        other rows that are answered by a call.
+        other rows that are answered by a call. A call whose arguments are no JSON object is none.
         """
-        calls = [pair for pair in self.pairs if parse_tool_call(pair[1]) is not None]
-        others = [answer for answer, reference in self.pairs if parse_tool_call(reference) is None]
-        results: Results = _means(self._score(*pair) for pair in calls)
-        if others:
-            made = sum(parse_tool_call(answer) is not None for answer in others)
-            results["tool_needless"] = 100.0 * made / len(others)
-        return {**results, "tool_calls": len(calls)}
+        scores, needless = [], []
+        for answer, reference in self.pairs:
+            wanted = _calls(reference)
+            made = _calls(answer, (call.name for call in wanted))
+            if wanted:
+                scores.append(self._score(made, wanted))
+            else:
+                needless.append(bool(made))
+        results: Results = _means(scores)
+        if needless:
+            results["tool_needless"] = 100.0 * fmean(needless)
+        return {**results, "tool_calls": len(scores)}
 
     @staticmethod
-    def _score(answer: str, reference: str) -> Results:
-        made, wanted = parse_tool_call(answer), parse_tool_call(reference)
-        assert wanted is not None
-        name = made is not None and made.name == wanted.name
-        arguments = made is not None and made.arguments is not None
-        arguments = arguments and made.arguments == wanted.arguments  # type: ignore[union-attr]
+    def _score(made: Sequence[ToolCall], wanted: Sequence[ToolCall]) -> Results:
+        name = [each.name for each in made] == [each.name for each in wanted]
+        arguments = [arguments_object(each.arguments) for each in made] == [
+            arguments_object(each.arguments) for each in wanted
+        ]
         return {
             "tool_name": float(name),
             "tool_arguments": float(arguments),
             "tool_call": float(name and arguments),
         }
+
+
+def _calls(text: str, names: Iterable[str] = ()) -> Sequence[ToolCall]:
+    """Return the calls of an answer: of the tools named, and of any named where a message begins."""
+    found = dict.fromkeys([*names, *_CALL_HEAD.findall(text)])
+    tools = [{"type": "function", "function": {"name": name}} for name in found]
+    return parse_answer(text, tools, "stop").tool_calls
 
 
 def _means(scores: Iterable[Results]) -> Results:

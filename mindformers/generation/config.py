@@ -43,7 +43,12 @@ class GenerationConfig:
     temperature: float
     top_k: int
     top_p: float
+    min_p: float
     repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: dict[int, float]
+    bad_words_ids: list[list[int]]
     encoder_repetition_penalty: float
     renormalize_logits: bool
     return_dict_in_generate: bool
@@ -55,6 +60,9 @@ class GenerationConfig:
     stop_strings: list[str]
     tool_call_token_id: int | None
     allowed_vocab_size: int | None
+    prompt_lookup_num_tokens: int | None
+    max_matching_ngram_size: int
+    num_assistant_tokens: int
     parallel_decoding: bool
     window_size: int
     level: int

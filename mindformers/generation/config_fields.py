@@ -108,6 +108,22 @@ def _id_list(value: Any) -> list[int]:
     return list(dict.fromkeys(ids))
 
 
+def _id_lists(value: Any) -> list[list[int]]:
+    items = [] if value is None else list(value)
+    words = [[whole_number(number) for number in item] for item in items]
+    if any(not word or min(word) < 0 for word in words):
+        raise ValueError
+    return words
+
+
+def _bias(value: Any) -> dict[int, float]:
+    """Take a dictionary by id; JSON has its keys as texts."""
+    bias = {int(number): _number(lambda _: True)(added) for number, added in dict(value).items()}
+    if any(number < 0 for number in bias):
+        raise ValueError
+    return bias
+
+
 def _string_list(value: Any) -> list[str]:
     if value is None:
         return []
@@ -141,7 +157,14 @@ FIELDS: dict[str, Field] = {
     ),
     "top_k": Field(50, _whole(0), "0 (off) or a whole number of tokens to keep"),
     "top_p": Field(1.0, _number(lambda p: 0 <= p <= 1), "0 (keep one token) to 1 (off)"),
+    "min_p": Field(0.0, _number(lambda p: 0 <= p <= 1), "0 (off) to 1 (keep the likeliest)"),
     "repetition_penalty": Field(1.0, _number(lambda p: p > 0), "a finite number above 0; 1 is off"),
+    "presence_penalty": Field(0.0, _number(lambda _: True), "a finite number; 0 is off"),
+    "frequency_penalty": Field(0.0, _number(lambda _: True), "a finite number; 0 is off"),
+    "logit_bias": Field(
+        {}, _bias, "token ids, each 0 or above, with what is added to their logits"
+    ),
+    "bad_words_ids": Field([], _id_lists, "a list of lists of token ids, none empty"),
     "encoder_repetition_penalty": Field(
         1.0, _neutral(1.0, "an encoder's repetition penalty"), "1.0"
     ),
@@ -159,6 +182,11 @@ FIELDS: dict[str, Field] = {
     ),
     "tool_call_token_id": Field(None, _whole(0, True), _OPTIONAL_ID),
     "allowed_vocab_size": Field(None, _whole(1, True), f"null or {_ABOVE_0} (ids below it)"),
+    "prompt_lookup_num_tokens": Field(
+        None, _whole(1, True), f"null or {_ABOVE_0} (tokens guessed at a time, at most)"
+    ),
+    "max_matching_ngram_size": Field(8, _whole(1), f"{_ABOVE_0} (tokens compared)"),
+    "num_assistant_tokens": Field(5, _whole(1), f"{_ABOVE_0} (tokens guessed at a time, at most)"),
     "parallel_decoding": Field(False, _neutral(False, "lookahead decoding"), "false"),
     "window_size": Field(5, _whole(1), f"{_ABOVE_0}; {_UNUSED}"),
     "level": Field(5, _whole(1), f"{_ABOVE_0}; {_UNUSED}"),

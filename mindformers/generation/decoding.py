@@ -5,7 +5,7 @@ Only whole characters come out: never U+FFFD for one whose bytes are still to co
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from mindformers.errors import GenerationError
@@ -24,7 +24,10 @@ class TextDecoder(Protocol):
 
 
 def open_decoder(
-    tokenizer: Any, skip_special_tokens: bool = False, decode_kwargs: dict[str, Any] | None = None
+    tokenizer: Any,
+    skip_special_tokens: bool = False,
+    decode_kwargs: dict[str, Any] | None = None,
+    shown: Sequence[str] = (),
 ) -> TextDecoder:
     """Return a decoder of one answer.
 
@@ -32,12 +35,16 @@ def open_decoder(
         tokenizer: One with ``stream_decoder(skip_special_tokens=...)``, else one with ``decode``.
         skip_special_tokens: Leave control tokens out of the text.
         decode_kwargs: Further arguments of ``tokenizer.decode``; when given, that is used.
+        shown: Control tokens that are not left out; for the library's own tokenizers.
 
     Raises:
         GenerationError: If the tokenizer has neither.
     """
     if hasattr(tokenizer, "stream_decoder") and not decode_kwargs:
-        decoder = tokenizer.stream_decoder(skip_special_tokens=skip_special_tokens)
+        options: dict[str, Any] = {"skip_special_tokens": skip_special_tokens}
+        if shown:
+            options.update(shown=shown, spaces_between_special_tokens=False)
+        decoder = tokenizer.stream_decoder(**options)
         return _TokenizerDecoder(decoder, special_ids(tokenizer))
     if not hasattr(tokenizer, "decode"):
         raise GenerationError(

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,85 +16,23 @@ from mindformers.errors import GenerationError
 from mindformers.generation.array import Array
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.decoding import open_decoder
-from mindformers.generation.logits import LogitsPipeline
+from mindformers.generation.drafts import Drafter, open_drafter
+from mindformers.generation.logits_pipeline import LogitsPipeline
+from mindformers.generation.model_runner import ModelRunner
+from mindformers.generation.output import GenerateOutput, report
 from mindformers.generation.prompts import answer_limits, check_prompts
 from mindformers.generation.rows import Row, StepRecord
-from mindformers.generation.sampling import call_seed, choose_greedy, choose_sampled, row_generator
+from mindformers.generation.sampling import call_seed, choose, row_generator
 from mindformers.generation.stopping import (
-    LENGTH,
     STOP_STRING,
     StopRules,
     StopStrings,
     StopTextScanner,
     stray_eos_ids,
+    tool_call_id,
 )
 from mindformers.generation.streamer import streaming
-from mindformers.logger import logger, warn_once
-
-TOOL_CALL_TOKEN = "<|observation|>"  # GLM-4 ends a turn with it to wait for a tool's result
-
-
-class ModelRunner(Protocol):
-    """A model with a cache, seen from the token loop."""
-
-    vocab_size: int  # V
-    max_length: int  # tokens of prompt and answer it can hold
-
-    def prefill(self, prompts: list[list[int]]) -> Array:
-        """Read whole prompts; return the next token's logits, (B, V) float32."""
-
-    def decode(self, tokens: Array, rows: Array) -> Array:
-        """Read one more token of some rows.
-
-        Args:
-            tokens: (A,) int32, the newest token of each.
-            rows: (A,) int32, which prompts of ``prefill`` they continue.
-
-        Returns:
-            (A, V) float32, the next token's logits.
-        """
-
-    def release(self) -> None:
-        """Forget the prompts; called once, also after an error."""
-
-
-@dataclass
-class GenerateOutput:
-    """What one call gives; a value can also be had as ``output["sequences"]``.
-
-    Args:
-        sequences: Per row prompt and answer with the end token, without padding, (L,) int32.
-        finish_reasons: Per row ``stop``, ``length``, ``tool_calls`` or ``stop_string``.
-        num_prompt_tokens: Per row.
-        num_generated: Per row, the end token included.
-        seed: What the call drew from; None when it did not draw.
-        texts: With stop strings, per row the answer's text before the stop string; else None.
-        prefill_seconds: Time to the first token's logits.
-        decode_seconds: Time for all that came after.
-        scores: With ``output_scores``, per step the processed logits, (B, V) float32; rows that had
-            ended hold NaN.
-        logits: With ``output_logits``, the same for the model's own logits.
-    """
-
-    sequences: list[Array]
-    finish_reasons: list[str]
-    num_prompt_tokens: list[int]
-    num_generated: list[int]
-    seed: int | None = None
-    texts: list[str] | None = None
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    scores: tuple[Array, ...] | None = None
-    logits: tuple[Array, ...] | None = None
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.__dict__:
-            raise KeyError(name)
-        return self.__dict__[name]
-
-    def keys(self) -> list[str]:
-        """Return the names, so that ``dict(output)`` works."""
-        return list(self.__dict__)
+from mindformers.logger import warn_once
 
 
 def generate(
@@ -107,6 +44,7 @@ def generate(
     logits_processors: Any = (),
     tokenizer: Any = None,
     seed: int | None = None,
+    assistant: ModelRunner | None = None,
 ) -> GenerateOutput:
     """Continue prompts until an end token, a stop string or the length limit.
 
@@ -119,6 +57,7 @@ def generate(
         tokenizer: Needed for stop strings. When given, ids it has no token for are never produced,
             and an answer that ends with ``<|observation|>`` finishes as ``tool_calls``.
         seed: 0 to 2**64 - 1. Row r draws from (seed, r) alone.
+        assistant: A smaller model that guesses tokens; the answers do not depend on it.
 
     Returns:
         The answers.
@@ -128,7 +67,9 @@ def generate(
             leave no token to choose.
     """
     with streaming(streamer):
-        return _Call(runner, prompts, config, streamer, logits_processors, tokenizer, seed).run()
+        call = _Call(runner, prompts, config, streamer, logits_processors, tokenizer, seed)
+        drafter = open_drafter(config, runner, assistant, _allowed_size(config, tokenizer))
+        return call.run(drafter)
 
 
 class _Call:
@@ -150,13 +91,14 @@ class _Call:
         self.pipeline = LogitsPipeline(
             config, runner.vocab_size, logits_processors, _allowed_size(config, tokenizer)
         )
-        self.rules = StopRules(config, _special_id(tokenizer, TOOL_CALL_TOKEN))
+        self.rules = StopRules(config, tool_call_id(tokenizer))
         if seed is not None or not config.is_greedy:
             seed = call_seed(seed)
         self.seed = None if config.is_greedy else seed
         self.rows = self._build_rows(tokenizer)
         self.scores = StepRecord(len(self.rows)) if config.output_scores else None
         self.logits = StepRecord(len(self.rows)) if config.output_logits else None
+        self.num_steps = 0
         stray = stray_eos_ids(config.eos_token_id, runner.vocab_size)
         if stray:
             warn_once(
@@ -184,49 +126,94 @@ class _Call:
             rows.append(Row(index, buffer, len(prompt), len(prompt), generator, scanner))
         return rows
 
-    def run(self) -> GenerateOutput:
+    def run(self, drafter: Drafter | None) -> GenerateOutput:
         """Read the prompts, then add tokens until every row has ended."""
         self._put([row.ids for row in self.rows])
+        for row in self.rows:
+            row.next_draft = drafter.num_tokens if drafter is not None else 0
         started = time.perf_counter()
         try:
-            logits = self.runner.prefill(self.prompts)
+            logits: Sequence[Array] = list(
+                self._checked(self.runner.prefill(self.prompts))[:, np.newaxis]
+            )
             prefilled = time.perf_counter()
             running = self.rows
-            while running := self._step(running, logits):
-                tokens = np.array([row.buffer[row.length - 1] for row in running], np.int32)
-                logits = self.runner.decode(
-                    tokens, np.array([row.index for row in running], np.int32)
-                )
+            drafts: list[list[int]] = [[]] * len(self.rows)
+            while running := self._step(running, logits, drafts):
+                drafts = self._drafts(running, drafter)
+                logits = self._read(running, drafts)
+                self.num_steps += 1
         finally:
             self.runner.release()
+            if drafter is not None:
+                drafter.release()
         return self._output(prefilled - started, time.perf_counter() - prefilled)
 
-    def _step(self, running: list[Row], logits: Array) -> list[Row]:
-        """Choose a token for each running row; return the rows that go on."""
+    def _drafts(self, running: list[Row], drafter: Drafter | None) -> list[list[int]]:
+        """Return guesses for each running row, none where there is no room for them or no need."""
+        if drafter is None:
+            return [[]] * len(running)
+        room = min(drafter.num_tokens, self.runner.room(len(running)) - 1)
+        # One token comes without a guess; the last one of a row is never read.
+        left = [min(room, row.next_draft, len(row.buffer) - row.length - 1) for row in running]
+        return drafter.draft(running, [max(0, count) for count in left])
+
+    def _read(self, running: list[Row], drafts: list[list[int]]) -> Sequence[Array]:
+        """Read each row's newest token and the guesses after it; return the logits after each, (1 + k, V) a row."""
+        rows = np.array([row.index for row in running], np.int32)
+        newest = [int(row.ids[-1]) for row in running]
+        if not any(drafts):
+            found = self._checked(self.runner.decode(np.array(newest, np.int32), rows))
+            return list(found[:, np.newaxis])
+        tokens = [[first, *draft] for first, draft in zip(newest, drafts, strict=True)]
+        ends = np.cumsum([len(each) for each in tokens])
+        return np.split(self._checked(self.runner.extend(tokens, rows)), ends[:-1])
+
+    def _checked(self, logits: Any) -> Array:
         logits = np.asarray(logits, dtype=np.float32)
-        expected = (len(running), self.runner.vocab_size)
-        assert logits.shape == expected, f"runner gave logits {logits.shape}, not {expected}"
-        for record in (self.scores, self.logits):
-            if record is not None:
-                record.add_step(self.runner.vocab_size)
+        assert logits.ndim == 2, f"runner gave logits {logits.shape}"
+        assert logits.shape[1] == self.runner.vocab_size, f"runner gave logits {logits.shape}"
+        return logits
+
+    def _step(
+        self, running: list[Row], logits: Sequence[Array], drafts: list[list[int]]
+    ) -> list[Row]:
+        """Choose a token for each running row, and one more for each right guess; return the rows that go on."""
         shown: list[Array] = [np.zeros(0, np.int32)] * len(self.rows)
-        for row, own in zip(running, logits, strict=True):
-            shown[row.index] = np.array(row.accept(self._choose(row, own), self.rules), np.int32)
+        for row, own, draft in zip(running, logits, drafts, strict=True):
+            shown[row.index] = np.array(self._take(row, own, draft), np.int32)
         self._put(shown)
         for row in running:
             if row.finish_reason == STOP_STRING and row.scanner is not None:
                 self._put_text(row.scanner.last_text)
-        return [row for row in running if not row.finish_reason]
+        going = [row for row in running if not row.finish_reason]
+        if any(drafts) and going:
+            self.runner.rollback([row.length - 1 for row in going], [row.index for row in going])
+        return going
+
+    def _take(self, row: Row, logits: Array, draft: list[int]) -> list[int]:
+        """Append what the logits after the newest token and after each right guess say; return what can be shown."""
+        shown: list[int] = []
+        accepted = 0
+        for own, guess in zip(logits, [*draft, None], strict=True):
+            token = self._choose(row, own)
+            shown += row.accept(token, self.rules)
+            if token != guess:
+                break
+            accepted += 1
+            if row.finish_reason:
+                break
+        row.count_draft(len(draft), accepted)
+        return shown
 
     def _choose(self, row: Row, logits: Array) -> int:
-        where = f"prompt {row.index}, answer token {row.length - row.prompt_length + 1}"
+        step = row.length - row.prompt_length
+        where = f"prompt {row.index}, answer token {step + 1}"
         scores = self.pipeline(logits, row.ids, row.prompt_length, where)
         for record, values in ((self.scores, scores), (self.logits, logits)):
             if record is not None:
-                record.steps[-1][row.index] = values
-        if row.generator is None:
-            return choose_greedy(scores)
-        return choose_sampled(scores, row.generator)
+                record.put(step, row.index, values)
+        return choose(scores, row.generator)
 
     def _put(self, rows: Sequence[Array]) -> None:
         if self.streamer is None or not any(len(ids) for ids in rows):
@@ -238,35 +225,24 @@ class _Call:
             self.streamer.put_text(text)
 
     def _output(self, prefill_seconds: float, decode_seconds: float) -> GenerateOutput:
-        generated = [row.length - row.prompt_length for row in self.rows]
-        total = prefill_seconds + decode_seconds
-        logger.info(
-            "total time: %.3f s; generated tokens: %d tokens; generate speed: %.3f tokens/s; "
-            "prompt tokens: %d tokens; prefill time: %.3f s",
-            total, sum(generated), sum(generated) / max(total, 1e-9), sum(map(len, self.prompts)),
-            prefill_seconds,
-        )  # fmt: skip
-        cut = [row for row in self.rows if row.finish_reason == LENGTH]
-        if cut:
-            warn_once(
-                "an answer was cut at its length limit (%d tokens with the prompt), not ended by "
-                "the model: raise max_new_tokens or max_length, and check eos_token_id %s",
-                len(cut[0].buffer),
-                self.config.eos_token_id,
-            )
         texts = [row.scanner.text for row in self.rows if row.scanner is not None]
-        return GenerateOutput(
+        output = GenerateOutput(
             sequences=[row.ids.copy() for row in self.rows],
             finish_reasons=[row.finish_reason for row in self.rows],
             num_prompt_tokens=[row.prompt_length for row in self.rows],
-            num_generated=generated,
+            num_generated=[row.length - row.prompt_length for row in self.rows],
             seed=self.seed,
             texts=texts or None,
             prefill_seconds=prefill_seconds,
             decode_seconds=decode_seconds,
             scores=None if self.scores is None else tuple(self.scores.steps),
             logits=None if self.logits is None else tuple(self.logits.steps),
+            num_steps=self.num_steps,
+            num_drafted=[row.num_drafted for row in self.rows],
+            num_accepted=[row.num_accepted for row in self.rows],
         )
+        report(output, self.config.eos_token_id)
+        return output
 
 
 def _stop_strings(config: GenerationConfig, tokenizer: Any) -> StopStrings | None:
@@ -285,8 +261,3 @@ def _allowed_size(config: GenerationConfig, tokenizer: Any) -> int | None:
     if config.allowed_vocab_size is None and hasattr(tokenizer, "__len__"):
         return len(tokenizer)
     return config.allowed_vocab_size
-
-
-def _special_id(tokenizer: Any, token: str) -> int | None:
-    table = getattr(tokenizer, "special_tokens", None)
-    return table.get(token) if isinstance(table, dict) else None

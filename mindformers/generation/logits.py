@@ -6,17 +6,13 @@ Plain functions on one row (V,) float32; they leave it alone and return what to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mindformers.errors import GenerationError
 from mindformers.generation.array import Array
-from mindformers.generation.config import GenerationConfig
-from mindformers.logger import warn_once
-from mindformers.ops.native.library import is_native
-from mindformers.ops.native.sampling import sharpen
 
 _BLOCK = 256  # logits per block of the coarse search for the k largest
 _FIRST_TRY = 128  # tokens that usually hold top_p of the probability
@@ -124,6 +120,42 @@ def penalize_repetition(logits: Array, ids: Array, penalty: float) -> Array:
     return result
 
 
+def penalize_presence(logits: Array, ids: Array, presence: float, frequency: float) -> Array:
+    """Make tokens that were given already less likely.
+
+    Args:
+        logits: (V,) float32.
+        ids: (L,) ids of the answer so far, without the prompt.
+        presence: Taken off the logit of each of them once.
+        frequency: Taken off as often as it was given. Both: below 0 favours repetition.
+
+    Source: OpenAI's API reference, presence_penalty and frequency_penalty.
+    """
+    result = logits.copy()
+    seen, counts = np.unique(ids, return_counts=True)
+    result[seen] -= (presence + frequency * counts).astype(np.float32)
+    return result
+
+
+def add_bias(logits: Array, bias: Mapping[int, float]) -> Array:
+    """Add to the logits of some ids; those outside the vocabulary are ignored."""
+    result = logits.copy()
+    for number, value in bias.items():
+        if number < len(result):
+            result[number] += np.float32(value)
+    return result
+
+
+def last_of_bad_words(words: Iterable[Sequence[int]], ids: Array) -> list[int]:
+    """Return the ids that would complete one of ``words`` (sequences of ids) after ``ids`` (L,)."""
+    found = []
+    for *beginning, last in words:
+        size = len(beginning)
+        if size <= len(ids) and ids[len(ids) - size :].tolist() == beginning:
+            found.append(last)
+    return found
+
+
 def forbid_ids(logits: Array, ids: Sequence[int]) -> Array:
     """Rule out the tokens of ``ids``; ids outside the vocabulary are ignored."""
     result = logits.copy()
@@ -184,6 +216,16 @@ def keep_top_p(logits: Array, top_p: float) -> Array:
     return _only(logits, order[: int(np.searchsorted(mass, target)) + 1])
 
 
+def keep_min_p(logits: Array, min_p: float) -> Array:
+    """Keep the tokens at least ``min_p`` times as likely as the likeliest one; 0 keeps all.
+
+    Source: Nguyen et al. 2024, Turning Up the Heat: Min-p Sampling.
+    """
+    if min_p <= 0:
+        return logits
+    return np.where(logits >= logits.max() + np.float32(np.log(min_p)), logits, -np.inf)
+
+
 def _kth_largest(values: Array, k: int) -> Any:
     """Return the k-th largest of ``values``; a partition of them all only when k is large."""
     blocks = len(values) // _BLOCK
@@ -221,76 +263,3 @@ def require_choice(logits: Array, where: str) -> None:
         where=where,
         fix="check the weights, the compute type (float16 overflows) and logits processors",
     )
-
-
-class LogitsPipeline:
-    """Every step between a model's logits and the scores a token is chosen by, in upstream's order.
-
-    Repetition penalty, min_length, min_new_tokens, the user's rules, ids without a token,
-    renormalization; when sampling also temperature, top-k and top-p.
-
-    Args:
-        config: The call's settings.
-        vocab_size: V, length of a row.
-        processors: The user's rules.
-        allowed_vocab_size: Ids from here on are never produced; None: all may be.
-    """
-
-    def __init__(
-        self,
-        config: GenerationConfig,
-        vocab_size: int,
-        processors: Any = (),
-        allowed_vocab_size: int | None = None,
-    ) -> None:
-        self._config = config
-        self._processors = LogitsProcessorList(check_processors(processors))
-        self._allowed = min(allowed_vocab_size or vocab_size, vocab_size)
-        self._vocab_size = vocab_size
-        self._is_native = is_native()
-        if config.do_sample and config.top_k > vocab_size:
-            warn_once(
-                "top_k %d is above the vocabulary of %d ids: all are kept", config.top_k, vocab_size
-            )
-
-    def __call__(self, logits: Array, ids: Array, prompt_length: int, where: str = "") -> Array:
-        """Return the scores of one row.
-
-        Args:
-            logits: (V,) float32, left unchanged.
-            ids: (L,) int32, prompt and answer so far.
-            prompt_length: Tokens of the prompt among them.
-            where: Names the row in an error.
-
-        Returns:
-            (V,) float32, -inf where ruled out.
-
-        Raises:
-            GenerationError: If no token can be chosen, or a user's rule returns a wrong shape.
-        """
-        require_choice(logits, where)
-        scores = self._apply_rules(logits, ids, prompt_length)
-        if scores is not logits:
-            require_choice(scores, where)
-        return scores if self._config.is_greedy else self._sharpen(scores)
-
-    def _apply_rules(self, logits: Array, ids: Array, prompt_length: int) -> Array:
-        config = self._config
-        if config.repetition_penalty != 1:
-            logits = penalize_repetition(logits, ids, config.repetition_penalty)
-        answer_length = len(ids) - prompt_length
-        if len(ids) < config.min_length or answer_length < (config.min_new_tokens or 0):
-            logits = forbid_ids(logits, config.eos_token_id)
-        if self._processors:
-            # A rule may write into what it is given; ours stays as it was.
-            logits = self._processors(logits[np.newaxis].copy(), ids[np.newaxis].copy())[0]
-        if self._allowed < self._vocab_size:
-            logits = forbid_from(logits, self._allowed)
-        return normalize(logits) if config.renormalize_logits else logits
-
-    def _sharpen(self, logits: Array) -> Array:
-        config = self._config
-        if self._is_native:
-            return sharpen(logits, config.temperature, config.top_k, config.top_p)
-        logits = apply_temperature(logits, config.temperature)
-        return keep_top_p(keep_top_k(logits, config.top_k), config.top_p)

@@ -91,35 +91,38 @@ class NativeRunner:
                 self.network.write_cache(slots, past)
         logits = np.empty((len(prompts), self.vocab_size), np.float32)
         for pieces in _pieces([len(prompt) for prompt in prompts], self.chunk):
-            self._run_pieces(prompts, pieces, logits)
+            parts = [prompts[row][start:stop] for row, start, stop in pieces]
+            ends = np.cumsum([len(part) for part in parts]) - 1
+            last = [i for i, (row, _, stop) in enumerate(pieces) if stop == len(prompts[row])]
+            found = self._run([p[0] for p in pieces], [p[1] for p in pieces], parts, ends[last])
+            logits[[pieces[i][0] for i in last]] = found
         return logits
 
-    def _run_pieces(
+    def _run(
         self,
-        prompts: Sequence[Sequence[int]],
-        pieces: Sequence[tuple[int, int, int]],
-        logits: Array,
-    ) -> None:
-        """Run (row, start, stop) of some prompts; logits of those that end go to their rows."""
+        rows: Sequence[int],
+        firsts: Sequence[int],
+        parts: Sequence[Sequence[int]],
+        picked: Array,
+    ) -> Array:
+        """Run tokens of some rows, ``parts`` from the positions ``firsts`` on; return the picked ones' logits."""
         assert self.network is not None
-        rows = [row for row, _, _ in pieces]
-        positions = [np.arange(start, stop) for _, start, stop in pieces]
-        starts = np.cumsum([0, *(len(each) for each in positions)])
+        positions = [
+            np.arange(first, first + len(part)) for first, part in zip(firsts, parts, strict=True)
+        ]
         slots = [
             self.blocks.slot_mapping([row], each + self.prefix_length)[0]
             for row, each in zip(rows, positions, strict=True)
         ]
-        ends = [i for i, (row, _, stop) in enumerate(pieces) if stop == len(prompts[row])]
-        found = self.network.run(
-            np.concatenate([prompts[row][start:stop] for row, start, stop in pieces]),
+        return self.network.run(
+            np.concatenate(parts),
             np.concatenate(positions),
             np.concatenate(slots),
-            starts,
-            np.array([self.prefix_length + stop for _, _, stop in pieces]),
+            np.cumsum([0, *(len(part) for part in parts)]),
+            np.array([self.prefix_length + each[-1] + 1 for each in positions]),
             self.blocks.block_tables(rows),
-            starts[1:][ends] - 1,
+            picked,
         )
-        logits[[rows[i] for i in ends]] = found
 
     def decode(self, tokens: Array, rows: Array) -> Array:
         """Append ``tokens`` (A,) to the prompts ``rows`` (A,) and return the logits after each, (A, V).
@@ -128,9 +131,7 @@ class NativeRunner:
             GenerationError: If the cache is full.
         """
         assert self.network is not None
-        running = [int(row) for row in rows]
-        if len(running) < len(self.blocks.rows):
-            self.blocks.free(sorted(set(self.blocks.rows) - set(running)))
+        running = self._only(rows)
         self.blocks.append(running)
         lengths = self.blocks.lengths(running)
         steps = np.arange(len(running) + 1, dtype=np.int32)
@@ -143,6 +144,33 @@ class NativeRunner:
             self.blocks.block_tables(running),
             steps[:-1],
         )
+
+    def extend(self, tokens: Sequence[Sequence[int]], rows: Array) -> Array:
+        """Append several ``tokens`` to each of the prompts ``rows`` (A,); return the logits after all, (T, V).
+
+        Raises:
+            GenerationError: If the cache is full.
+        """
+        running = self._only(rows)
+        firsts = self.blocks.lengths(running) - self.prefix_length
+        counts = [len(each) for each in tokens]
+        self.blocks.append(running, counts)
+        return self._run(running, firsts.tolist(), tokens, np.arange(sum(counts)))
+
+    def rollback(self, lengths: Sequence[int], rows: Sequence[int]) -> None:
+        """Forget of some rows what lies behind their first ``lengths`` tokens."""
+        self.blocks.truncate(rows, [self.prefix_length + length for length in lengths])
+
+    def room(self, num_rows: int) -> int:
+        """Return how many tokens each of so many rows can surely take at once."""
+        return self.blocks.spare(num_rows)
+
+    def _only(self, rows: Array) -> list[int]:
+        """Take back the blocks of all other rows; return these as numbers."""
+        running = [int(row) for row in rows]
+        if len(running) < len(self.blocks.rows):
+            self.blocks.free(sorted(set(self.blocks.rows) - set(running)))
+        return running
 
     def release(self) -> None:
         """Take every block back; the cache itself is kept for the next call."""

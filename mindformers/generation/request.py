@@ -36,6 +36,8 @@ class Request:
         timeout: Seconds from ``submit`` to the end, waiting included; None: no limit.
         logprobs: Most likely tokens told with each token; None: no log probabilities at all.
         constraint: Opens what rules tokens out, once for each answer; None: nothing does.
+        shown: Control tokens whose text stands in the answer's all the same: what reads tool calls needs
+            ``<|assistant|>``, which parts two of them.
     """
 
     prompt: Sequence[int]
@@ -46,6 +48,7 @@ class Request:
     timeout: float | None = None
     logprobs: int | None = None
     constraint: Callable[[], Constraint] | None = None
+    shown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Chunk:
         index: Which answer, from 0.
         tokens: New ids; the end token is the last.
         text: New text: whole characters, nothing that may be the beginning of a stop string, no
-            control tokens. All chunks joined are the answer.
+            control tokens but the request's ``shown``. All chunks joined are the answer.
         finish_reason: Empty while the answer goes on; then ``stop``, ``length``, ``tool_calls``,
             ``stop_string``, ``cancelled`` or ``timeout``.
         logprobs: One for each of ``tokens`` when asked for.

@@ -21,6 +21,9 @@ class Row:
     generator: np.random.Generator | None
     scanner: StopTextScanner | None
     finish_reason: str = ""
+    num_drafted: int = 0
+    num_accepted: int = 0
+    next_draft: int = 0  # tokens worth guessing next time
 
     @property
     def ids(self) -> Array:
@@ -40,6 +43,13 @@ class Row:
             shown += self.scanner.flush() if self.scanner is not None else []
         return shown
 
+    def count_draft(self, drafted: int, accepted: int) -> None:
+        """Note how many guessed tokens were right; next time twice as many are worth it, one at least."""
+        self.num_drafted += drafted
+        self.num_accepted += accepted
+        if drafted:
+            self.next_draft = max(1, 2 * accepted)
+
     def _scan(self, scanner: StopTextScanner, token: int) -> list[int]:
         if self.finish_reason:  # an end token is not part of the text
             return [*scanner.flush(), token]
@@ -56,6 +66,8 @@ class StepRecord:
     batch: int
     steps: list[Array] = field(default_factory=list)
 
-    def add_step(self, vocab_size: int) -> None:
-        """Begin a step: (batch, V) of NaN, which the running rows' logits replace."""
-        self.steps.append(np.full((self.batch, vocab_size), np.nan, np.float32))
+    def put(self, step: int, row: int, values: Array) -> None:
+        """Keep the logits (V,) of a row's answer token ``step``; rows that never get there hold NaN."""
+        if step == len(self.steps):
+            self.steps.append(np.full((self.batch, len(values)), np.nan, np.float32))
+        self.steps[step][row] = values

@@ -2,7 +2,7 @@
 
 ``CachedRunner`` keeps keys and values in a paged cache; ``RecomputeRunner`` runs the whole sequence at
 every step and is what the cache is checked against. Both offer what the engine asks of a runner:
-``prefill``, ``decode``, ``release``, ``vocab_size`` and ``max_length``.
+the methods of ``ModelRunner``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mindspore import Tensor, nn
 
 from mindformers.generation.array import Array
 from mindformers.generation.block_manager import BlockManager
+from mindformers.logger import warn_once
 from mindformers.ops.backend import active_backend
 
 PREFILL_CHUNK = 512  # tokens; bounds the memory of one pass over a long prompt
@@ -91,23 +92,41 @@ class RecomputeRunner:
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Array:
         """Take the prompts and return the logits after each, (B, V) float32."""
         self.rows = [list(prompt) for prompt in prompts]
-        return self._logits(range(len(self.rows)))
+        return self._logits(range(len(self.rows)), [1] * len(self.rows))
 
     def decode(self, tokens: Array, rows: Array) -> Array:
         """Append ``tokens`` (A,) to the prompts ``rows`` (A,) and return the logits after each, (A, V)."""
-        for token, row in zip(tokens, rows, strict=True):
-            self.rows[row].append(int(token))
-        return self._logits(rows)
+        return self.extend([[int(token)] for token in tokens], rows)
+
+    def extend(self, tokens: Sequence[Sequence[int]], rows: Array) -> Array:
+        """Append several ``tokens`` to each of the prompts ``rows`` (A,); return the logits after all, (T, V)."""
+        for more, row in zip(tokens, rows, strict=True):
+            self.rows[row] += more
+        return self._logits(rows, [len(more) for more in tokens])
+
+    def rollback(self, lengths: Sequence[int], rows: Sequence[int]) -> None:
+        """Forget of some rows what lies behind their first ``lengths`` tokens."""
+        for length, row in zip(lengths, rows, strict=True):
+            del self.rows[row][length:]
+
+    def room(self, num_rows: int) -> int:
+        """Return how many tokens each row can take at once: nothing is kept that could be full."""
+        del num_rows
+        return self.max_length
 
     def release(self) -> None:
         """Forget the sequences."""
         self.rows = []
 
-    def _logits(self, rows: Sequence[int] | Array) -> Array:
+    def _logits(self, rows: Sequence[int] | Array, counts: Sequence[int]) -> Array:
+        """Return the logits after the last ``counts`` tokens of some rows."""
         picked = [self.rows[row] for row in rows]
         ids = right_padded(picked)
-        last = np.arange(len(picked)) * ids.shape[1] + [len(row) - 1 for row in picked]
-        return np.array(self.forward(to_tensor(ids), to_tensor(last)).asnumpy())
+        last = [
+            index * ids.shape[1] + np.arange(len(row) - count, len(row))
+            for index, (row, count) in enumerate(zip(picked, counts, strict=True))
+        ]
+        return np.array(self.forward(to_tensor(ids), to_tensor(np.concatenate(last))).asnumpy())
 
 
 class CachedRunner:
@@ -133,6 +152,7 @@ class CachedRunner:
         self.block_size, self.block_limit = config.block_size, config.num_blocks
         self.blocks = BlockManager(2, self.block_size)
         self.forward: CachedForward | None = None
+        self._serial = -1  # of the network's cache that is this runner's
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Array:
         """Take the prompts and return the logits after each, (B, V) float32.
@@ -162,7 +182,7 @@ class CachedRunner:
                 self.blocks.slot_mapping(rows, positions + self.prefix_length),
                 tables,
                 self.prefix_length + np.minimum(lengths, stop),
-                last,
+                np.arange(len(rows)) * (stop - start) + last,
             )
             ends_here = (lengths > start) & (lengths <= stop)
             logits[ends_here] = found[ends_here]
@@ -176,18 +196,42 @@ class CachedRunner:
         Raises:
             GenerationError: If the cache is full.
         """
+        return self.extend([[int(token)] for token in tokens], rows)
+
+    def extend(self, tokens: Sequence[Sequence[int]], rows: Array) -> Array:
+        """Append several ``tokens`` to each of the prompts ``rows`` (A,); return the logits after all, (T, V).
+
+        Raises:
+            GenerationError: If the cache is full.
+        """
         running = [int(row) for row in rows]
         self.blocks.free(sorted(set(self.blocks.rows) - set(running)))
-        self.blocks.append(running)
+        counts = np.array([len(each) for each in tokens])
+        self.blocks.append(running, counts.tolist())
         lengths = self.blocks.lengths(running)
+        steps = np.arange(counts.max())
+        places = (lengths - counts)[:, None] + steps  # (A, S); those past a row's end are filling
         return self._run(
-            np.asarray(tokens)[:, None],
-            (lengths - 1 - self.prefix_length)[:, None],
-            self.blocks.last_slots(running)[:, None],
+            right_padded(tokens),
+            np.minimum(places - self.prefix_length, self.max_length - 1),
+            self.blocks.slot_mapping(running, places),
             self.blocks.block_tables(running),
             lengths,
-            np.zeros(len(running), np.int64),
+            np.flatnonzero(steps < counts[:, None]),
         )
+
+    def rollback(self, lengths: Sequence[int], rows: Sequence[int]) -> None:
+        """Forget of some rows what lies behind their first ``lengths`` tokens."""
+        self.blocks.truncate(rows, [self.prefix_length + length for length in lengths])
+
+    def room(self, num_rows: int) -> int:
+        """Return how many tokens each of so many rows can surely take at once."""
+        if self.tells_passes_apart:  # an NPU's attention takes one token of a row at a time
+            warn_once(
+                "guessed tokens (prompt_lookup_num_tokens, assistant_model) have no effect on an NPU"
+            )
+            return 1
+        return self.blocks.spare(num_rows)
 
     def release(self) -> None:
         """Take every block back; the cache itself is kept for the next call."""
@@ -197,9 +241,11 @@ class CachedRunner:
         length = self.prefix_length + self.max_length
         wanted = min(self.block_limit, batch * self.blocks.blocks_for(length)) + 1
         # One more than needed: block 0 is the dump.
-        if self.forward is None or wanted > self.blocks.num_blocks:
+        is_ours = self.network.cache_serial == self._serial
+        if self.forward is None or not is_ours or wanted > self.blocks.num_blocks:
             self.blocks = BlockManager(wanted, self.block_size)
             self.network.allocate_cache(wanted)
+            self._serial = self.network.cache_serial
             self.forward = CachedForward(self.network)
 
     def _run(
@@ -209,17 +255,16 @@ class CachedRunner:
         slots: Array,
         tables: Array,
         lengths: Array,
-        last: Array,
+        picked: Array,
     ) -> Array:
-        """Run the network on (B, S) ids; ``last`` (B,) is the column whose logits are wanted."""
+        """Run the network on (B, S) ids; ``picked`` (R,) are the tokens of all B * S whose logits are wanted."""
         assert self.forward is not None
-        batch, width = ids.shape
         found = self.forward(
             to_tensor(ids),
-            to_tensor(np.broadcast_to(positions, (batch, width))),
+            to_tensor(np.broadcast_to(positions, ids.shape)),
             to_tensor(slots.reshape(-1)),
             to_tensor(tables),
             to_tensor(lengths),
-            to_tensor(np.arange(batch) * width + last),
+            to_tensor(picked),
         )
         return np.array(found.asnumpy())

@@ -73,3 +73,8 @@ def choose_sampled(scores: Array, generator: np.random.Generator) -> int:
     # Rounding may leave the last step a hair off 1: scaling by it keeps every draw inside.
     place = np.searchsorted(steps, generator.random() * steps[-1], side="right")
     return int(ids[min(int(place), len(ids) - 1)])
+
+
+def choose(scores: Array, generator: np.random.Generator | None) -> int:
+    """Return the likeliest id, or a draw where the row has a generator. ``scores``: (V,), checked."""
+    return choose_greedy(scores) if generator is None else choose_sampled(scores, generator)

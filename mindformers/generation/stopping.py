@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.decoding import TextDecoder
@@ -16,6 +17,9 @@ STOP = "stop"
 LENGTH = "length"
 TOOL_CALLS = "tool_calls"
 STOP_STRING = "stop_string"
+CANCELLED = "cancelled"
+TIMEOUT = "timeout"
+TOOL_CALL_TOKEN = "<|observation|>"  # GLM-4 ends a turn with it to wait for a tool's result
 
 
 class StopStrings:
@@ -79,6 +83,7 @@ class StopTextScanner:
         self._held: deque[tuple[list[int], str]] = deque()  # ids and the text they complete
         self._held_length = 0
         self._parts: list[str] = []
+        self._num_taken = 0
         self.is_matched = False
         self.last_text = ""  # shown part of the token in which the stop string begins
 
@@ -86,6 +91,12 @@ class StopTextScanner:
     def text(self) -> str:
         """The text shown so far; the whole answer without the stop string once it has ended."""
         return "".join(self._parts)
+
+    def take(self) -> str:
+        """Return the part of ``text`` that is new since the last call."""
+        new = self._parts[self._num_taken :]
+        self._num_taken = len(self._parts)
+        return "".join(new)
 
     def put(self, token: int) -> list[int]:
         """Take the next token; return the ids that can be shown now.
@@ -160,3 +171,9 @@ class StopRules:
 def stray_eos_ids(eos_ids: Iterable[int], vocab_size: int) -> list[int]:
     """Return the end tokens a model with ``vocab_size`` ids can never produce."""
     return sorted(number for number in eos_ids if number >= vocab_size)
+
+
+def tool_call_id(tokenizer: Any) -> int | None:
+    """Return the id of the token that ends a call of a tool; None where a tokenizer has none."""
+    table = getattr(tokenizer, "special_tokens", None)
+    return table.get(TOOL_CALL_TOKEN) if isinstance(table, dict) else None

@@ -15,11 +15,13 @@ from mindformers.config.options import refuse_options, say_without_effect
 from mindformers.config.pet import LORA_A, LORA_B, LORA_DRAW, PREFIX
 from mindformers.errors import CheckpointError, ConfigError, GenerationError
 from mindformers.generation.native_runner import NativeRunner
+from mindformers.generation.native_step import NativeStep
+from mindformers.generation.portable_step import PortableStep
 from mindformers.generation.runner import CachedRunner, RecomputeRunner
 from mindformers.logger import logger
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.models.presets import SupportList
-from mindformers.models.text_model import TextModel, native_runner
+from mindformers.models.text_model import TextModel, native_runner, native_step
 from mindformers.ops.backend import active_backend
 from mindformers.pet.adapter_files import save_adapter
 from mindformers.pet.adapter_source import BASE, MARK
@@ -52,6 +54,7 @@ class PreTrainedModel(nn.Cell, SupportList, TextModel):
         self.pretrained_dir: Path | None = None
         self.weights_source = ""  # path of the weights that were loaded last, without adapters
         self._runners: dict[bool, Any] = {}
+        self.cache_serial = 0  # which cache the network has now: whoever made another one lost it
 
     # --- weights -------------------------------------------------------------------------------
 
@@ -185,6 +188,14 @@ class PreTrainedModel(nn.Cell, SupportList, TextModel):
         if self.native_network() is None:
             return CachedRunner(self)
         return native_runner(self.config, self.native_network, self.prefix_length, self.prefix)
+
+    def build_step(self) -> NativeStep | PortableStep:
+        """Return what an engine answers through, by the weights as they are now."""
+        network = self.native_network()
+        if network is None:
+            return PortableStep(self)
+        prefix = self.prefix() if self.prefix_length else None
+        return native_step(self.config, network, self.prefix_length, prefix)
 
     @property
     def prefix_length(self) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,16 @@ from mindformers.checkpoint.export import GENERATION_FILE
 from mindformers.errors import GenerationError
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.config_fields import FIELDS
-from mindformers.generation.engine import GenerateOutput, generate
+from mindformers.generation.constraint import ConstraintProcessor, compiler_of
+from mindformers.generation.engine import generate
+from mindformers.generation.logits import check_processors
 from mindformers.generation.native_runner import NativeRunner
+from mindformers.generation.native_step import NativeStep
+from mindformers.generation.output import GenerateOutput
 from mindformers.generation.prompts import prepare_prompts
+from mindformers.generation.stopping import STOP, TOOL_CALLS
 from mindformers.generation.streamer import streaming
+from mindformers.tokenizer.tool_calls import ParsedAnswer, dialect_of, parse_answer
 
 UPSTREAM_LENGTH = FIELDS["max_length"].default  # nobody wants a prompt and answer of 20 tokens
 _IDS = ("eos_token_id", "pad_token_id")
@@ -50,6 +56,10 @@ class TextModel:
         """Return a new ``ModelRunner``; a model says how."""
         raise GenerationError(f"{type(self).__name__} cannot generate")
 
+    def build_step(self) -> Any:
+        """Return a new ``PagedStep`` for an engine; a model says how."""
+        raise GenerationError(f"{type(self).__name__} cannot answer through an engine")
+
     def answering(self) -> AbstractContextManager[Any]:
         """Return the context answers are computed in; nothing has to be set here."""
         return nullcontext()
@@ -73,7 +83,8 @@ class TextModel:
             seed: Seed of this call's draws, 0 <= seed < 2**64.
             **kwargs: Fields of ``GenerationConfig`` (without a length anywhere, an answer may have
                 512 tokens, or as many as fit); and ``attention_mask`` (B, S), ``tokenizer`` (needed
-                for stop strings), ``use_past`` (False: no cache).
+                for stop strings), ``use_past`` (False: no cache), ``assistant_model`` (a smaller
+                model of the same vocabulary that guesses tokens; answers do not depend on it).
 
         Returns:
             One int32 array per row, prompt and answer, the end token included, no padding; or a
@@ -83,7 +94,7 @@ class TextModel:
             GenerationError: If a prompt or a setting cannot be used.
         """
         mask, tokenizer = kwargs.pop("attention_mask", None), kwargs.pop("tokenizer", None)
-        use_cache = kwargs.pop("use_past", True)
+        use_cache, assistant = kwargs.pop("use_past", True), kwargs.pop("assistant_model", None)
         settings = (generation_config or self.generation_defaults()).merged(**kwargs)
         if settings.allowed_vocab_size is None:
             settings.update(allowed_vocab_size=getattr(self.config, "num_used_tokens", None))
@@ -93,7 +104,7 @@ class TextModel:
             and "max_length" not in kwargs
             and lengths == (None, UPSTREAM_LENGTH)
         )
-        with streaming(streamer), self.answering():
+        with streaming(streamer), self.answering(), _assisting(self, assistant) as guesser:
             prompts = prepare_prompts(input_ids, settings.pad_token_id, mask)
             if is_open:
                 room = self.config.seq_length - max(len(prompt) for prompt in prompts)
@@ -106,6 +117,7 @@ class TextModel:
                 logits_processors=logits_processor or (),
                 tokenizer=tokenizer,
                 seed=seed,
+                assistant=guesser,
             )
         return output if settings.return_dict_in_generate else output.sequences
 
@@ -119,6 +131,8 @@ class TextModel:
         assistant_role_name: str = "assistant",
         instruction: str = "",
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: Any = "auto",
         seed: int | None = None,
         streamer: Any = None,
         **kwargs: Any,
@@ -133,24 +147,38 @@ class TextModel:
             user_role_name: Role of ``query``: ``user``, or ``observation`` for a tool's result.
             assistant_role_name: Role of the answer in the history.
             instruction: A system message put before them when they have none.
+            tools: Tools the answer may call, in OpenAI's form.
+            tool_choice: ``auto``, or (with the extra ``constrain``) ``required``, ``none`` or
+                ``{"type": "function", "function": {"name": NAME}}``.
             seed: Seed of this call's draws.
             streamer: Gets the answer as it comes.
-            **kwargs: Fields of ``GenerationConfig``.
+            **kwargs: Fields of ``GenerationConfig``; ``logits_processor``.
 
         Returns:
-            The answer and the history with this turn appended.
+            The answer and the history with this turn appended. Calls stand in the last message of the
+            history, under ``tool_calls``; the answer is what is said beside them.
+
+        Raises:
+            TokenizerError: If a message or a tool is malformed.
+            GenerationError: If a setting, or the choice of a tool, cannot be used.
         """
         messages = [dict(message) for message in history or ()]
         if instruction and not any(message["role"] == system_role_name for message in messages):
             messages.insert(0, {"role": system_role_name, "content": instruction})
         messages.append({"role": user_role_name, "content": query})
-        prompt = tokenizer.encode_segments(tokenizer.render(messages, add_generation_prompt=True))
+        given: dict[str, Any] = {"tools": tools} if tools else {}
+        segments = tokenizer.render(messages, add_generation_prompt=True, **given)
+        rules = check_processors(kwargs.pop("logits_processor", None))
+        if tools and tool_choice not in ("auto", None):
+            compiler = compiler_of(tokenizer, self.config.vocab_size)
+            rules.append(ConstraintProcessor(compiler.tool_calls(tools, tool_choice)()))
         output = self.generate(
-            [prompt],
+            [tokenizer.encode_segments(segments)],
             seed=seed,
             streamer=streamer,
             tokenizer=tokenizer,
             allowed_vocab_size=len(tokenizer),
+            logits_processor=rules,
             **{
                 "eos_token_id": turn_ends(self, tokenizer),
                 **kwargs,
@@ -158,8 +186,36 @@ class TextModel:
             },
         )
         assert isinstance(output, GenerateOutput)
-        answer = answer_text(output, 0, tokenizer)
-        return answer, [*messages, {"role": assistant_role_name, "content": answer}]
+        reply: dict[str, Any] = {"role": assistant_role_name}
+        reply["content"] = answer_text(output, 0, tokenizer)
+        calls = answer_calls(output, 0, tokenizer, tools) if tools else None
+        if calls is not None and calls.tool_calls:
+            reply["content"] = calls.content
+            reply["tool_calls"] = [
+                call.as_dict(f"call_{len(messages)}_{number}")
+                for number, call in enumerate(calls.tool_calls)
+            ]
+        return reply["content"], [*messages, reply]
+
+
+@contextmanager
+def _assisting(model: TextModel, assistant: Any) -> Iterator[Any]:
+    """Give the runner of a model that guesses for ``model``; None where there is none.
+
+    Raises:
+        GenerationError: If it is no model, or the very one that it guesses for.
+    """
+    if assistant is None:
+        yield None
+        return
+    if not isinstance(assistant, TextModel) or assistant is model:
+        raise GenerationError(
+            "found the model itself" if assistant is model else f"found {assistant!r:.80}",
+            where="assistant_model",
+            allowed="a smaller model of the same vocabulary, as AutoModel gives",
+        )
+    with assistant.answering():
+        yield assistant.runner()
 
 
 def native_runner(
@@ -184,6 +240,27 @@ def native_runner(
     )
 
 
+def native_step(
+    config: Any, network: Any, prefix_length: int = 0, prefix: Any = None
+) -> NativeStep:
+    """Return the steps of a native network, with a cache beside the one ``native_runner`` uses.
+
+    Args:
+        config: The network's settings.
+        network: The network.
+        prefix_length: Positions of a trained prefix.
+        prefix: Gives that prefix.
+    """
+    return NativeStep(
+        network.twin(),
+        vocab_size=config.vocab_size,
+        max_length=config.seq_length,
+        block_size=config.block_size,
+        prefix_length=prefix_length,
+        prefix=prefix,
+    )
+
+
 def turn_ends(model: Any, tokenizer: Any) -> list[int]:
     """Return the ids that end an answer: the model's own, and the control tokens no answer goes beyond.
 
@@ -202,3 +279,16 @@ def answer_text(output: GenerateOutput, row: int, tokenizer: Any) -> str:
         return tokenizer.strip_answer(output.texts[row])
     ids = output.sequences[row][output.num_prompt_tokens[row] :]
     return tokenizer.strip_answer(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def answer_calls(
+    output: GenerateOutput, row: int, tokenizer: Any, tools: Sequence[Mapping[str, Any]]
+) -> ParsedAnswer:
+    """Return what a row of ``output`` says, and which of ``tools`` it calls."""
+    ids = list(output.sequences[row][output.num_prompt_tokens[row] :])
+    if ids and output.finish_reasons[row] in (STOP, TOOL_CALLS):
+        ids.pop()  # the token that ended it
+    text = tokenizer.decode(ids, spaces_between_special_tokens=False)
+    if output.texts is not None:
+        text = output.texts[row]
+    return parse_answer(text, tools, output.finish_reasons[row], dialect_of(tokenizer))

@@ -59,6 +59,11 @@ class PortablePagedAttention(nn.Cell):
         values = ops.gather(values, context_slots, 0).reshape(shape)  # (B, L, G, D)
         return self.attention(query, keys, values, mask)
 
+    def copy_slots(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy keys and values from slots to slots, (P,) int32 each."""
+        for table in (self.key_cache, self.value_cache):
+            self.write(table, targets, ops.gather(table, sources, 0))
+
 
 class AscendPagedAttention(nn.Cell):
     """``ReshapeAndCache`` with flash attention for a prompt and ``PagedAttention`` for one token.
@@ -103,6 +108,14 @@ class AscendPagedAttention(nn.Cell):
         return self.token_attention(
             query, self.key_cache, self.value_cache, cache[3], cache[4], None, None, None, None
         )
+
+    def copy_slots(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy keys and values from slots to slots, (P,) int32 each."""
+        rows = [
+            ops.gather(table.reshape((-1, self.group_width)), sources, 0).expand_dims(0)
+            for table in (self.key_cache, self.value_cache)
+        ]
+        self.write(*rows, self.key_cache, self.value_cache, targets)
 
 
 def _zeros(name: str, shape: tuple[int, ...], dtype: ms.dtype.Type) -> Parameter:

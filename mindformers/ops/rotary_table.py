@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_AT_ONCE = 4096  # rows formed together; bounds the float64 angles
+
 
 @dataclass(frozen=True)
 class Yarn:
@@ -52,24 +54,46 @@ class Yarn:
         return frequency * (1 - slowed) + frequency / self.factor * slowed
 
 
-def build_rotary_table(
-    num_positions: int, rotary_dim: int, base: float, yarn: Yarn | None = None
-) -> np.ndarray:
-    """Build the angle table used by half-width rotary embedding.
+class RotaryTable:
+    """The angle table of half-width rotary embedding, formed as far as positions are asked for.
+
+    A table of a million positions takes 256 MB, and seconds to form; most texts end long before.
 
     Args:
-        num_positions: Rows to build, one per token position.
-        rotary_dim: Rotated channels per head; even, half of the head in GLM.
+        num_positions: Rows P, one per token position.
+        rotary_dim: Rotated channels per head R; even, half of the head in GLM.
         base: Wavelength base; 10000 times rope_ratio.
         yarn: How wavelengths are stretched; None: not.
 
-    Returns:
-        Array (num_positions, rotary_dim // 2, 2), float32; the last axis is (cos, sin). Angles are
-        formed in float64, so the table is right to the last bit at a million positions too.
+    Attributes:
+        rows: (P, R/2, 2) float32, the last axis is (cos, sin); zeros where not formed yet. Angles are formed
+            in float64, so a row is right to half a unit of the last place at a million positions too.
     """
-    frequency = float(base) ** (-np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim)
-    gain = 1.0 if yarn is None else yarn.gain
-    if yarn is not None:
-        frequency = yarn.stretched(frequency, base)
-    angle = np.arange(num_positions, dtype=np.float64)[:, None] * frequency[None, :]
-    return (np.stack([np.cos(angle), np.sin(angle)], axis=-1) * gain).astype(np.float32)
+
+    def __init__(
+        self, num_positions: int, rotary_dim: int, base: float, yarn: Yarn | None = None
+    ) -> None:
+        frequency = float(base) ** (-np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim)
+        self._frequency = frequency if yarn is None else yarn.stretched(frequency, base)
+        self._gain = 1.0 if yarn is None else yarn.gain
+        self._formed = 0
+        # Zeros take no memory before they are written.
+        self.rows = np.zeros((num_positions, rotary_dim // 2, 2), np.float32)
+
+    def form(self, count: int) -> None:
+        """Have at least the first ``count`` rows formed, or all there are."""
+        while self._formed < min(count, len(self.rows)):
+            part = self.rows[self._formed : self._formed + _AT_ONCE]
+            position = np.arange(self._formed, self._formed + len(part), dtype=np.float64)
+            angle = position[:, None] * self._frequency
+            part[..., 0], part[..., 1] = np.cos(angle) * self._gain, np.sin(angle) * self._gain
+            self._formed += len(part)
+
+
+def build_rotary_table(
+    num_positions: int, rotary_dim: int, base: float, yarn: Yarn | None = None
+) -> np.ndarray:
+    """Return the whole table of a ``RotaryTable``, (num_positions, rotary_dim // 2, 2) float32."""
+    table = RotaryTable(num_positions, rotary_dim, base, yarn)
+    table.form(num_positions)
+    return table.rows

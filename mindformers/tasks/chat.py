@@ -1,40 +1,39 @@
-"""Talk to a model in the terminal."""
+"""Talk to a model in the terminal, and let it use tools."""
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, TextIO
 
+from mindformers.agent.loop import ToolLimits
+from mindformers.agent.tool import Tool
 from mindformers.errors import MindFormersError
-from mindformers.generation.config import GenerationConfig
-from mindformers.generation.streamer import TextStreamer
-from mindformers.models.auto import AutoModel, AutoTokenizer, open_in_files
-from mindformers.parallel.runtime import PYNATIVE_MODE, start_runtime
-
-HELP = "/reset forgets the conversation, /system TEXT sets the instruction, /exit leaves; Ctrl-C stops an answer"
-
-
-class AnswerStreamer(TextStreamer):
-    """Writes an answer without the newline that begins every assistant turn."""
-
-    has_begun = False
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Write ``text``, its first newline left out."""
-        if text and not self.has_begun:
-            text = self._tokenizer.strip_answer(text, is_whole=False)
-            self.has_begun = bool(text) or not self._tokenizer.trims_answers
-        super().on_finalized_text(text, stream_end)
+from mindformers.logger import logger
+from mindformers.models.auto import AutoTokenizer
+from mindformers.tasks.chat_commands import HELP, Then, run_command
+from mindformers.tasks.chat_input import QuestionReader
+from mindformers.tasks.chat_session import ChatSession, check_settings
+from mindformers.tasks.chat_view import ChatView, TerminalView, open_view
+from mindformers.tasks.open_model import open_model
 
 
-def chat(
+def chat(  # noqa: PLR0913 -- the options of a command
     model_dir: str | Path,
     *,
     system: str = "",
     keep_history: bool = True,
     device_target: str = "CPU",
     quantization: str | None = None,
+    tools: Sequence[Tool] = (),
+    limits: ToolLimits = ToolLimits(),  # noqa: B008 -- frozen
+    load: str | Path | None = None,
     source: TextIO | None = None,
     **settings: Any,
 ) -> int:
@@ -46,6 +45,9 @@ def chat(
         keep_history: False: every question stands alone, for a model that learnt single questions.
         device_target: ``CPU`` or ``Ascend``.
         quantization: ``int8`` or ``int4``: round the weights when they are loaded; None: as they are.
+        tools: What the model may call; they are closed at the end.
+        limits: How far it may go with them.
+        load: A saved conversation to go on with.
         source: Where questions come from; None: standard input.
         **settings: Fields of ``GenerationConfig``; ``seed``.
 
@@ -56,60 +58,74 @@ def chat(
         MindFormersError: If the model or a setting cannot be used; or, where questions are not typed at
             a terminal, a question. At a terminal that is shown, and the next question is read.
     """
-    GenerationConfig().merged(
-        **{k: v for k, v in settings.items() if k != "seed"}
-    )  # or refused now
-    overrides: dict[str, Any] = {} if quantization is None else {"quantization": quantization}
-    network = open_in_files(model_dir, **overrides) if device_target == "CPU" else None
-    if network is None:
-        # PyNative: the first answer waits for no compiler.
-        start_runtime(device_target=device_target, mode=PYNATIVE_MODE)
-        network = AutoModel.from_pretrained(model_dir, **overrides)
+    check_settings(settings)
+    network = open_model(model_dir, device_target=device_target, quantization=quantization)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     source = source or sys.stdin
-    interactive = source.isatty()
-    if interactive:
-        sys.stdout.write(f"talk to {model_dir}; {HELP}\n")
-    history: list[dict[str, Any]] = []
+    view = open_view(source.isatty())
+    reader = QuestionReader(source, view)
+    session = ChatSession(
+        network,
+        tokenizer,
+        system=system,
+        keep_history=keep_history,
+        tools=tools,
+        limits=limits,
+        settings=settings,
+    )
+    if load is not None:
+        session.load(load)
+    if reader.is_interactive:
+        view.say(f"talk to {model_dir}; {HELP}")
+    if isinstance(view, TerminalView):
+        logger.setLevel(logging.ERROR)  # the view itself says why an answer was cut
+    try:
+        return _converse(session, reader, view)
+    finally:
+        for tool in tools:
+            tool.close()
+
+
+def _converse(session: ChatSession, reader: QuestionReader, view: ChatView) -> int:
     answered = 0
-    while True:
-        question = _read(source, interactive)
-        if question is None or question == "/exit":
-            return answered
-        if question.startswith("/"):
-            history, system = _command(question, history, system)
-        elif question:
-            streamer = AnswerStreamer(tokenizer, skip_prompt=True)
-            try:
-                _, history = network.chat(
-                    tokenizer, question, history, instruction=system, streamer=streamer, **settings
-                )
-            except KeyboardInterrupt:
-                continue
-            except MindFormersError as error:
-                if not interactive:
-                    raise
-                sys.stdout.write(f"error: {error}\n")  # the conversation goes on as it was
-                continue
-            history = history if keep_history else []
-            answered += 1
+    while (line := reader.read()) is not None:
+        try:
+            then = run_command(line, session, view) if line.startswith("/") else Then.READ
+            if then is Then.LEAVE:
+                break
+            if line and (then is Then.ASK_AGAIN or not line.startswith("/")):
+                with stopping_on_interrupt() as stop:
+                    run = (
+                        session.ask_again(view, stop)
+                        if then is Then.ASK_AGAIN
+                        else session.ask(line, view, stop)
+                    )
+                view.ended(run)
+                answered += 1
+        except KeyboardInterrupt:  # a second one: nothing is kept of this answer
+            view.say("")
+        except MindFormersError as error:
+            if not reader.is_interactive:
+                raise
+            view.error(error)  # the conversation goes on as it was
+    return answered
 
 
-def _read(source: TextIO, interactive: bool) -> str | None:
-    if interactive:
-        sys.stdout.write("> ")
-        sys.stdout.flush()
-    line = source.readline()
-    return line.strip() if line else None
+@contextmanager
+def stopping_on_interrupt() -> Iterator[threading.Event]:
+    """Give what Ctrl-C sets while inside; a second Ctrl-C raises KeyboardInterrupt at once."""
+    stop = threading.Event()
 
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            signal.default_int_handler(number, frame)
+        stop.set()
 
-def _command(
-    line: str, history: list[dict[str, Any]], system: str
-) -> tuple[list[dict[str, Any]], str]:
-    name, _, rest = line.partition(" ")
-    if name == "/reset":
-        return [], system
-    if name == "/system":
-        return [], rest.strip()
-    sys.stdout.write(f"{HELP}\n")
-    return history, system
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mindformers.config.options import say_without_effect, without_options
 from mindformers.errors import ConfigError, did_you_mean
-from mindformers.generation.engine import GenerateOutput
+from mindformers.generation.output import GenerateOutput
 from mindformers.models.auto import AutoModel, AutoTokenizer, open_in_files
 from mindformers.models.text_model import answer_text, turn_ends
 from mindformers.parallel.runtime import default_device

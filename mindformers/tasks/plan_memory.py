@@ -280,14 +280,18 @@ def cache_tokens(job: Job) -> int:
 
 def token_cache_bytes(job: Job) -> float:
     """Return the bytes a token's keys and values take in the layers of one process."""
-    network = job.network
-    kind = network.kv_cache_dtype or network.compute_dtype
-    if not job.on_cpu:
-        kind = network.compute_dtype
-    width = {"float32": 4.0, "bfloat16": 2.0, "float16": 4.0 if job.on_cpu else 2.0}
+    return cached_token_bytes(job.network, job.groups, job.on_cpu)
+
+
+def cached_token_bytes(network: Any, groups: int, on_cpu: bool = True) -> float:
+    """Return the bytes a token's keys and values take in so many key/value heads of all layers."""
+    kind = network.compute_dtype
+    if on_cpu:
+        kind = network.kv_cache_dtype or kind
+    width = {"float32": 4.0, "bfloat16": 2.0, "float16": 4.0 if on_cpu else 2.0}
     scale = 4.0 / network.kv_channels  # of a head's int8 row
     element = width.get(kind, 1.0 + scale)
-    return 2 * job.groups * network.kv_channels * element * network.num_layers
+    return float(2 * groups * network.kv_channels * element * network.num_layers)
 
 
 def _cache(job: Job) -> int:

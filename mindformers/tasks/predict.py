@@ -15,6 +15,7 @@ from mindformers.logger import logger
 from mindformers.parallel.runtime import launched_rank
 from mindformers.tasks import build
 from mindformers.tasks.adapters import adapters_of, answer_with, without_adapters
+from mindformers.tasks.assistant import open_assistant
 from mindformers.tasks.pipeline import TextGenerationPipeline
 
 RESULT_FILE = "text_generation_result.txt"  # upstream's name
@@ -52,6 +53,8 @@ def predict(
             if adapters
             else build.open_text_model(config, weights)
         )
+    if config.assistant_model:
+        settings["assistant_model"] = open_assistant(config, tokenizer)
     pipeline = TextGenerationPipeline(network, tokenizer)
 
     def respond(asked: list[str]) -> list[dict[str, list[str]]]:

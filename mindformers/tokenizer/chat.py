@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers.errors import TokenizerError
+from mindformers.tokenizer.call_form import builtin_names
 from mindformers.tokenizer.conversation import Message, normalise_messages, normalise_tools
 from mindformers.tokenizer.injection import TextMarker, choose_sentinel, map_strings, strings_in
 from mindformers.tokenizer.plain_chat import PlainChat
@@ -110,12 +111,14 @@ class ChatTemplate:
         Raises:
             TokenizerError: If the conversation or the tools are malformed, or the template fails.
         """
-        conversation = normalise_messages(messages, keep_tool_form=self._keep_tool_form)
+        schemas = normalise_tools(tools) if tools else None
+        conversation = normalise_messages(
+            messages, keep_tool_form=self._keep_tool_form, builtin=builtin_names(schemas or ())
+        )
         if self._plain is not None and not tools and not variables:
             segments = self._plain.render(conversation, add_generation_prompt)
             if segments is not None:
                 return segments
-        schemas = normalise_tools(tools) if tools else None
         if schemas and not self._reads_tools:
             conversation, schemas = _with_tools(conversation, schemas), None
         self._check_tool_names(conversation, schemas)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mindformers.errors import TokenizerError, did_you_mean
-from mindformers.tokenizer.json_text import to_json
+from mindformers.tokenizer.call_form import (
+    BUILTIN_TOOLS,
+    arguments_object,
+    builtin_names,
+    call_content,
+    tool_name,
+)
 
 ROLES = ("system", "user", "assistant", "observation")
 ROLE_ALIASES = {
     "tool": "observation",
     "function": "observation",
 }  # OpenAI's names for a tool result
-BUILTIN_TOOLS = ("python", "simple_browser", "cogview")
 
 Message = dict[str, Any]
 
 
-def normalise_messages(messages: Any, *, keep_tool_form: bool = False) -> list[Message]:
+def normalise_messages(
+    messages: Any, *, keep_tool_form: bool = False, builtin: Collection[str] = ()
+) -> list[Message]:
     """Return checked copies of ``messages``, each with ``role`` and a string ``content``.
 
     ``tool`` and ``function`` become ``observation``; a list of text parts becomes one string; each
@@ -29,7 +36,8 @@ def normalise_messages(messages: Any, *, keep_tool_form: bool = False) -> list[M
         messages: A list of mappings with ``role``, ``content`` and optionally ``metadata``,
             ``tools``, ``tool_calls``.
         keep_tool_form: Leave ``tool_calls`` and the role ``tool`` as they are, for a template that
-            reads them.
+            reads them; such a template takes arguments as an object, so their JSON text becomes one.
+        builtin: The built-in tools on offer, beside those that messages carry.
 
     Raises:
         TokenizerError: If it is no such list, or a role, a content or a tool call is wrong; names
@@ -43,11 +51,17 @@ def normalise_messages(messages: Any, *, keep_tool_form: bool = False) -> list[M
     if not messages:
         raise TokenizerError("the conversation is empty", fix="give at least one message")
     result: list[Message] = []
+    known = set(builtin)
     for index, message in enumerate(messages):
         if _is_plain(message):
             result.append(dict(message))
+            continue
+        checked = _normalise_one(message, f"messages[{index}]", keep_tool_form)
+        known |= builtin_names(checked.get("tools", ()))
+        if checked.get("tool_calls") and not keep_tool_form:
+            result.extend(_split_calls(checked, known, index))
         else:
-            result.extend(_normalise_one(message, f"messages[{index}]", keep_tool_form))
+            result.append(checked)
     return result
 
 
@@ -61,7 +75,7 @@ def _is_plain(message: Any) -> bool:
     )
 
 
-def _normalise_one(message: Any, where: str, keep_tool_form: bool) -> list[Message]:
+def _normalise_one(message: Any, where: str, keep_tool_form: bool) -> Message:
     if not isinstance(message, Mapping) or not all(isinstance(key, str) for key in message):
         raise TokenizerError(
             f"a message cannot be a {type(message).__name__}",
@@ -75,21 +89,32 @@ def _normalise_one(message: Any, where: str, keep_tool_form: bool) -> list[Messa
         checked.pop("tools", None)
     else:
         checked["tools"] = normalise_tools(checked["tools"], where=f"{where}.tools")
-    if not checked.get("tool_calls") or keep_tool_form:
-        return [checked]
+    calls = checked.get("tool_calls")
+    if not calls:
+        return checked
     if role != "assistant":
         raise TokenizerError(
             f"tool_calls in a message of role {role!r}", where=where, allowed="assistant"
         )
-    calls = checked.pop("tool_calls")
     if not isinstance(calls, Sequence) or isinstance(calls, str):
         raise TokenizerError(
             f"tool_calls is a {type(calls).__name__}", where=where, allowed="a list of calls"
         )
-    spoken = [checked] if checked["content"] else []
-    return spoken + [
-        _from_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)
+    functions = [_function(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)]
+    if keep_tool_form:
+        pairs = zip(calls, functions, strict=True)
+        checked["tool_calls"] = [_with_object(call, function) for call, function in pairs]
+    return checked
+
+
+def _split_calls(message: Message, builtin: Collection[str], index: int) -> list[Message]:
+    """Return an assistant's message as one for what it says, if anything, and one for each call."""
+    where = f"messages[{index}].tool_calls"
+    calls = [
+        call_message(call.get("function", call), f"{where}[{i}]", builtin)
+        for i, call in enumerate(message.pop("tool_calls"))
     ]
+    return [message, *calls] if message["content"] else calls
 
 
 def check_role(role: Any, where: str = "") -> str:
@@ -159,7 +184,23 @@ def _check_metadata(message: Message, where: str) -> None:
         )
 
 
-def _from_tool_call(call: Any, where: str) -> Message:
+def call_message(function: Mapping[str, Any], where: str, builtin: Collection[str] = ()) -> Message:
+    """Return a call as a message of its own: the name as ``metadata``, the arguments as content.
+
+    Args:
+        function: ``name``, and ``arguments`` as an object, as JSON text or None.
+        where: What to call the call in an error.
+        builtin: The built-in tools on offer; what they take is plain text.
+
+    Raises:
+        TokenizerError: If the name is no single line of text.
+    """
+    name = _tool_name(function.get("name"), where)
+    content = call_content(name, function.get("arguments"), builtin)
+    return {"role": "assistant", "metadata": name, "content": content}
+
+
+def _function(call: Any, where: str) -> Mapping[str, Any]:
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping):
         raise TokenizerError(
@@ -167,13 +208,15 @@ def _from_tool_call(call: Any, where: str) -> Message:
             where=where,
             allowed='{"function": {"name": "...", "arguments": "{...}"}}',
         )
-    name = _tool_name(function.get("name"), where)
+    _tool_name(function.get("name"), where)
+    return function
+
+
+def _with_object(call: Mapping[str, Any], function: Mapping[str, Any]) -> dict[str, Any]:
     arguments = function.get("arguments")
-    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
-        arguments = "{}"  # the template drops a message without content, and the call with it
-    if not isinstance(arguments, str):
-        arguments = to_json(arguments)
-    return {"role": "assistant", "metadata": name, "content": arguments}
+    found = arguments_object(call_content(str(function["name"]), arguments))
+    changed = {**function, "arguments": arguments if found is None else found}
+    return {**call, "function": changed} if "function" in call else changed
 
 
 def _tool_name(name: Any, where: str) -> str:
@@ -205,7 +248,7 @@ def normalise_tools(tools: Any, *, where: str = "tools") -> list[dict[str, Any]]
     result, seen = [], set()
     for index, tool in enumerate(tools):
         checked = _normalise_tool(tool, f"{where}[{index}]")
-        name = checked["function"]["name"] if checked["type"] == "function" else checked["type"]
+        name = tool_name(checked)
         if name in seen:
             raise TokenizerError(f"two tools are called {name!r}", where=f"{where}[{index}]")
         seen.add(name)

@@ -28,11 +28,13 @@ class DecodeRules:
             Hello``.
         errors: What an id without a token becomes: ``"strict"`` an error, ``"placeholder"`` the
             text ``<|unused_ID|>``.
+        shown: Ids of special tokens that are not left out.
     """
 
     skip_special_tokens: bool = False
     spaces_between_special_tokens: bool = True
     errors: UnknownIds = "strict"
+    shown: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if self.errors not in ("strict", "placeholder"):
@@ -90,7 +92,7 @@ class Detokenizer:
             return token.content.encode("utf-8")
         if token is None and rules.errors == "strict":
             raise unknown_id(token_id, self)
-        if rules.skip_special_tokens:
+        if rules.skip_special_tokens and token_id not in rules.shown:
             return None
         return token.content if token is not None else f"<|unused_{token_id}|>"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -251,10 +252,19 @@ class TokenTable:
         skip_special_tokens: bool | None = None,
         spaces_between_special_tokens: bool | None = None,
         errors: UnknownIds = "strict",
+        shown: Iterable[str] = (),
     ) -> StreamDecoder:
-        """Return a decoder for one request; its parts joined equal ``decode`` of all ids."""
+        """Return a decoder for one request; its parts joined equal ``decode`` of all ids.
+
+        Args:
+            skip_special_tokens: As for ``decode``.
+            spaces_between_special_tokens: As for ``decode``.
+            errors: As for ``decode``.
+            shown: Special tokens that are not left out; those the vocabulary lacks are no error.
+        """
         rules = self._rules(skip_special_tokens, spaces_between_special_tokens, errors)
-        return StreamDecoder(self._detokenizer, rules)
+        ids = frozenset(self.special_tokens[text] for text in shown if text in self.special_tokens)
+        return StreamDecoder(self._detokenizer, replace(rules, shown=ids))
 
     @staticmethod
     def clean_up_tokenization(out_string: str) -> str:

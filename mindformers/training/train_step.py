@@ -21,6 +21,7 @@ from mindformers.errors import ConfigError, DataError
 from mindformers.ops.backend import active_backend
 from mindformers.ops.native.optimizer import square_sum
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
+from mindformers.training.joined_rows import joined_rows
 from mindformers.training.optimizer_base import Optimizer
 from mindformers.training.sharded_optimizer import ShardedOptimizer
 from mindformers.training.step_result import StepResult
@@ -138,6 +139,7 @@ class MFTrainOneStepCell:
         self.is_updating = False
         network.set_train(True)
         self._inputs = inspect.signature(network.construct).parameters
+        self._prepared = joined_rows if getattr(network, "joins_rows", False) else _as_it_is
         self._gradients = _GradientCell(network, optimizer.parameters)
         self._gradients.set_train(True)
         sums = {"native": square_sum, "portable": host_square_sum}
@@ -223,7 +225,7 @@ class MFTrainOneStepCell:
     def gradients(self, batch: Batch, weight: float = 1.0) -> tuple[float, list[Tensor]]:
         """Return a batch's loss times ``weight``, and its gradients times the loss scale too."""
         value, grads = self._gradients(
-            Tensor(weight * self.loss_scale, ms.float32), *batch_tensors(batch)
+            Tensor(weight * self.loss_scale, ms.float32), *batch_tensors(self._prepared(batch))
         )
         return float(value.asnumpy().reshape(-1)[0]) / self.loss_scale, list(grads)
 
@@ -269,6 +271,10 @@ class MFTrainOneStepCell:
         self.is_updating = True
         self.optimizer.apply(grads, lr, clip / self.loss_scale)
         self.is_updating = False
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 def batch_tensors(batch: Batch) -> list[Tensor]:

@@ -21,6 +21,8 @@ OWN = {
     "--device_memory",
     "--device",
     "--quantization",
+    "--prompt_lookup",
+    "--assistant_model",
     "--debug",
     "--help",
     "-h",

@@ -23,6 +23,12 @@ def chain(*steps: tuple[int, int], vocab_size: int = 10) -> Callable[[Sequence[i
     return lambda ids: table[ids[-1]]
 
 
+def pair_logits(vocab_size: int, seed: int = 0) -> Callable[[Sequence[int]], np.ndarray]:
+    """Return logits by the last two tokens: texts soon repeat themselves."""
+    table = np.random.default_rng(seed).normal(0, 2, (vocab_size, vocab_size, vocab_size))
+    return lambda ids: table[ids[-2] if len(ids) > 1 else 0, ids[-1]].astype(np.float32)
+
+
 def history_logits(vocab_size: int) -> Callable[[Sequence[int]], np.ndarray]:
     """Return logits that depend on every token so far and its place: a mixed-up row shows."""
 
@@ -46,6 +52,8 @@ class FakeRunner:
         self.rows: list[list[int]] = []
         self.decoded_rows: list[list[int]] = []
         self.num_released = 0
+        self.extended: list[list[int]] = []  # tokens of each row, of every call of extend
+        self.free = max_length  # what room() says
 
     def prefill(self, prompts: list[list[int]]) -> np.ndarray:
         self.rows = [list(prompt) for prompt in prompts]
@@ -58,6 +66,25 @@ class FakeRunner:
         for token, row in zip(tokens, rows, strict=True):
             self.rows[row].append(int(token))
         return np.stack([self.logits(self.rows[row]) for row in rows])
+
+    def extend(self, tokens: Sequence[Sequence[int]], rows: np.ndarray) -> np.ndarray:
+        self.extended.append([len(more) for more in tokens])
+        found = []
+        for more, row in zip(tokens, rows, strict=True):
+            assert len(more) > 0
+            for token in more:
+                self.rows[row].append(int(token))
+                found.append(self.logits(self.rows[row]))
+            assert len(self.rows[row]) < self.max_length
+        return np.stack(found)
+
+    def rollback(self, lengths: Sequence[int], rows: Sequence[int]) -> None:
+        for length, row in zip(lengths, rows, strict=True):
+            assert 1 <= length <= len(self.rows[row])
+            del self.rows[row][length:]
+
+    def room(self, num_rows: int) -> int:
+        return self.free
 
     def release(self) -> None:
         self.num_released += 1

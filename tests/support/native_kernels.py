@@ -15,7 +15,7 @@ from mindformers.ops.native.network import (
     NativeNetwork,
     NetworkSizes,
 )
-from mindformers.ops.rotary_table import build_rotary_table
+from mindformers.ops.rotary_table import RotaryTable
 
 # Nothing here is a multiple of a vector: 20 channels a head, 52 hidden, 36 in between, 97 ids.
 ODD = NetworkSizes(
@@ -116,13 +116,14 @@ def make_case(
     embedding, embedding_exact = linear(values(shape.vocab, shape.hidden, scale=1), dtype)
     head, head_exact = linear(values(shape.vocab, shape.hidden), dtype)
     final = norm()
-    angles = build_rotary_table(positions, shape.rotary_dim, 10000.0)
+    angles = RotaryTable(positions, shape.rotary_dim, 10000.0)
+    angles.form(positions)
     network = NativeNetwork(shape, layers, embedding, head, final, angles, cache_dtype)
     if num_blocks:
         network.allocate_cache(num_blocks)
     return Case(
         shape, network, exact, embedding_exact, head_exact, final.astype(np.float64),
-        angles.astype(np.float64),
+        angles.rows.astype(np.float64),
     )  # fmt: skip
 
 

@@ -232,6 +232,7 @@ class ChatGLM2ForConditionalGeneration(SharedGLM2Model):
 
     def allocate_cache(self, num_blocks: int) -> None:
         """Give every layer an empty key/value cache of ``num_blocks`` blocks of ``config.block_size`` tokens."""
+        self.cache_serial += 1
         for layer in self.transformer.encoder.layers:
             layer.self_attention.allocate_cache(num_blocks)
         # The new parameters need names of their own before they meet in one graph.

@@ -10,7 +10,7 @@ from mindformers.config.model import Glm2ModelSection
 from mindformers.config.pet import AnyPet, pet_of
 from mindformers.models.base_config import PretrainedConfig
 from mindformers.models.glm2.glm4_tokens import SPECIAL_TOKENS
-from mindformers.ops.rotary_table import Yarn, build_rotary_table
+from mindformers.ops.rotary_table import RotaryTable, Yarn
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
 ROPE_BASE = 10000.0  # modeling_chatglm.py: RotaryEmbedding
@@ -50,12 +50,18 @@ class ChatGLM2Config(PretrainedConfig):
         """Wavelength base of the rotary table."""
         return ROPE_BASE * float(self.rope_ratio)
 
-    def rotary_table(self, num_positions: int) -> np.ndarray:
-        """Return cos and sin of the first positions, (num_positions, rotary_dim / 2, 2) float32."""
+    def rotary(self, num_positions: int) -> RotaryTable:
+        """Return the angles of the first positions, formed as they are asked for."""
         scaling = dict(self.rope_scaling or {})
         scaling.pop("rope_type", None)
         yarn = Yarn(**scaling) if scaling else None
-        return build_rotary_table(num_positions, self.rotary_dim, self.rope_base, yarn)
+        return RotaryTable(num_positions, self.rotary_dim, self.rope_base, yarn)
+
+    def rotary_table(self, num_positions: int) -> np.ndarray:
+        """Return cos and sin of the first positions, (num_positions, rotary_dim / 2, 2) float32."""
+        table = self.rotary(num_positions)
+        table.form(num_positions)
+        return table.rows
 
     @property
     def pet(self) -> AnyPet | None:

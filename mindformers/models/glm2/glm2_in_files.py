@@ -10,7 +10,7 @@ from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_mapped import mapped_weights
 from mindformers.models.glm2.glm2_native import native_network
 from mindformers.models.glm2.glm2_quantized import quantized_weights
-from mindformers.models.text_model import TextModel, native_runner
+from mindformers.models.text_model import TextModel, native_runner, native_step
 from mindformers.ops.native.arrays import Buffer
 from mindformers.ops.native.library import is_native
 from mindformers.ops.native.network import NativeNetwork
@@ -61,3 +61,7 @@ class GlmInFiles(TextModel):
         """Return a new runner; the cache is always used: it changes no number."""
         del use_cache
         return native_runner(self.config, self.native_network)
+
+    def build_step(self) -> Any:
+        """Return what an engine answers through."""
+        return native_step(self.config, self.network)

@@ -56,7 +56,7 @@ def native_network(
         _linear(config, weights, [EMBEDDING]),
         _linear(config, weights, [HEAD]),
         vectors.take(weights["transformer.encoder.final_layernorm.weight"]),
-        config.rotary_table(config.seq_length),
+        config.rotary(config.seq_length),
         config.kv_cache_dtype or _compute(config),
     )
 

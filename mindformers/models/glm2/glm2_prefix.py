@@ -93,3 +93,9 @@ class PrefixedGLM2(GLM2PreTrainedModel):
             for table, one in ((cached.key_cache, keys), (cached.value_cache, values)):
                 every = np.tile(one, (len(slots), 1))  # (rows * P, G * D)
                 cached.write(table, places, Tensor(every).astype(table.dtype))
+
+    def copy_cache(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """Copy keys and values of every layer from slots to slots, (P,) each."""
+        places = [Tensor(slots.astype(np.int32)) for slots in (sources, targets)]
+        for layer in self.transformer.encoder.layers:
+            layer.self_attention.cached_attention.copy_slots(*places)

@@ -32,6 +32,7 @@ from mindformers.models.glm2.glm2_shares import (
 )
 from mindformers.modules.start import INIT_SIGMA
 from mindformers.ops.attention import RotatedAttention
+from mindformers.ops.backend import active_backend
 from mindformers.parallel.mesh import mesh
 from mindformers.pet.lora import adapter_ranks
 
@@ -55,6 +56,14 @@ class SharedGLM2Model(PrefixedGLM2):
         """Return, by parameter name, what this process's weights are of the whole ones, adapters and prefix too."""
         parts = weight_parts(self.layout_tensors(), self.config, mesh().layout)
         return parts | adapter_parts(adapter_ranks(self), parts) | self.prefix_parts()
+
+    @property
+    def joins_rows(self) -> bool:
+        """Whether a batch costs less as one row of documents: no graph for its length, no mask of S x S."""
+        layout = mesh().layout
+        has_own_tokens = layout.pipeline == layout.context == 1 and not layout.is_sequence_parallel
+        is_native = active_backend() == "native" and ms.get_context("mode") == ms.PYNATIVE_MODE
+        return has_own_tokens and is_native and not self.transformer.prefix_length
 
     def stream_form(self, shape: Sequence[int]) -> tuple[tuple[int, int], Any]:
         """Return shape and type of what pipeline stages hand on for ids of ``shape`` (B, S)."""

@@ -14,7 +14,7 @@ from mindformers.config.loader import load_yaml
 from mindformers.errors import CheckpointError, ConfigError, did_you_mean
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm4_tokens import END_IDS, PAD_ID
-from mindformers.models.glm2.hf_rope import rope_from_hf, rope_to_hf
+from mindformers.models.glm2.hf_rope import rope_from_hf, rope_to_hf, warn_beyond_trained
 
 MODEL_TYPES = ("chatglm", "glm", "glm4", "glm2")
 # Fields that change what the weights compute; a file and a run that differ here cannot go together.
@@ -91,10 +91,17 @@ def config_from_hf(content: Mapping[str, Any], where: str = "config.json") -> Ch
     fields = _from_chatglm(content) if kind == "chatglm" else _from_glm(content, where)
     fields |= _token_ids(content)
     dtype = content.get("dtype") or content.get("torch_dtype") or "bfloat16"
+    fields["num_blocks"] = _cache_blocks(fields.get("seq_length", 0))
     try:
         return ChatGLM2Config(**fields, param_init_type=dtype, compute_dtype=dtype)
     except ConfigError as error:
         raise ConfigError(error.found, where=where, allowed=error.allowed, fix=error.fix) from error
+
+
+def _cache_blocks(length: int) -> int:
+    """Return the blocks of a cache that has room for one text of full length; the files say nothing of it."""
+    usual = ChatGLM2Config.section.model_fields
+    return max(usual["num_blocks"].default, -(-length // usual["block_size"].default))
 
 
 def _token_ids(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,6 +246,7 @@ def check_against_config(
         name = f" (this is {model_name(stored)})" if model_name(stored) else ""
         text = f"disagrees with the run's model_config{name}; change it or load other weights"
         raise CheckpointError("\n".join([text, *lines]), where=where)
+    warn_beyond_trained(config, stored.seq_length, where)
 
 
 def is_tied(content: Mapping[str, Any] | None) -> bool:

@@ -74,6 +74,26 @@ def _rope_ratio(
     return int(ratio) if ratio == int(ratio) else ratio
 
 
+def warn_beyond_trained(config: ChatGLM2Config, trained: int, where: str) -> None:
+    """Say that a network is asked for positions its weights were not trained for.
+
+    Args:
+        config: The network's settings; with YaRN it reaches ``factor`` times the length this was trained with.
+        trained: Positions the weights were trained for.
+        where: Their file.
+    """
+    scaling = config.rope_scaling or {}
+    if scaling:
+        times = scaling["factor"] * scaling["original_max_position_embeddings"]
+        trained = max(trained, int(times))
+    if config.seq_length > trained:
+        warn_once(
+            "%s: seq_length %d, but these weights reach %d positions%s: beyond them answers make no sense "
+            "unless they are trained further",
+            where, config.seq_length, trained, " with rope_scaling" if scaling else ", more with rope_scaling",
+        )  # fmt: skip
+
+
 def rope_to_hf(config: ChatGLM2Config) -> dict[str, Any]:
     """Return the keys of a ``config.json``, for new and for older releases of the library."""
     rotary = {"partial_rotary_factor": 0.5, "rope_theta": config.rope_base}

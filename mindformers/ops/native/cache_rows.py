@@ -28,3 +28,13 @@ def write_rows(cache: Sequence[np.ndarray], slots: np.ndarray, rows: np.ndarray)
         elif target.dtype == np.uint16:
             values = values.astype(ml_dtypes.bfloat16).view(np.uint16)
         flat[slots] = values
+
+
+def copy_blocks(
+    cache: Sequence[Sequence[np.ndarray]], sources: np.ndarray, targets: np.ndarray
+) -> None:
+    """Copy whole blocks of every layer's cache, (N,) each, all read before one is written."""
+    for arrays in cache:
+        for array in arrays:
+            if array.ndim > 1:  # without scales there is one element in their place
+                array[targets] = array[sources]

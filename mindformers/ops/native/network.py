@@ -12,7 +12,7 @@ import numpy as np
 
 from mindformers.errors import ConfigError, DeviceError
 from mindformers.ops.native.arrays import Buffer, as_float32
-from mindformers.ops.native.cache_rows import write_rows
+from mindformers.ops.native.cache_rows import copy_blocks, write_rows
 from mindformers.ops.native.checks import LARGEST, check_sizes, check_weights
 from mindformers.ops.native.library import (
     DTYPES,
@@ -25,6 +25,7 @@ from mindformers.ops.native.library import (
     required,
 )
 from mindformers.ops.native.step_check import refuse_step, step_arrays, step_struct
+from mindformers.ops.rotary_table import RotaryTable
 
 CACHE_DTYPES = ("float32", "bfloat16", "int8")
 _CACHE_NUMPY = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
@@ -138,7 +139,7 @@ class NativeNetwork:
         embedding: (vocab, hidden).
         head: (vocab, hidden).
         final_norm: (hidden,) float32.
-        angles: (positions, rotary_dim / 2, 2) float32, cos and sin.
+        angles: Cos and sin of its positions, for ``rotary_dim`` channels.
         cache_dtype: ``float32``, ``bfloat16`` or ``int8``.
 
     Raises:
@@ -152,7 +153,7 @@ class NativeNetwork:
         embedding: LinearWeight,
         head: LinearWeight,
         final_norm: np.ndarray,
-        angles: np.ndarray,
+        angles: RotaryTable,
         cache_dtype: str = "float32",
     ):
         if cache_dtype not in CACHE_DTYPES:
@@ -162,10 +163,10 @@ class NativeNetwork:
         check_sizes(sizes)
         check_weights(sizes, layers, embedding, head, final_norm)
         self.sizes, self.cache_dtype, self.num_blocks = sizes, cache_dtype, 0
-        self.angles = np.ascontiguousarray(angles, np.float32)
-        if not self.angles.shape[0] or self.angles.shape[1:] != (sizes.rotary_dim // 2, 2):
+        self.angles, table = angles, angles.rows
+        if not table.shape[0] or table.shape[1:] != (sizes.rotary_dim // 2, 2):
             raise ConfigError(
-                f"found {self.angles.shape}",
+                f"found {table.shape}",
                 where="angles",
                 allowed=f"(P, {sizes.rotary_dim // 2}, 2)",
             )
@@ -177,12 +178,12 @@ class NativeNetwork:
         shape = ShapeStruct(
             layers=len(layers), hidden=sizes.hidden, heads=sizes.heads, groups=sizes.groups,
             head_dim=sizes.head_dim, rotary_dim=sizes.rotary_dim, ffn=sizes.ffn, vocab=sizes.vocab,
-            block_size=sizes.block_size, positions=self.angles.shape[0], eps=sizes.eps,
+            block_size=sizes.block_size, positions=len(table), eps=sizes.eps,
             cache_dtype=DTYPES[cache_dtype], compute=DTYPES[head.compute],
         )  # fmt: skip
         self._struct = NetworkStruct(
             shape=shape, layers=self._layers, final_norm=final_norm.ctypes.data,
-            angles=self.angles.ctypes.data, embedding=embedding.struct(), head=head.struct(),
+            angles=table.ctypes.data, embedding=embedding.struct(), head=head.struct(),
         )  # fmt: skip
 
     def allocate_cache(self, num_blocks: int) -> None:
@@ -228,6 +229,11 @@ class NativeNetwork:
             for arrays, layer in zip(self._cache, past, strict=True):
                 write_rows(arrays, slots, layer)
 
+    def copy_blocks(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """Copy whole blocks of every layer, (N,) each, all read before one is written."""
+        with self._gate:
+            copy_blocks(self._cache, sources, targets)
+
     def run(
         self,
         ids: np.ndarray,
@@ -262,10 +268,15 @@ class NativeNetwork:
         with self._gate:
             fault = library.mf_check_step(network, call, self.num_blocks)
             if fault:
-                sizes, rows = self.sizes, self.angles.shape[0]
+                sizes, rows = self.sizes, len(self.angles.rows)
                 refuse_step(fault, arrays, (sizes.vocab, rows, self.num_blocks, sizes.block_size))
+            self.angles.form(int(arrays[1].max()) + 1)
             library.mf_run_step(network, call, logits.ctypes.data)
         return logits
+
+    def twin(self) -> NativeNetwork:
+        """Return a network with the same weights, in the same place, and a cache of its own."""
+        return NativeNetwork(self.sizes, *self._kept, self.angles, self.cache_dtype)
 
     def hold(self) -> list[Any]:
         """Return what keeps the weights where they are now, even if a parameter is given other memory."""

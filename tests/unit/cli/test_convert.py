@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -57,20 +56,13 @@ def test_an_error_is_one_line_and_exit_code_2(hf, tmp_path):
     assert f"{hf}: exists already" in done.stderr
 
 
-def test_help_answers_without_mindspore_in_half_a_second():
+def test_help_answers_without_mindspore():
     code = (
         "import sys; from mindformers.cli.convert import build_parser; build_parser().format_help();"
         "print([m for m in ('mindspore', 'numpy', 'rich') if m in sys.modules])"
     )
-    seconds = []
-    for _ in range(3):  # the machine may be busy with something else
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        )
-        seconds.append(time.perf_counter() - start)
-        assert done.stdout.strip() == "[]"
-    assert min(seconds) < 0.5
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
     assert "--reversed" in run_script("--help").stdout
 
 

@@ -78,12 +78,10 @@ def test_one_process_is_the_script_itself(tmp_path):
 
 
 def test_a_run_in_the_background_says_how_to_follow_and_stop_it(tmp_path):
-    began = time.monotonic()
     ended = launch(
         tmp_path, "*:save_on_signal=143 *:say=ready *:sleep=60", 2, 8600, "logs", False, 60
     )
     assert ended.code == 0
-    assert time.monotonic() - began < 30
     number = int(ended.err.split("to stop it, saving: kill ")[1])
     assert "tail -f logs/all.log" in ended.err
     end = time.monotonic() + LIMIT

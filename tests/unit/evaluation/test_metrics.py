@@ -15,7 +15,6 @@ from mindformers.evaluation.metrics import (
     ToolCallMetric,
 )
 from mindformers.evaluation.overlap import rouge_l, rouge_n, sentence_bleu
-from mindformers.evaluation.tool_calls import ToolCall, parse_tool_call
 from mindformers.evaluation.words import english_words
 from mindformers.registry import MindFormerModuleType, MindFormerRegister
 
@@ -127,7 +126,9 @@ WANTED = 'weather\n{"city": "北京", "days": 2}'
         ('weather\n{"days": 2, "city": "北京"}', 100, 100),
         ('weather\n{"city": "北京", "days": "2"}', 100, 0),
         ('wether\n{"city": "北京", "days": 2}', 0, 100),
-        ('weather\n{"city": "北京"', 100, 0),
+        ('weather\n{"city": "北京"', 0, 0),
+        ('\nLet me see.\nweather\n{"city": "北京", "days": 2}', 100, 100),
+        ('weather\n{"city": "北京", "days": 2}weather\n{}', 0, 0),
         ("\nIt is sunny.", 0, 0),
     ],
 )
@@ -147,15 +148,16 @@ def test_calls_where_none_is_wanted_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["\nweather\n{}", "two words\n{}", "weather", '{"a": 1}\n{}', "a\ntext"]
+    "text", ["\nweather\n{}", "two words\n{}", '{"a": 1}\n{}', "a\ntext", "f\n{broken"]
 )
 def test_plain_text_is_no_call(text: str) -> None:
-    assert parse_tool_call(text) is None
+    assert results(ToolCallMetric(), (text, text)) == {"tool_needless": 0.0, "tool_calls": 0}
 
 
-def test_a_call_keeps_its_name_when_the_arguments_cannot_be_read() -> None:
-    assert parse_tool_call("f\n{broken") == ToolCall("f", None)
-    assert parse_tool_call('f\n {"a": [1]}\n') == ToolCall("f", {"a": [1]})
+def test_several_calls_are_right_only_together() -> None:
+    both = 'f\n{"a": 1}g\n{}'
+    assert results(ToolCallMetric(), (both, both))["tool_call"] == 100.0
+    assert results(ToolCallMetric(), ('f\n{"a": 1}', both))["tool_call"] == 0.0
 
 
 @pytest.mark.parametrize(

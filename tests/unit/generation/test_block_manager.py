@@ -61,10 +61,28 @@ def test_sizes_that_hold_nothing_are_refused(num_blocks, block_size, name):
         BlockManager(num_blocks, block_size)
 
 
+def test_several_tokens_come_and_go_with_their_blocks():
+    blocks = BlockManager(num_blocks=8, block_size=4)
+    blocks.allocate([0, 1], [3, 4])
+    assert (blocks.spare(1), blocks.spare(2), blocks.spare(6)) == (20, 8, 0)
+    blocks.append([0, 1], [6, 1])
+    np.testing.assert_array_equal(blocks.block_tables([0, 1]), [[1, 3, 4], [2, 5, 0]])
+    np.testing.assert_array_equal(blocks.lengths([0, 1]), [9, 5])
+    blocks.truncate([0, 1], [4, 5])
+    np.testing.assert_array_equal(blocks.block_tables([0, 1]), [[1, 0], [2, 5]])
+    np.testing.assert_array_equal(blocks.last_slots([0, 1]), [7, 20])
+    assert blocks.num_free == 4
+    with pytest.raises(GenerationError, match="5 more blocks"):
+        blocks.append([0], [17])
+    np.testing.assert_array_equal(blocks.lengths([0, 1]), [4, 5])
+    blocks.append([0], [5])
+    np.testing.assert_array_equal(blocks.block_tables([0]), [[1, 3, 4]])
+
+
 @given(
     st.integers(2, 12),
     st.integers(1, 5),
-    st.lists(st.tuples(st.sampled_from("anf"), st.integers(0, 5), st.integers(1, 9)), max_size=40),
+    st.lists(st.tuples(st.sampled_from("antf"), st.integers(0, 5), st.integers(1, 9)), max_size=40),
 )
 def test_no_block_has_two_owners_and_all_come_back(num_blocks, block_size, actions):
     blocks, lengths = BlockManager(num_blocks, block_size), {}
@@ -74,8 +92,11 @@ def test_no_block_has_two_owners_and_all_come_back(num_blocks, block_size, actio
                 blocks.allocate([row], [length])
                 lengths[row] = length
             elif action == "a" and row in lengths:
-                blocks.append([row])
-                lengths[row] += 1
+                blocks.append([row], None if length == 1 else [length])
+                lengths[row] += length
+            elif action == "t" and row in lengths:
+                lengths[row] = min(lengths[row], length)
+                blocks.truncate([row], [lengths[row]])
             elif action == "f" and row in lengths:
                 blocks.free([row])
                 del lengths[row]

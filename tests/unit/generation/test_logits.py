@@ -8,6 +8,7 @@ import pytest
 from mindformers.errors import GenerationError
 from mindformers.generation import logits as rules
 from mindformers.generation.config import GenerationConfig
+from mindformers.generation.logits_pipeline import LogitsPipeline
 from tests.support.generation import fresh_warnings
 
 INF = np.inf
@@ -69,7 +70,7 @@ def test_the_coarse_search_keeps_what_a_full_sort_keeps(spread, k):
 
 
 def pipeline(processors=(), allowed=None, **settings):
-    return rules.LogitsPipeline(GenerationConfig(**settings), 4, processors, allowed)
+    return LogitsPipeline(GenerationConfig(**settings), 4, processors, allowed)
 
 
 def test_the_models_own_row_is_never_changed():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 
-import numpy as np
 import pytest
 
 from mindformers import AutoTokenizer, ChatGLM3Tokenizer
+from mindformers.agent.answer_reader import AnswerReader
 from mindformers.errors import TokenizerError
-from mindformers.tasks.chat import AnswerStreamer
+from mindformers.generation.decoding import open_decoder
 from tests.support.sentence_pieces import write_tiny_model
 
 TOOLS = [{"name": "weather", "description": "天气", "parameters": {"city": {"type": "string"}}}]
@@ -207,10 +207,10 @@ def test_a_name_that_means_another_token_is_refused(path):
         ChatGLM3Tokenizer(path).render([{"role": "usr", "content": ""}])
 
 
-def test_a_streamed_answer_begins_after_the_blanks_of_its_turn(tokenizer, encode, capsys):
-    streamer = AnswerStreamer(tokenizer, skip_prompt=True)
-    streamer.put(np.array([401, 403, 406]))
+def test_a_streamed_answer_begins_after_the_blanks_of_its_turn(tokenizer, encode):
+    shown = []
+    reader = AnswerReader(tokenizer, (), shown.append)
+    decoder = open_decoder(tokenizer, skip_special_tokens=True)
     for token in [*encode("\n"), *encode("你好  world"), 406]:
-        streamer.put(token)
-    streamer.end()
-    assert capsys.readouterr().out == "你好  world\n"
+        reader.feed(decoder.put(token))
+    assert "".join(shown) + decoder.flush() == "你好  world"

@@ -308,3 +308,30 @@ def test_a_yaml_of_another_model_is_refused(tmp_path):
     path.write_text("model:\n  model_config:\n    type: LlamaConfig\n")
     with pytest.raises(ConfigError, match="model_config is no ChatGLM2Config"):
         network_config(CHAT, "x", path)
+
+
+def test_a_directorys_model_has_a_cache_for_its_whole_length():
+    assert config_from_hf(CHAT).num_blocks == 131072 // 16
+    assert config_from_hf({**CHAT_HF, **MILLION["glm"]}).num_blocks == 65536
+    assert config_from_hf({**GLM_0414, "rope_scaling": YARN}).num_blocks == 8192
+    assert config_from_hf({**CHAT, "seq_length": 64}).num_blocks == 128
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"seq_length": 32768}, ""),
+        ({"seq_length": 32769}, "seq_length 32769, but these weights reach 32768 positions, more with rope_scaling"),
+        ({"seq_length": 131072, "rope_scaling": YARN}, ""),
+        ({"seq_length": 131073, "rope_scaling": YARN}, "reach 131072 positions with rope_scaling: beyond them"),
+    ],
+)  # fmt: skip
+def test_positions_beyond_the_trained_ones_are_warned_about(asked, said, caplog):
+    logger_module._seen_once.clear()
+    config = config_from_hf(GLM_0414)
+    scaling = {k: v for k, v in asked.get("rope_scaling", {}).items() if k != "type"}
+    config.update(**{**asked, **({"rope_scaling": scaling} if scaling else {})})
+    with caplog.at_level(logging.WARNING, "mindformers"):
+        check_against_config(config, GLM_0414, "config.json")
+    assert bool(caplog.text) == bool(said)
+    assert said in caplog.text

@@ -1,6 +1,5 @@
 """Layouts for a number of devices, the smallest change, and times."""
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -43,11 +42,7 @@ def test_every_layout_found_has_the_devices_and_divides_the_network():
 
 @pytest.mark.parametrize("devices", [8, 64, 1024])
 def test_the_best_layouts_fit_and_keep_the_rows_of_a_step(devices):
-    began = time.perf_counter()
     found = best_layouts(PUBLISHED, devices, 58 * GIB, ATLAS)
-    assert (
-        time.perf_counter() - began < 5
-    )  # a fraction of a second on a machine with nothing else to do
     assert len(found) == 3
     for each in found:
         assert each.job.layout.size == devices

@@ -45,14 +45,27 @@ def test_a_call_without_arguments_is_not_lost(arguments):
     assert one(message) == {"role": "assistant", "metadata": "f", "content": "{}"}
 
 
-def test_a_template_that_reads_tool_messages_gets_them_as_they_are():
+def test_a_template_that_reads_tool_messages_gets_them_with_arguments_as_objects():
+    broken = {"name": "g", "arguments": "{1"}
     messages = [
-        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "assistant", "content": None, "tool_calls": [CALL, broken]},
         {"role": "tool", "content": "r"},
     ]
     kept = normalise_messages(messages, keep_tool_form=True)
-    assert kept[0]["tool_calls"] == [CALL]
+    whole = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    assert kept[0]["tool_calls"] == [whole, broken]
     assert kept[1]["role"] == "tool"
+    assert CALL["function"]["arguments"] == '{"a": 1}'
+
+
+def test_what_a_builtin_tool_takes_is_written_as_text_where_the_tool_is_on_offer():
+    call = {"function": {"name": "python", "arguments": {"code": "print(1)"}}}
+    message = {"role": "assistant", "tool_calls": [call]}
+    written = normalise_messages([message], builtin=["python"])
+    assert written == [{"role": "assistant", "metadata": "python", "content": "print(1)"}]
+    offered = {"role": "system", "content": "s", "tools": [{"type": "python"}]}
+    assert normalise_messages([offered, message])[1:] == written
+    assert one(message)["content"] == '{"code": "print(1)"}'  # a function of this name
 
 
 def test_the_caller_s_messages_stay_as_they_are():

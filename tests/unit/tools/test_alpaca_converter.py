@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -158,7 +157,6 @@ def test_it_runs_as_a_script_and_as_a_module_under_lang_c(
 
 
 def test_help_answers_without_loading_the_library() -> None:
-    begin = time.monotonic()
     code = (
         "import sys\n"
         "from mindformers.tools.dataset_preprocess.glm4 import alpaca_converter as a, glm4_preprocess as g\n"
@@ -166,7 +164,6 @@ def test_help_answers_without_loading_the_library() -> None:
         "heavy = {'mindspore', 'numpy', 'rich', 'tiktoken', 'pydantic'} & set(sys.modules)\nassert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert time.monotonic() - begin < 5
 
 
 def test_debug_shows_the_traceback(

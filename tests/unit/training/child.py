@@ -46,7 +46,7 @@ class InterruptTwice(Callback):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(60)
+            time.sleep(600)
 
 
 class Hold(Callback):

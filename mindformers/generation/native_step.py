@@ -1,0 +1,97 @@
+"""A step computed by the native kernels; needs no MindSpore."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from mindformers.generation.array import Array
+from mindformers.generation.paged_step import Piece, flatten, prefix_slots
+
+
+class PagedNetwork(Protocol):
+    """A network with a paged cache; see ``NativeNetwork``."""
+
+    def allocate_cache(self, num_blocks: int) -> None:
+        """Give every layer an empty cache of ``num_blocks`` blocks."""
+
+    def write_cache(self, slots: Array, past: Array) -> None:
+        """Put keys and values that come from no token into slots of every layer."""
+
+    def copy_blocks(self, sources: Array, targets: Array) -> None:
+        """Copy whole blocks of every layer."""
+
+    def run(
+        self,
+        ids: Array,
+        positions: Array,
+        slots: Array,
+        starts: Array,
+        lengths: Array,
+        tables: Array,
+        picked: Array,
+    ) -> Array:
+        """Run the network on some tokens; return the picked ones' logits, (R, V) float32."""
+
+    def hold(self) -> object:
+        """Return what keeps the weights where they are now."""
+
+
+class NativeStep:
+    """A native network and its cache.
+
+    Args:
+        network: The network; its cache is this object's alone.
+        vocab_size: V.
+        max_length: Tokens of prompt and answer.
+        block_size: Tokens of a block.
+        prefix_length: Positions of a trained prefix.
+        prefix: That prefix, (layers, 2, positions, groups, head_dim) float32; None without one.
+    """
+
+    is_whole = False
+
+    def __init__(
+        self,
+        network: PagedNetwork,
+        *,
+        vocab_size: int,
+        max_length: int,
+        block_size: int,
+        prefix_length: int = 0,
+        prefix: Array | None = None,
+    ):
+        self.network, self.prefix = network, prefix
+        self.vocab_size, self.max_length = vocab_size, max_length
+        self.block_size, self.prefix_length = block_size, prefix_length
+        self._held: object = None  # weights may be set anew while text is generated
+
+    def allocate(self, num_blocks: int) -> None:
+        """Make the cache, empty; what it held before is gone."""
+        self.network.allocate_cache(num_blocks)
+        self._held = self.network.hold()
+
+    def write_prefix(self, tables: Array) -> None:
+        """Put the trained prefix at the beginning of some sequences; ``tables``: (A, W) int32."""
+        assert self.prefix is not None
+        for slots in prefix_slots(tables, self.block_size, self.prefix_length):
+            self.network.write_cache(slots, self.prefix)
+
+    def copy_blocks(self, copies: Mapping[int, int]) -> None:
+        """Copy the keys and values of whole blocks; ``copies``: to which block, from which."""
+        self.network.copy_blocks(np.array(list(copies.values())), np.array(list(copies)))
+
+    def run(self, pieces: Sequence[Piece]) -> Array:
+        """Read the pieces' tokens; return the picked ones' logits in order, (R, V) float32."""
+        flat = flatten(pieces, self.block_size, self.prefix_length)
+        return self.network.run(
+            flat.ids,
+            flat.positions,
+            flat.slots,
+            flat.starts,
+            flat.lengths,
+            flat.tables,
+            flat.picked,
+        )

@@ -1,0 +1,127 @@
+"""A step computed by a MindSpore network, on a CPU or an NPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mindspore import nn
+
+from mindformers.errors import GenerationError
+from mindformers.generation.array import Array
+from mindformers.generation.block_manager import DUMP_BLOCK
+from mindformers.generation.paged_step import Piece, flatten, prefix_slots
+from mindformers.generation.runner import CachedForward, to_tensor
+from mindformers.ops.backend import active_backend
+from mindformers.parallel.mesh import mesh
+
+
+class PortableStep:
+    """A network and its cache. Single tokens and pieces of prompts go through it apart, each padded.
+
+    Args:
+        network: A network with ``allocate_cache``, ``cached_logits``, ``copy_cache``, ``add_flags_custom``,
+            and ``prefix_length`` and ``write_prefix`` for a trained prefix.
+
+    Raises:
+        GenerationError: If several processes share the network, or an NPU's attention of a prompt would
+            not see its prefix.
+    """
+
+    def __init__(self, network: Any) -> None:
+        config = network.config
+        self.network: Any = network
+        self.vocab_size, self.max_length = config.vocab_size, config.seq_length
+        self.block_size, self.prefix_length = config.block_size, network.prefix_length
+        # An NPU's prompt attention sees the tokens of its pass alone.
+        self.is_whole = active_backend() == "ascend"
+        if not mesh().tensor.is_alone:
+            raise GenerationError(
+                "the network is shared by several processes, which would take requests in different order",
+                where="engine",
+                fix="open the engine in a process of its own, without tensor parallelism",
+            )
+        if self.is_whole and self.prefix_length:
+            raise GenerationError(
+                "a trained prefix cannot be read in steps on an NPU",
+                where="engine",
+                fix="answer with generate(use_past=False), or on a CPU",
+            )
+        self.forward: nn.Cell | None = None
+        self._serial = -1
+
+    def allocate(self, num_blocks: int) -> None:
+        """Make the cache, empty; what it held before is gone."""
+        self.network.allocate_cache(num_blocks)
+        self.forward = CachedForward(self.network)
+        self._serial = self.network.cache_serial
+
+    def write_prefix(self, tables: Array) -> None:
+        """Put the trained prefix at the beginning of some sequences; ``tables``: (A, W) int32."""
+        self.network.write_prefix(prefix_slots(tables, self.block_size, self.prefix_length))
+
+    def copy_blocks(self, copies: Mapping[int, int]) -> None:
+        """Copy the keys and values of whole blocks; ``copies``: to which block, from which."""
+        offsets = np.arange(self.block_size)
+        sources, targets = (
+            (np.array(list(blocks))[:, None] * self.block_size + offsets).reshape(-1)
+            for blocks in (copies.values(), copies)
+        )
+        self.network.copy_cache(sources, targets)
+
+    def run(self, pieces: Sequence[Piece]) -> Array:
+        """Read the pieces' tokens; return the picked ones' logits in order, (R, V) float32.
+
+        Raises:
+            GenerationError: If another call has made a cache of its own since.
+        """
+        if self.network.cache_serial != self._serial:
+            raise GenerationError(
+                "another call answers with this network, and its cache took the place of the engine's",
+                where="engine",
+                fix="while an engine is open, ask it instead of the network",
+            )
+        ends = np.cumsum([0, *(len(piece.picked) for piece in pieces)])
+        logits = np.empty((ends[-1], self.vocab_size), np.float32)
+        for group in self._groups(pieces):
+            found = self._run([pieces[place] for place in group])
+            rows = [row for place in group for row in range(ends[place], ends[place + 1])]
+            logits[rows] = found
+        return logits
+
+    def _groups(self, pieces: Sequence[Piece]) -> Iterator[list[int]]:
+        """Yield the places of pieces that go through the network together."""
+        for is_prompt in (True, False):
+            group = [
+                place
+                for place, piece in enumerate(pieces)
+                if (piece.start == 0 if self.is_whole else len(piece.ids) > 1) == is_prompt
+            ]
+            if group:
+                if self.is_whole:
+                    self.network.add_flags_custom(is_first_iteration=is_prompt)
+                yield group
+
+    def _run(self, pieces: Sequence[Piece]) -> Array:
+        flat = flatten(pieces, self.block_size, self.prefix_length)
+        counts = np.diff(flat.starts)
+        width = int(counts.max())
+        # What fills a row up repeats its last token, written where nobody reads.
+        columns = np.arange(width)
+        source = flat.starts[:-1, None] + np.minimum(columns, counts[:, None] - 1)  # (B, width)
+        slots = np.where(columns < counts[:, None], flat.slots[source], DUMP_BLOCK)
+        piece = np.searchsorted(flat.starts, flat.picked, side="right") - 1
+        picked = piece * width + flat.picked - flat.starts[piece]
+        assert self.forward is not None
+        if not len(picked):
+            picked = np.zeros(1, np.int32)  # a network gives the logits of one token or more
+        found = self.forward(
+            to_tensor(flat.ids[source]),
+            to_tensor(flat.positions[source]),
+            to_tensor(slots.reshape(-1)),
+            to_tensor(flat.tables),
+            to_tensor(flat.lengths),
+            to_tensor(picked),
+        )
+        return np.array(found.asnumpy())[: len(flat.picked)]

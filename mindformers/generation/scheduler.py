@@ -1,0 +1,160 @@
+"""Which answers go on in the next step, with how many tokens, and what gives way when the cache is full.
+
+Every answer that has been read so far gets its next token in every step; what room a step has left is shared
+out among the prompts that are still being read. What is given up is read again later, from the prompt and what
+was answered: no answer depends on it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from mindformers.errors import GenerationError
+from mindformers.generation.answer import Answer
+from mindformers.generation.block_manager import BlockManager
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine may take at once.
+
+    Args:
+        num_blocks: Blocks of the cache; None: as the model's settings say.
+        max_running: Answers that go on at once.
+        max_waiting: Requests that may wait for it.
+        step_tokens: Tokens of a step, about: how long prompts hold up the answers that are under way.
+        prefix_cache: Whether prompts that begin alike share what was read.
+
+    Raises:
+        GenerationError: If one is below 1.
+    """
+
+    num_blocks: int | None = None
+    max_running: int = 64
+    max_waiting: int = 256
+    step_tokens: int = 512
+    prefix_cache: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("num_blocks", "max_running", "max_waiting", "step_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise GenerationError(f"found {value}", where=name, allowed="1 or more")
+
+
+class Scheduler:
+    """Answers waiting and running, and their blocks.
+
+    Args:
+        blocks: The cache's.
+        settings: The limits.
+        is_whole: Whether prompts cannot be cut into pieces, nor share what was read.
+    """
+
+    def __init__(self, blocks: BlockManager, settings: EngineSettings, is_whole: bool) -> None:
+        self.blocks, self.settings, self._is_whole = blocks, settings, is_whole
+        self._shares = settings.prefix_cache and not is_whole
+        self.waiting: list[Answer] = []
+        self.running: list[Answer] = []
+        self.num_preempted = 0
+        self._places = itertools.count()
+
+    def add(self, answer: Answer) -> None:
+        """Let an answer wait for its turn."""
+        self.waiting.append(answer)
+
+    def fork(self, answer: Answer, other: Answer) -> None:
+        """Let a new answer go on from where a running one is; their blocks are shared."""
+        other.place, other.num_written = next(self._places), answer.num_written
+        self.blocks.fork(answer.place, other.place)
+        self.running.append(other)
+
+    def remove(self, answer: Answer) -> None:
+        """Forget an answer, wherever it is; its blocks are free."""
+        if answer in self.running:
+            self.running.remove(answer)
+            self.blocks.free([answer.place])
+        elif answer in self.waiting:
+            self.waiting.remove(answer)
+
+    def plan(self) -> list[tuple[Answer, int]]:
+        """Return which answers have how many of their unread tokens read in the next step."""
+        while True:
+            self._admit()
+            self.running.sort(key=lambda answer: answer.rank)
+            self._make_room()
+            planned = [(answer, 1) for answer in self.running if answer.num_unread == 1]
+            reading = [answer for answer in self.running if answer.num_unread > 1]
+            planned += self._share_out(reading, self.settings.step_tokens - len(planned))
+            if planned or not self.running:
+                return planned
+            # Beams wait for others of theirs, and these for blocks that somebody holds.
+            self._preempt(self.running[-1])
+
+    def note_written(self, answer: Answer, count: int) -> None:
+        """Take note that a step has read ``count`` more tokens of an answer."""
+        answer.num_written = len(answer.cached_ids) - answer.num_unread + count
+        if self._shares:
+            self.blocks.note(answer.place, answer.cached_ids, answer.num_written)
+
+    def _admit(self) -> None:
+        """Let those that wait run, in their order, as long as there is room."""
+        jobs = {answer.job for answer in self.running}
+        places = self.settings.max_running - len(self.running)
+        places -= sum(job.num_coming for job in jobs)
+        for answer in sorted(self.waiting, key=lambda each: each.rank):
+            coming = 0 if answer.job in jobs else answer.job.num_coming
+            if places < 1 + coming or not self._open(answer):
+                return
+            places -= 1 + coming
+            jobs.add(answer.job)
+
+    def _open(self, answer: Answer) -> bool:
+        place = next(self._places)
+        # A block for each that runs: else the next step would give up what this one began.
+        num_cached = self.blocks.open(place, answer.cached_ids, reserve=len(self.running))
+        if num_cached is None:
+            return False
+        answer.place, answer.num_written = place, num_cached
+        answer.job.note_start(answer.num_read)
+        self.waiting.remove(answer)
+        self.running.append(answer)
+        for other in self.waiting:
+            if other.job.rank[-1] < answer.job.rank[-1]:
+                other.job.note_overtaken()
+        return True
+
+    def _make_room(self) -> None:
+        """Give every answer that chose a token a place for it; the last in rank give theirs up."""
+        for answer in list(self.running):
+            while answer in self.running and self._lacks_room(answer):
+                if self.blocks.needs_block(answer.place) and not self.blocks.num_free:
+                    self._preempt(self.running[-1])
+                else:
+                    self.blocks.append([answer.place])
+
+    def _lacks_room(self, answer: Answer) -> bool:
+        return self.blocks.lengths([answer.place])[0] < len(answer.cached_ids)
+
+    def _preempt(self, answer: Answer) -> None:
+        """Take an answer's blocks and let it wait, with all it belongs together with."""
+        job = answer.job
+        for each in [
+            a for a in self.running if a is answer or (a.job is job and job.goes_together)
+        ]:
+            self.remove(each)
+            each.num_written = 0
+            self.waiting.append(each)
+            self.num_preempted += 1
+
+    def _share_out(self, reading: list[Answer], room: int) -> list[tuple[Answer, int]]:
+        """Give each prompt an equal part of a step; what a short one leaves over goes to the others."""
+        planned = []
+        for place, answer in enumerate(sorted(reading, key=lambda each: each.num_unread)):
+            share = max(1, room) // (len(reading) - place)
+            count = answer.num_unread if self._is_whole else min(share, answer.num_unread)
+            if count and room > 0:
+                planned.append((answer, count))
+                room -= count
+        return planned

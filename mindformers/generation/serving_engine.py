@@ -1,0 +1,148 @@
+"""The engine that serves: one thread owns the network, any other hands in requests and takes the answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import deque
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from mindformers.errors import EngineBusyError, GenerationError
+from mindformers.generation.engine_core import EngineCore
+from mindformers.generation.handle import Handle
+from mindformers.generation.job import Job
+from mindformers.generation.request import EngineStats, Request
+from mindformers.generation.scheduler import EngineSettings
+from mindformers.generation.stopping import CANCELLED
+
+
+class ServingEngine:
+    """Answers many requests at once, each as if it were alone; see ``Engine``.
+
+    Args:
+        core: Does the work; from now on this engine's alone.
+        answering: The context the network answers in.
+    """
+
+    def __init__(
+        self, core: EngineCore, answering: AbstractContextManager[Any] | None = None
+    ) -> None:
+        self._core, self._answering = core, answering or nullcontext()
+        self.vocab_size, self.max_length = core.model.vocab_size, core.model.max_length
+        self._changed = threading.Condition()
+        self._submitted: deque[Job] = deque()
+        self._cancelled: deque[Handle] = deque()
+        self._is_draining = self._is_closed = False
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> Handle:
+        """Take a request; see ``Engine.submit``."""
+        handle = Handle(self._cancel)
+        with self._changed:
+            self._refuse_or_pass()
+        job = self._core.open_job(request, handle)  # may compile a grammar: not under the lock
+        with self._changed:
+            self._refuse_or_pass()
+            self._submitted.append(job)
+            self._changed.notify_all()
+        return handle
+
+    def _refuse_or_pass(self) -> None:
+        if self._is_closed:
+            raise GenerationError("the engine is closed")
+        core = self._core
+        if self._is_draining:
+            raise EngineBusyError(
+                "the engine takes no more requests", retry_after=core.seconds_until_room()
+            )
+        num_waiting = core.num_waiting + len(self._submitted)
+        if num_waiting >= core.settings.max_waiting:
+            raise EngineBusyError(
+                f"{num_waiting} requests wait already",
+                where="max_waiting",
+                fix="come again later",
+                retry_after=core.seconds_until_room(),
+            )
+
+    def stats(self) -> EngineStats:
+        """Return the counters."""
+        found = self._core.stats()
+        return dataclasses.replace(found, waiting=found.waiting + len(self._submitted))
+
+    def drain(self, timeout: float) -> bool:
+        """Take nothing more and wait for what runs; return whether all of it ended in time."""
+        end = time.monotonic() + timeout
+        with self._changed:
+            self._is_draining = True
+            return self._changed.wait_for(self._is_idle, max(0.0, end - time.monotonic()))
+
+    def close(self) -> None:
+        """Cancel what runs and end the engine's thread."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def __enter__(self) -> ServingEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _cancel(self, handle: Handle) -> None:
+        with self._changed:
+            self._cancelled.append(handle)
+            self._changed.notify_all()
+
+    def _is_idle(self) -> bool:
+        return not self._core.jobs and not self._submitted
+
+    def _work(self) -> None:
+        """Run steps as long as there is something to do; the engine's thread."""
+        with self._answering:
+            while True:
+                with self._changed:
+                    if self._is_idle():
+                        self._changed.notify_all()
+                    self._changed.wait_for(self._has_work)
+                    submitted, self._submitted = self._submitted, deque()
+                    cancelled, self._cancelled = self._cancelled, deque()
+                    is_closed = self._is_closed
+                    for job in submitted:
+                        self._core.add(job)
+                for handle in [*self._core.jobs] if is_closed else cancelled:
+                    self._core.stop(handle, CANCELLED)
+                if is_closed:
+                    return
+                self._core.run_once()
+
+    def _has_work(self) -> bool:
+        return bool(self._core.jobs or self._submitted or self._cancelled or self._is_closed)
+
+
+def open_engine(model: Any, tokenizer: Any = None, **settings: Any) -> ServingEngine:
+    """Start an engine over a model.
+
+    Args:
+        model: What ``AutoModel.from_pretrained`` or ``open_in_files`` gives.
+        tokenizer: The model's; None: answers have ids and no text.
+        **settings: Fields of ``EngineSettings``.
+
+    Returns:
+        The engine; ``close`` ends it, also as a context.
+
+    Raises:
+        GenerationError: If a setting is out of range, or the model cannot answer in steps.
+    """
+    given = EngineSettings(**settings)
+    if given.num_blocks is None:
+        given = dataclasses.replace(given, num_blocks=model.config.num_blocks)
+    allowed = getattr(model.config, "num_used_tokens", None)
+    if allowed is None and hasattr(tokenizer, "__len__"):
+        allowed = len(tokenizer)
+    core = EngineCore(model.build_step(), given, tokenizer, allowed)
+    return ServingEngine(core, model.answering())

@@ -1,0 +1,103 @@
+"""Chunks on their way from the engine's thread to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+from mindformers.generation.request import Chunk, RequestHandle, TokenLogprob
+
+
+@dataclass
+class _Pending:
+    """What is new in one answer since it was read last."""
+
+    tokens: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str = ""
+
+    def add(self, chunk: Chunk) -> None:
+        self.tokens += chunk.tokens
+        self.texts.append(chunk.text)
+        self.logprobs += chunk.logprobs
+        self.finish_reason = chunk.finish_reason
+
+    def chunk(self, index: int) -> Chunk:
+        return Chunk(
+            index,
+            tuple(self.tokens),
+            "".join(self.texts),
+            self.finish_reason,
+            tuple(self.logprobs),
+        )
+
+
+class Feed:
+    """The answers of some requests, for one reader.
+
+    What has not been read is joined, so that a slow reader neither holds the engine up nor has more
+    in memory than its answers.
+
+    Args:
+        handles: Requests that run.
+        answers: Answers of each.
+    """
+
+    def __init__(self, handles: Sequence[RequestHandle], answers: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ready = asyncio.Event()
+        self._lock = threading.Lock()
+        self._pending: dict[int, _Pending] = {}
+        self._open = set(range(len(handles)))
+        self._error: BaseException | None = None
+        self._handles = handles
+        for place, handle in enumerate(handles):
+            handle.listen(partial(self._take, place, place * answers))
+
+    async def read(self, patience: float) -> list[Chunk] | None:
+        """Wait for something new; return it, or nothing after so many seconds, or None at the end.
+
+        Answer i of request p has the index p * answers + i.
+
+        Raises:
+            BaseException: A request's own error.
+        """
+        ends = self._loop.time() + patience
+        while True:
+            self._ready.clear()
+            with self._lock:
+                pending, self._pending = self._pending, {}
+                is_over = not self._open
+            if pending:
+                return [new.chunk(index) for index, new in pending.items()]
+            if self._error is not None:
+                raise self._error
+            if is_over or self._loop.time() >= ends:
+                return None if is_over else []
+            alarm = self._loop.call_at(ends, self._ready.set)
+            await self._ready.wait()
+            alarm.cancel()
+
+    def cancel(self) -> None:
+        """Stop what still runs."""
+        for handle in self._handles:
+            handle.cancel()
+
+    def _take(self, place: int, first: int, item: Chunk | BaseException | None) -> None:
+        """Take what the engine's thread gives; the reader is woken once for all it has not read."""
+        with self._lock:
+            is_awake = bool(self._pending)
+            if isinstance(item, Chunk):
+                self._pending.setdefault(first + item.index, _Pending()).add(item)
+            else:
+                self._open.discard(place)
+                self._error = self._error or item
+                is_awake = False
+        if not is_awake:
+            with suppress(RuntimeError):  # the loop has ended: nobody reads any more
+                self._loop.call_soon_threadsafe(self._ready.set)

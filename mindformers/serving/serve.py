@@ -1,0 +1,90 @@
+"""Serve: the recipe, one step a line."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mindformers.errors import ConfigError
+from mindformers.generation.scheduler import EngineSettings
+from mindformers.generation.serving_engine import open_engine
+from mindformers.logger import logger
+from mindformers.models.auto import AutoTokenizer
+from mindformers.models.text_model import turn_ends
+from mindformers.serving.address import claim_address, is_loopback, url_of
+from mindformers.serving.app import build_app
+from mindformers.serving.capacity import cache_blocks, report_capacity
+from mindformers.serving.lifecycle import Server
+from mindformers.serving.service import Service
+from mindformers.serving.settings import ServerSettings
+from mindformers.tasks.open_model import open_model
+
+
+def serve(
+    model_dir: str | Path,
+    settings: ServerSettings,
+    *,
+    name: str | None = None,
+    cache_tokens: int | None = None,
+    engine: EngineSettings | None = None,
+    **model: Any,
+) -> None:
+    """Serve a model until SIGTERM or Ctrl-C.
+
+    Args:
+        model_dir: What ``AutoModel`` and ``AutoTokenizer`` take.
+        settings: Of the server.
+        name: By which requests call the model; None: the folder's.
+        cache_tokens: Tokens the cache of keys and values has room for; None: as memory allows.
+        engine: What the engine may take at once; its ``num_blocks`` follows from ``cache_tokens``.
+        **model: ``device_target`` and ``quantization``, as ``open_model`` takes them.
+
+    Raises:
+        MindFormersError: If the address, the model or a setting cannot be used.
+    """
+    with claim_address(settings.host, settings.port) as listener:
+        is_local = is_loopback(listener)
+        if not (is_local or settings.api_keys or settings.allow_no_key):
+            raise ConfigError(
+                f"{settings.host} is reached from other machines, and there is no API key",
+                where="--host",
+                fix="give --api_key_file, or --allow_no_key to let everybody in",
+            )
+        service = open_service(
+            model_dir, settings, name=name, cache_tokens=cache_tokens, engine=engine, **model
+        )
+        logger.info(
+            "serving %s at %s; %s",
+            service.name,
+            url_of(listener),
+            "an API key is needed" if settings.api_keys else "no API key is needed",
+        )
+        Server(build_app(service, is_local=is_local), service).run([listener])
+
+
+def open_service(
+    model_dir: str | Path,
+    settings: ServerSettings,
+    *,
+    name: str | None = None,
+    cache_tokens: int | None = None,
+    engine: EngineSettings | None = None,
+    **model: Any,
+) -> Service:
+    """Return the service of a model directory; arguments as for ``serve``."""
+    network = open_model(model_dir, **model)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    limits = engine or EngineSettings()
+    blocks = cache_blocks(network.config, model_dir, cache_tokens, limits.max_running)
+    opened = open_engine(network, tokenizer, **{**asdict(limits), "num_blocks": blocks})
+    report_capacity(network.config, blocks, opened.max_length)
+    return Service(
+        name=name or Path(model_dir).resolve().name,
+        engine=opened,
+        tokenizer=tokenizer,
+        defaults=network.generation_defaults().merged(
+            eos_token_id=turn_ends(network, tokenizer), allowed_vocab_size=len(tokenizer)
+        ),
+        settings=settings,
+    )

@@ -1,0 +1,66 @@
+"""What a server is started with: where it listens, who may ask, and how much one request may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from mindformers.errors import ConfigError
+
+
+def _limit(default: float, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that one request may be or take; beyond it the request is refused.
+
+    Raises:
+        ConfigError: If a limit is not above zero.
+    """
+
+    max_body_bytes: int = _limit(4 * 2**20, "bytes of a request's body")
+    body_timeout: float = _limit(30.0, "seconds a body may take to arrive")
+    max_json_depth: int = _limit(64, "levels of nesting in a body")
+    max_messages: int = _limit(1024, "messages of a conversation")
+    max_answers: int = _limit(16, "answers of one request: its prompts times n")
+    max_stop: int = _limit(16, "stop strings")
+    default_max_tokens: int = _limit(2048, "tokens of an answer where a request names no number")
+    request_timeout: float = _limit(600.0, "seconds from a request to the end of its answer")
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if not value > 0:
+                raise ConfigError(
+                    f"found {value}", where=f"--{each.name}", allowed="a number above 0"
+                )
+
+    @classmethod
+    def meanings(cls) -> dict[str, tuple[Any, str]]:
+        """Return default and meaning of every limit, by name."""
+        return {each.name: (each.default, each.metadata["meaning"]) for each in fields(cls)}
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How to serve.
+
+    Args:
+        host: Address or name to listen at.
+        port: 0: any free one.
+        api_keys: Keys that open the server; none: it is open to whoever reaches it.
+        allow_no_key: Listen beyond this machine without a key.
+        cors_origins: Origins whose pages may call from a browser, as ``https://example.org``.
+        drain_timeout: Seconds that running answers get after SIGTERM.
+        limits: Of every request.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    allow_no_key: bool = False
+    cors_origins: tuple[str, ...] = ()
+    drain_timeout: float = 30.0
+    limits: Limits = field(default_factory=Limits)

@@ -1,0 +1,91 @@
+"""The engine over real networks: every request of a mix gets the tokens that ``generate`` gives to it alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mindformers.errors import GenerationError
+from mindformers.generation.config import GenerationConfig
+from mindformers.generation.request import Request
+from mindformers.generation.serving_engine import open_engine
+from tests.support.engine import answers, is_empty, open_core, run_all, submit
+from tests.support.golden_model import CASES
+from tests.support.networks import golden_network
+
+
+def mix(rng: np.random.Generator, vocab: int, count: int):
+    """Yield prompts, settings, seeds and numbers of answers; many prompts begin alike."""
+    beginnings = [rng.integers(1, vocab, 40).tolist() for _ in range(2)]
+    for number in range(count):
+        shared = beginnings[number % 2][: int(rng.integers(0, 40))]
+        prompt = shared + rng.integers(1, vocab, int(rng.integers(1, 12))).tolist()
+        choice = {"do_sample": True, "top_k": 20, "temperature": 0.8} if number % 3 == 1 else {}
+        rules = {"repetition_penalty": 1.3, "min_new_tokens": 3} if number % 3 == 2 else {}
+        limit = int(rng.integers(3, 16))
+        config = GenerationConfig(max_new_tokens=limit, eos_token_id=[7, 30], **choice, **rules)
+        yield prompt, config, int(rng.integers(0, 2**63)), 1 + 2 * (number % 4 == 1)
+
+
+MIXES = {  # num_blocks, step_tokens, prefix_cache, count
+    "native": [(200, 512, True, 14), (24, 11, True, 14), (24, 11, False, 14)],
+    "portable": [(24, 11, True, 8)],  # each pass of MindSpore takes milliseconds
+}
+
+
+@pytest.fixture
+def network(backend: str, pynative: None):
+    return golden_network(CASES[1], seq_length=80, num_blocks=64)
+
+
+def test_any_mix_gets_the_tokens_that_each_gets_alone(network, backend):
+    for case in MIXES[backend]:
+        check_mix(network, *case)
+
+
+def check_mix(network, num_blocks, step_tokens, prefix_cache, count):
+    rng = np.random.default_rng(num_blocks + step_tokens)
+    requests = list(mix(rng, network.config.vocab_size, count))
+    expected = [
+        [row[len(prompt) :].tolist() for row in network.generate([prompt] * n, config, seed=seed)]
+        for prompt, config, seed, n in requests
+    ]
+    core = open_core(
+        network.build_step(), num_blocks, step_tokens=step_tokens, prefix_cache=prefix_cache
+    )
+    handles = []
+    for prompt, config, seed, n in requests:
+        handles.append(submit(core, prompt, config, seed=seed, num_answers=n))
+        for _ in range(int(rng.integers(0, 3))):
+            core.run_once()
+    run_all(core)
+    for handle, wanted in zip(handles, expected, strict=True):
+        assert list(answers(handle).values()) == wanted
+    stats = core.stats()
+    assert is_empty(core)
+    assert (stats.preemptions > 0) == (num_blocks == 24)
+    assert (stats.cached_tokens > 0) == prefix_cache
+
+
+def test_an_engine_opened_over_a_model_answers_beside_generate(network):
+    prompt = [3, 1, 4, 1, 5]
+    config = GenerationConfig(max_new_tokens=9)
+    wanted = network.generate([prompt], config)[0][5:].tolist()
+    with open_engine(network) as engine:
+        assert (engine.vocab_size, engine.max_length) == (network.config.vocab_size, 80)
+        assert answers(engine.submit(Request(prompt, config))) == {0: wanted}
+
+
+def test_generate_beside_an_open_engine_does_not_touch_its_cache(network, backend):
+    config = GenerationConfig(max_new_tokens=30)
+    core = open_core(network.build_step())
+    handle = submit(core, [3, 1, 4], config)
+    core.run_once()
+    wanted = network.generate([[3, 1, 4]], config)[0][3:].tolist()
+    run_all(core)
+    if backend == "native":  # a cache of its own
+        assert answers(handle) == {0: wanted}
+    else:
+        with pytest.raises(GenerationError, match="its cache took the place of the engine's"):
+            list(handle)
+        assert network.generate([[3, 1, 4]], config)[0][3:].tolist() == wanted

@@ -354,7 +354,7 @@ def test_the_published_prompts_print_in_the_published_form(made: Run, tmp_path: 
     for old, new in (
         ("num_layers: 4", "num_layers: 2"),
         ("hidden_size: 128", "hidden_size: 32"),
-        ("ffn_hidden_size: 344", "ffn_hidden_size: 48"),
+        ("ffn_hidden_size: 352", "ffn_hidden_size: 48"),
         ("kv_channels: 32", "kv_channels: 8"),
         ("padded_vocab_size: 2048", "padded_vocab_size: 480"),
         ("mode: 0", "mode: 1"),

@@ -45,12 +45,12 @@ GIVEN = {
     "use_parallel": ("tRuE", True), "profile": ("False", False), "epochs": ("3", 3),
     "batch_size": ("4", 4), "gradient_accumulation_steps": ("5", 5), "sink_mode": ("False", False),
     "num_samples": ("6", 6), "output_dir": ("no_such_folder", "no_such_folder"),
-    "quantization": ("int8", "int8"),
+    "quantization": ("int8", "int8"), "prompt_lookup": ("4", 4),
     "do_sample": ("True", True), "trust_remote_code": ("False", False),
 }  # fmt: skip
 SPECIAL = {
     "predict_data", "modal_type", "adapter_id", "load_checkpoint", "src_strategy_path_or_dir",
-    "strategy_load_checkpoint",
+    "strategy_load_checkpoint", "assistant_model",
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ text `code` [link](https://example.invalid)
 > quote
 
 ```py
-x
+return "a", 1  # b
 ```
 
 | a |

@@ -94,3 +94,9 @@ def test_every_file_of_the_page_is_installed() -> None:
     settings = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = settings["tool"]["setuptools"]["package-data"]["mindformers"]
     assert set(FILES) <= {path for pattern in patterns for path in package.glob(pattern)}
+
+
+def test_the_page_asks_for_all_of_its_files_at_once() -> None:
+    asked = re.findall(r'(?:href|src)="([^"]+)"', (PAGE / "index.html").read_text(encoding="utf-8"))
+    files = [path.relative_to(PAGE).as_posix() for path in FILES if path.name != "index.html"]
+    assert sorted(asked) == sorted(files)

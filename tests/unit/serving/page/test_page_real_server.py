@@ -138,3 +138,5 @@ def test_the_real_policy_is_the_strict_one(tokenizer: Any) -> None:
             assert "default-src 'none'" in policy
             assert "frame-ancestors 'none'" in policy
             assert "unsafe" not in policy
+            again = client.get(answer.url, headers={"If-None-Match": answer.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")

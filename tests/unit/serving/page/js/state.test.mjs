@@ -5,7 +5,7 @@ const at = (name) => import(`${process.env.PAGE_MODULES}/${name}.js`);
 const { addMessage, newConversation, openCalls, pathOf, requestMessages, resultMessage, showVersion, titleOf, versionsOf } = await at('conversation');
 const { ExchangeError, exportText, importText, readConversation } = await at('exchange');
 const { NO_PARAMETERS, faultsOf, loadSettings, readTools, requestFields, saveSettings } = await at('settings');
-const { Store } = await at('store');
+const { Store, storageOf } = await at('store');
 const { WORDS } = await at('words');
 const { useLanguage, word } = await at('language');
 const { newAnswer } = await at('answer');
@@ -149,6 +149,16 @@ test('the store lists what changed last first and survives damaged entries', () 
   entries.setItem = () => { throw new Error('QuotaExceededError'); };
   assert.equal(store.save(old), false);
   assert.equal(store.get(old.id), old);
+});
+
+test('where the browser forbids its storage, conversations last as long as the page', () => {
+  globalThis.window = { get localStorage() { throw new Error('SecurityError'); } };
+  const storage = storageOf('localStorage');
+  const { conversation } = dialogue();
+  assert.ok(new Store(storage).save(conversation));
+  assert.deepEqual(new Store(storage).list(), [conversation]);
+  new Store(storage).remove(conversation.id);
+  assert.deepEqual(new Store(storage).list(), []);
 });
 
 test('parameters are checked by their ranges and sent only when given', () => {

@@ -19,8 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mindformers.agent.sandbox import KERNEL
 from mindformers.agent.tool import POLL_SECONDS, own_text
 from mindformers.errors import ToolError
+from mindformers.logger import warn_once
 
 _WORKER = Path(__file__).with_name("python_worker.py")
 _FENCE = re.compile(r"```(?:python|py)?\s*\n(.*?)\n?```", re.DOTALL)
@@ -100,7 +102,9 @@ class PythonTool:
         Raises:
             ToolError: If the process had to be ended (time, output, files, too little memory) or died.
         """
-        process = self._process = self._process or self._start()
+        self.start()
+        process = self._process
+        assert process is not None
         self._bound_cpu(process, seconds)
         output = _Output(self.limits.output_bytes)
         process.send(code_of(arguments))
@@ -127,7 +131,14 @@ class PythonTool:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def _start(self) -> _Process:
+    def start(self) -> None:
+        """Start the process, if it does not run; a warning says which walls the kernel does not hold.
+
+        Raises:
+            ToolError: If it does not start.
+        """
+        if self._process is not None:
+            return
         if self._folder is None:
             self._folder = self._kept or Path(tempfile.mkdtemp(prefix="mindformers-python-"))
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -137,8 +148,14 @@ class PythonTool:
         if self._wait(process, output, _START_SECONDS, threading.Event()):
             process.end()
             raise ToolError(f"the interpreter does not start: {output.text()}")
-        self.walls = process.last_reply["walls"]
-        return process
+        self._process, self.walls = process, process.last_reply["walls"]
+        soft = [name for name, holder in self.walls.items() if holder != KERNEL]
+        if soft:
+            warn_once(
+                "python: no kernel holds the walls around %s here, only Python itself: "
+                "run no code that may want out",
+                " and ".join(soft),
+            )
 
     def _end(self) -> None:
         if self._process is not None:

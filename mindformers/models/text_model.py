@@ -99,17 +99,12 @@ class TextModel:
         settings = (generation_config or self.generation_defaults()).merged(**kwargs)
         if settings.allowed_vocab_size is None:
             settings.update(allowed_vocab_size=getattr(self.config, "num_used_tokens", None))
-        lengths = (settings.max_new_tokens, settings.max_length)
-        is_open = (
-            generation_config is None
-            and "max_length" not in kwargs
-            and lengths == (None, UPSTREAM_LENGTH)
-        )
+        is_open = generation_config is None and is_length_open(settings, kwargs)
         with streaming(streamer), self.answering(), _assisting(self, assistant) as guesser:
             prompts = prepare_prompts(input_ids, settings.pad_token_id, mask)
             if is_open:
-                room = self.config.seq_length - max(len(prompt) for prompt in prompts)
-                settings.update(max_new_tokens=max(1, min(DEFAULT_ANSWER_LENGTH, room)))
+                longest = max(len(prompt) for prompt in prompts)
+                settings.update(max_new_tokens=open_length(longest, self.config.seq_length))
             given: dict[str, Any] = {
                 "logits_processors": logits_processor or (),
                 "tokenizer": tokenizer,
@@ -219,6 +214,17 @@ def _assisting(model: TextModel, assistant: Any) -> Iterator[Any]:
         )
     with assistant.answering():
         yield assistant.runner()
+
+
+def is_length_open(settings: GenerationConfig, given: Mapping[str, Any]) -> bool:
+    """Tell whether neither a model's ``settings`` nor what was ``given`` says how long an answer may be."""
+    lengths = (settings.max_new_tokens, settings.max_length)
+    return "max_length" not in given and lengths == (None, UPSTREAM_LENGTH)
+
+
+def open_length(num_prompt_tokens: int, seq_length: int) -> int:
+    """Return how long an answer may be where nobody says it: 512 tokens, or as many as fit."""
+    return max(1, min(DEFAULT_ANSWER_LENGTH, seq_length - num_prompt_tokens))
 
 
 def turn_ends(model: Any, tokenizer: Any) -> list[int]:

@@ -70,7 +70,7 @@ class Door:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         state = scope["state"]
-        status = CLIENT_GONE if state.get("left") else status
+        status = CLIENT_GONE if state.get("left") else status or CLIENT_GONE
         route = getattr(scope.get("route"), "path", _UNMATCHED)
         metrics = self._service.metrics
         metrics.requests.labels(route, str(status)).inc()

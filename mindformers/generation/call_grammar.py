@@ -15,7 +15,7 @@ from mindformers.tokenizer.glm4_calls import MESSAGE_TOKEN
 from mindformers.tokenizer.glm45_calls import CLOSE, KEY, KEY_END, OPEN, VALUE, VALUE_END
 from mindformers.tokenizer.schema_types import types_of
 
-_TERMINALS = "TEXT: /(.|\\n)*/\nNAME: /(.|\\n)+/\nBLANK: /\\n{0,2}/\n"
+_TERMINALS = "TEXT: /(.|\\n)*/\nNAME: /(.|\\n)+/\nBLANK: /\\n?/\n"
 # Between two parts of a JSON text a blank, or a line end and an indent: no model can fill its answer so.
 _BLANKS = r"\x20|\x0A\x20{0,16}"
 _THINKS = ("<think>", "</think>")
@@ -35,7 +35,7 @@ class CallGrammar:
         has_thoughts = all(each in special_tokens for each in _THINKS)
         # Where the prompt has opened the thoughts, only their end is seen.
         self._thoughts = (
-            "({}? TEXT {} BLANK)?".format(*map(self._token, _THINKS)) if has_thoughts else ""
+            "({}? TEXT {} BLANK BLANK)?".format(*map(self._token, _THINKS)) if has_thoughts else ""
         )
 
     def json(self, schema: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ opens a ``TokenConstraint`` of its own, which tells the tokens that may come nex
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from threading import Lock
@@ -19,14 +20,17 @@ from mindformers.generation.array import Array
 from mindformers.generation.call_grammar import CallGrammar
 from mindformers.generation.logits import LogitsProcessor
 from mindformers.generation.request import Constraint
+from mindformers.tokenizer.schema_checks import check_schema
 from mindformers.tokenizer.tool_calls import callable_tools, dialect_of
 from mindformers.tokenizer.tool_choice import chosen_tools
-from mindformers.tokenizer.tool_schema import check_schema, check_tools
+from mindformers.tokenizer.tool_schema import check_tools
 
 CALL_END = "<|observation|>"  # ends an answer that waits for the result of its calls
 _KEPT = 32  # compiled grammars; each may grow to some megabytes
 _LEXER_STATES = 20_000  # of one grammar, 1 to 2 kB each
 _GRAMMAR_SIZE = 200_000  # symbols of one grammar
+
+_LISTING = re.compile(r"^ *\d+ \|.*$", re.M)  # lines of a grammar in a library's message
 
 Opener = Callable[[], Constraint]
 
@@ -191,7 +195,8 @@ def _checked(check: Callable[..., Any], *arguments: Any) -> Any:
 
 def _reason(message: str) -> str:
     """Return what a library's message says, on one line, without its places in a grammar of ours."""
-    return " ".join(message.rpartition("failed to compile JSON schema:")[2].split())[:300]
+    said = message.rpartition("failed to compile JSON schema:")[2]
+    return " ".join(_LISTING.sub("", said).split())[:300]
 
 
 class TokenConstraint:

@@ -8,7 +8,6 @@ import numpy as np
 
 from mindformers.generation.array import Array
 from mindformers.generation.handle import Handle
-from mindformers.generation.request import Constraint
 from mindformers.generation.rows import Row
 
 PREFIX_ID = -1  # stands for a position of a trained prefix where tokens are compared
@@ -45,11 +44,10 @@ class Answer:
         job: The request.
         row: Prompt and answer.
         whole: (prefix and limit,) int32, what ``row`` has its ids in, the prefix before them.
-        constraint: What rules tokens out, in the state of this answer.
     """
 
-    def __init__(self, job: Owner, row: Row, whole: Array, constraint: Constraint | None) -> None:
-        self.job, self.row, self.constraint = job, row, constraint
+    def __init__(self, job: Owner, row: Row, whole: Array) -> None:
+        self.job, self.row = job, row
         self.place = -1  # its row of the block manager while it runs
         self.num_written = 0  # positions of the cache, the prefix included
         self._whole, self._prefix_length = whole, len(whole) - len(row.buffer)
@@ -62,7 +60,12 @@ class Answer:
     @property
     def cached_ids(self) -> Array:
         """What the cache holds once all is read: prefix, prompt and answer so far, (L,) int32."""
-        return self._whole[: self._prefix_length + self.row.length]
+        return self._whole[: self.num_positions]
+
+    @property
+    def num_positions(self) -> int:
+        """Positions of the cache once all is read, L."""
+        return self._prefix_length + self.row.length
 
     @property
     def num_read(self) -> int:
@@ -74,11 +77,11 @@ class Answer:
         """Tokens that are still to be read before the next one can be chosen."""
         return self.row.length - self.num_read
 
-    def copy(self, row: Row, constraint: Constraint | None) -> Answer:
-        """Return another answer that begins with the same ids; ``row``'s buffer is set to its own."""
+    def copy(self, row: Row) -> Answer:
+        """Return another answer that begins with the same ids; ``row`` is given a buffer of its own."""
         whole = self._whole.copy()
         row.buffer = whole[self._prefix_length :]
-        return Answer(self.job, row, whole, constraint)
+        return Answer(self.job, row, whole)
 
 
 def open_buffer(prompt: Array, limit: int, prefix_length: int) -> Array:

@@ -14,9 +14,8 @@ import numpy as np
 
 from mindformers.errors import GenerationError
 from mindformers.generation.array import Array
+from mindformers.generation.block_tables import DUMP_BLOCK, stacked
 from mindformers.generation.prefix_cache import START, PrefixCache
-
-DUMP_BLOCK = 0
 
 
 @dataclass
@@ -148,11 +147,11 @@ class BlockManager:
     def append(self, rows: Sequence[int], counts: Sequence[int] | None = None) -> None:
         """Make room for more tokens in each row; in all of them, or in none.
 
+        A row that would write into a shared block gets one of its own: see ``take_copies``.
+
         Args:
             rows: Rows that own blocks.
             counts: Tokens to add to each; None: one.
-
-        A row that would write into a shared block gets one of its own: see ``take_copies``.
 
         Raises:
             GenerationError: If too few blocks are free.
@@ -225,6 +224,10 @@ class BlockManager:
         """Return the tokens of each row, (A,) int32."""
         return np.array([self._rows[row].length for row in rows], np.int32)
 
+    def length(self, row: int) -> int:
+        """Return the tokens of a row."""
+        return self._rows[row].length
+
     def table(self, row: int) -> Array:
         """Return the blocks of a row in order, (W,) int32; not to be changed."""
         own = self._rows[row]
@@ -286,12 +289,3 @@ class BlockManager:
             where="num_blocks",
             fix="raise num_blocks, or give fewer or shorter prompts at a time",
         )
-
-
-def stacked(tables: Sequence[Array]) -> Array:
-    """Return block tables of different lengths as one, (A, W) int32, filled up with ``DUMP_BLOCK``."""
-    longest = max(map(len, tables), default=0)
-    joined = np.full((len(tables), longest), DUMP_BLOCK, np.int32)
-    for place, table in enumerate(tables):
-        joined[place, : len(table)] = table
-    return joined

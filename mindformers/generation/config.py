@@ -38,6 +38,9 @@ class GenerationConfig:
     min_length: int
     min_new_tokens: int | None
     num_beams: int
+    num_return_sequences: int
+    length_penalty: float
+    early_stopping: bool | str
     do_sample: bool
     use_past: bool
     temperature: float
@@ -101,8 +104,16 @@ class GenerationConfig:
         """Check the rules between fields.
 
         Raises:
-            GenerationError: If the shortest answer asked for is longer than the longest.
+            GenerationError: If the shortest answer asked for is longer than the longest, or several
+                answers are asked for that would be one and the same.
         """
+        if self.num_return_sequences > self.num_beams and self.is_greedy:
+            raise GenerationError(
+                f"found {self.num_return_sequences}, but without sampling there is one answer"
+                + (f" a beam, {self.num_beams}" if self.num_beams > 1 else ""),
+                where="num_return_sequences",
+                fix="set do_sample, or raise num_beams",
+            )
         if self.max_new_tokens is not None:
             low, name, high = self.min_new_tokens or 0, "max_new_tokens", self.max_new_tokens
             low_name = "min_new_tokens"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,8 +109,11 @@ def _id_list(value: Any) -> list[int]:
 
 
 def _id_lists(value: Any) -> list[list[int]]:
-    items = [] if value is None else list(value)
-    words = [[whole_number(number) for number in item] for item in items]
+    if not isinstance(value, (list, tuple)) or not all(
+        isinstance(word, (list, tuple)) for word in value
+    ):
+        raise ValueError
+    words = [[whole_number(number) for number in word] for word in value]
     if any(not word or min(word) < 0 for word in words):
         raise ValueError
     return words
@@ -118,10 +121,20 @@ def _id_lists(value: Any) -> list[list[int]]:
 
 def _bias(value: Any) -> dict[int, float]:
     """Take a dictionary by id; JSON has its keys as texts."""
-    bias = {int(number): _number(lambda _: True)(added) for number, added in dict(value).items()}
-    if any(number < 0 for number in bias):
+    if not isinstance(value, Mapping):
         raise ValueError
+    bias: dict[int, float] = {}
+    for key, added in value.items():
+        is_text = isinstance(key, str) and key.isascii() and key.isdigit()
+        number = int(key) if is_text else whole_number(key)
+        if number < 0:
+            raise ValueError
+        bias[number] = _number(lambda _: True)(added)
     return bias
+
+
+def _early_stopping(value: Any) -> bool | str:
+    return value if value == "never" else _flag(value)
 
 
 def _string_list(value: Any) -> list[str]:
@@ -149,7 +162,10 @@ FIELDS: dict[str, Field] = {
     "max_new_tokens": Field(None, _whole(1, True), f"null or {_ABOVE_0} (tokens of the answer)"),
     "min_length": Field(0, _whole(0), f"{_FROM_0} (tokens of prompt and answer)"),
     "min_new_tokens": Field(None, _whole(0, True), f"null or {_FROM_0} (tokens of the answer)"),
-    "num_beams": Field(1, _neutral(1, "beam search"), "1"),
+    "num_beams": Field(1, _whole(1), f"{_ABOVE_0}; 1 is no search"),
+    "num_return_sequences": Field(1, _whole(1), f"{_ABOVE_0} (answers to each prompt)"),
+    "length_penalty": Field(1.0, _number(lambda _: True), "a finite number; above 0 favours long"),
+    "early_stopping": Field(False, _early_stopping, 'true, false or "never"'),
     "do_sample": Field(False, _flag, _BOOL),
     "use_past": Field(False, _flag, _BOOL),
     "temperature": Field(

@@ -7,7 +7,7 @@ depend on them.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from mindformers.generation.logits_pipeline import LogitsPipeline
 from mindformers.generation.model_runner import ModelRunner
 from mindformers.generation.output import GenerateOutput, report
 from mindformers.generation.prompts import answer_limits, check_prompts
+from mindformers.generation.request import Constraint
 from mindformers.generation.rows import Row, StepRecord
 from mindformers.generation.sampling import call_seed, choose, row_generator
 from mindformers.generation.stopping import (
@@ -35,7 +36,7 @@ from mindformers.generation.streamer import streaming
 from mindformers.logger import warn_once
 
 
-def generate(
+def generate(  # noqa: PLR0913 -- what a call may be given
     runner: ModelRunner,
     prompts: Any,
     config: GenerationConfig,
@@ -44,6 +45,7 @@ def generate(
     logits_processors: Any = (),
     tokenizer: Any = None,
     seed: int | None = None,
+    constraint: Callable[[], Constraint] | None = None,
     assistant: ModelRunner | None = None,
 ) -> GenerateOutput:
     """Continue prompts until an end token, a stop string or the length limit.
@@ -57,10 +59,11 @@ def generate(
         tokenizer: Needed for stop strings. When given, ids it has no token for are never produced,
             and an answer that ends with ``<|observation|>`` finishes as ``tool_calls``.
         seed: 0 to 2**64 - 1. Row r draws from (seed, r) alone.
+        constraint: Opens what rules tokens out, once for each answer; None: nothing does.
         assistant: A smaller model that guesses tokens; the answers do not depend on it.
 
     Returns:
-        The answers.
+        The answers; ``num_return_sequences`` to each prompt, side by side.
 
     Raises:
         GenerationError: If a prompt, a setting or an argument cannot be used, or the model's logits
@@ -68,7 +71,10 @@ def generate(
     """
     with streaming(streamer):
         call = _Call(runner, prompts, config, streamer, logits_processors, tokenizer, seed)
-        drafter = open_drafter(config, runner, assistant, _allowed_size(config, tokenizer))
+        if constraint is not None:
+            for row in call.rows:
+                row.constraint = constraint()
+        drafter = open_drafter(config, runner, assistant, allowed_size(config, tokenizer))
         return call.run(drafter)
 
 
@@ -87,9 +93,10 @@ class _Call:
     ) -> None:
         config.check()
         self.runner, self.config, self.streamer = runner, config, streamer
-        self.prompts = check_prompts(prompts, runner.vocab_size, runner.max_length)
+        asked = check_prompts(prompts, runner.vocab_size, runner.max_length)
+        self.prompts = [each for each in asked for _ in range(config.num_return_sequences)]
         self.pipeline = LogitsPipeline(
-            config, runner.vocab_size, logits_processors, _allowed_size(config, tokenizer)
+            config, runner.vocab_size, logits_processors, allowed_size(config, tokenizer)
         )
         self.rules = StopRules(config, tool_call_id(tokenizer))
         if seed is not None or not config.is_greedy:
@@ -130,15 +137,13 @@ class _Call:
         """Read the prompts, then add tokens until every row has ended."""
         self._put([row.ids for row in self.rows])
         for row in self.rows:
-            row.next_draft = drafter.num_tokens if drafter is not None else 0
+            row.draft_length = drafter.num_tokens if drafter is not None else 0
         started = time.perf_counter()
         try:
-            logits: Sequence[Array] = list(
-                self._checked(self.runner.prefill(self.prompts))[:, np.newaxis]
-            )
+            logits = list(self._checked(self.runner.prefill(self.prompts))[:, np.newaxis])
             prefilled = time.perf_counter()
             running = self.rows
-            drafts: list[list[int]] = [[]] * len(self.rows)
+            drafts: list[list[int]] = [[]] * len(running)
             while running := self._step(running, logits, drafts):
                 drafts = self._drafts(running, drafter)
                 logits = self._read(running, drafts)
@@ -155,16 +160,16 @@ class _Call:
             return [[]] * len(running)
         room = min(drafter.num_tokens, self.runner.room(len(running)) - 1)
         # One token comes without a guess; the last one of a row is never read.
-        left = [min(room, row.next_draft, len(row.buffer) - row.length - 1) for row in running]
+        left = [min(room, row.next_draft(), len(row.buffer) - row.length - 1) for row in running]
         return drafter.draft(running, [max(0, count) for count in left])
 
-    def _read(self, running: list[Row], drafts: list[list[int]]) -> Sequence[Array]:
+    def _read(self, running: list[Row], drafts: list[list[int]]) -> list[Array]:
         """Read each row's newest token and the guesses after it; return the logits after each, (1 + k, V) a row."""
         rows = np.array([row.index for row in running], np.int32)
         newest = [int(row.ids[-1]) for row in running]
         if not any(drafts):
-            found = self._checked(self.runner.decode(np.array(newest, np.int32), rows))
-            return list(found[:, np.newaxis])
+            found = self.runner.decode(np.array(newest, np.int32), rows)
+            return list(self._checked(found)[:, np.newaxis])
         tokens = [[first, *draft] for first, draft in zip(newest, drafts, strict=True)]
         ends = np.cumsum([len(each) for each in tokens])
         return np.split(self._checked(self.runner.extend(tokens, rows)), ends[:-1])
@@ -209,7 +214,7 @@ class _Call:
     def _choose(self, row: Row, logits: Array) -> int:
         step = row.length - row.prompt_length
         where = f"prompt {row.index}, answer token {step + 1}"
-        scores = self.pipeline(logits, row.ids, row.prompt_length, where)
+        scores = self.pipeline(logits, row.ids, row.prompt_length, where, row.constraint)
         for record, values in ((self.scores, scores), (self.logits, logits)):
             if record is not None:
                 record.put(step, row.index, values)
@@ -257,7 +262,8 @@ def _stop_strings(config: GenerationConfig, tokenizer: Any) -> StopStrings | Non
     return StopStrings(config.stop_strings)
 
 
-def _allowed_size(config: GenerationConfig, tokenizer: Any) -> int | None:
+def allowed_size(config: GenerationConfig, tokenizer: Any) -> int | None:
+    """Return the first id that no token stands for, or None where all may be given."""
     if config.allowed_vocab_size is None and hasattr(tokenizer, "__len__"):
         return len(tokenizer)
     return config.allowed_vocab_size

@@ -13,11 +13,14 @@ import numpy as np
 from mindformers.errors import GenerationError
 from mindformers.generation.answer import Answer
 from mindformers.generation.array import Array
-from mindformers.generation.block_manager import BlockManager, stacked
+from mindformers.generation.beam_job import BeamJob
+from mindformers.generation.block_manager import BlockManager
+from mindformers.generation.block_tables import stacked
 from mindformers.generation.handle import Handle
-from mindformers.generation.job import Job, Model, SampledJob
+from mindformers.generation.job import Job, Model
 from mindformers.generation.paged_step import PagedStep, Piece
 from mindformers.generation.request import EngineStats, Request
+from mindformers.generation.sampled_job import SampledJob
 from mindformers.generation.scheduler import EngineSettings, Scheduler
 from mindformers.generation.stopping import TIMEOUT
 
@@ -57,14 +60,37 @@ class EngineCore:
         self._finished: Counter[str] = Counter()
         self._ends: deque[float] = deque(maxlen=_RECENT)
 
-    def open_job(self, request: Request, handle: Handle) -> Job:
+    def open_job(self, request: Request, handle: Handle, processors: Any = ()) -> Job:
         """Check a request and prepare its answers; may be called from any thread.
+
+        Args:
+            request: As it was asked.
+            handle: Gets the chunks.
+            processors: The user's rules; see ``LogitsProcessor``.
 
         Raises:
             GenerationError: If it can never be answered.
         """
-        _check_request(request, self.settings.max_running)
-        return SampledJob(request, next(self._arrivals), self.model, handle)
+        _check_request(request)
+        kind = SampledJob if request.config.num_beams == 1 else BeamJob
+        job = kind(request, next(self._arrivals), self.model, handle, processors)
+        self._require_room(job)
+        return job
+
+    def _require_room(self, job: Job) -> None:
+        most, width = self.settings.max_running, job.width
+        if width > most:
+            name = "num_beams" if job.goes_together else "num_answers"
+            raise GenerationError(f"found {width}", where=name, allowed=f"1 to max_running, {most}")
+        blocks = self.scheduler.blocks
+        wanted = width * blocks.blocks_for(self.model.prefix_length + job.limit)
+        if job.goes_together and wanted > blocks.num_blocks - 1:
+            raise GenerationError(
+                f"{width} beams of up to {job.limit} tokens need {wanted} blocks of the cache, which has "
+                f"{blocks.num_blocks - 1}",
+                where="num_beams",
+                fix="lower num_beams or max_new_tokens, or raise num_blocks",
+            )
 
     def add(self, job: Job) -> None:
         """Let a request wait for its turn."""
@@ -78,6 +104,11 @@ class EngineCore:
         if job is not None:
             job.stop(reason)
             self._end(job, reason)
+
+    def fail(self, error: BaseException) -> None:
+        """End every request with an error."""
+        for job in list(self.jobs.values()):
+            self._end(job, FAILED, error)
 
     def run_once(self) -> bool:
         """Run one step; return whether requests are left."""
@@ -172,10 +203,10 @@ class EngineCore:
         )
 
 
-def _check_request(request: Request, max_running: int) -> None:
-    if not 1 <= request.num_answers <= max_running:
+def _check_request(request: Request) -> None:
+    if request.num_answers < 1:
         raise GenerationError(
-            f"found {request.num_answers}", where="num_answers", allowed=f"1 to {max_running}"
+            f"found {request.num_answers}", where="num_answers", allowed="1 or more"
         )
     if request.timeout is not None and not request.timeout > 0:
         raise GenerationError(

@@ -66,7 +66,8 @@ class Handle:
 
         Args:
             callback: Gets every chunk; an error, if that ends the request; None at the end. What is there
-                already it gets at once.
+                already it gets at once. It must return soon: the engine waits for it. One that raises
+                cancels its request.
         """
         with self._changed:
             self._callback = callback

@@ -10,24 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from mindformers.errors import GenerationError
 from mindformers.generation.answer import Answer, open_buffer
 from mindformers.generation.array import Array
-from mindformers.generation.decoding import open_decoder
+from mindformers.generation.decoding import TextDecoder, open_decoder
 from mindformers.generation.handle import Handle
 from mindformers.generation.logits_pipeline import LogitsPipeline
-from mindformers.generation.logprobs import token_logprob
 from mindformers.generation.prompts import answer_limits, check_prompts
-from mindformers.generation.request import Chunk, Request, Usage
+from mindformers.generation.request import Constraint, Request, Usage
 from mindformers.generation.rows import Row
-from mindformers.generation.sampling import call_seed, choose, row_generator
+from mindformers.generation.sampling import call_seed
 from mindformers.generation.scheduler import Scheduler
-from mindformers.generation.stopping import (
-    StopRules,
-    StopStrings,
-    StopTextScanner,
-    tool_call_id,
-)
+from mindformers.generation.stopping import StopRules, tool_call_id
+from mindformers.logger import warn_once
 
 PATIENCE = 64  # requests that came later and may go first, before a request goes before all others
 
@@ -61,6 +55,7 @@ class Job(ABC):
         arrival: Its number.
         model: What answers it.
         handle: Gets the chunks.
+        processors: The user's rules; see ``LogitsProcessor``.
 
     Raises:
         GenerationError: If it can never be answered.
@@ -68,7 +63,9 @@ class Job(ABC):
 
     goes_together = False
 
-    def __init__(self, request: Request, arrival: int, model: Model, handle: Handle) -> None:
+    def __init__(
+        self, request: Request, arrival: int, model: Model, handle: Handle, processors: Any = ()
+    ) -> None:
         config = request.config
         config.check()
         self.request, self.model, self.handle = request, model, handle
@@ -78,9 +75,16 @@ class Job(ABC):
         )
         self.limit = limits[0]
         allowed = config.allowed_vocab_size or model.allowed_vocab_size
-        self.pipeline = LogitsPipeline(config, model.vocab_size, (), allowed)
+        self.pipeline = LogitsPipeline(config, model.vocab_size, processors, allowed)
         self.rules = StopRules(config, tool_call_id(model.tokenizer))
         self.seed = call_seed(request.seed)
+        if config.prompt_lookup_num_tokens is not None:
+            warn_once(
+                "prompt_lookup_num_tokens: no effect in an engine, where answers share each step"
+            )
+        self.num_answers = (
+            request.num_answers if request.num_answers > 1 else config.num_return_sequences
+        )
         self.arrival, self._num_overtaken, self.has_started = arrival, 0, False
         started = time.monotonic()
         self.deadline = None if request.timeout is None else started + request.timeout
@@ -92,6 +96,11 @@ class Job(ABC):
     def rank(self) -> tuple[bool, int, int]:
         """Who goes first: the smallest."""
         return (self._num_overtaken < PATIENCE, -self.request.priority, self.arrival)
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Answers that go on at once, at most."""
 
     @property
     @abstractmethod
@@ -123,88 +132,34 @@ class Job(ABC):
         """Take note that a request which came later goes first."""
         self._num_overtaken += 1
 
+    def row(self, index: int, length: int | None = None) -> Row:
+        """Return an answer of ``length`` tokens (None: those of the prompt) that has no room for them yet."""
+        prompt_length = len(self.prompt)
+        return Row(index, np.empty(0, np.int32), length or prompt_length, prompt_length, None, None)
+
+    def open_constraint(self) -> Constraint | None:
+        """Return what rules tokens out of one answer, at its beginning."""
+        return None if self.request.constraint is None else self.request.constraint()
+
+    def first_answer(self, row: Row) -> Answer:
+        """Return the answer that reads the prompt."""
+        prefix_length = self.model.prefix_length
+        whole = open_buffer(np.array(self.prompt, np.int32), self.limit, prefix_length)
+        row.buffer = whole[prefix_length:]
+        return Answer(self, row, whole)
+
+    def open_decoder(self) -> TextDecoder:
+        """Return what turns the ids of one answer into its text."""
+        return open_decoder(
+            self.model.tokenizer, skip_special_tokens=True, shown=self.request.shown
+        )
+
+    def count_tokens(self, count: int) -> None:
+        """Take note of tokens of answers that are handed out."""
+        for usage in (self.handle.usage, self.model.totals):
+            usage.completion_tokens += count
+
     def leave(self, answer: Answer, scheduler: Scheduler) -> None:
         """Take an answer that goes on no longer out of the engine."""
         self.answers.remove(answer)
         scheduler.remove(answer)
-
-
-class SampledJob(Job):
-    """A request whose answers go on by themselves, each with the likeliest token or a draw of its own.
-
-    Args and errors as in ``Job``.
-    """
-
-    def __init__(self, request: Request, arrival: int, model: Model, handle: Handle) -> None:
-        super().__init__(request, arrival, model, handle)
-        strings = StopStrings(request.config.stop_strings)
-        if request.config.stop_strings and model.tokenizer is None:
-            raise GenerationError(
-                "found texts, but the engine has no tokenizer to find them with",
-                where="stop_strings",
-                fix="open the engine with a tokenizer",
-            )
-        whole = open_buffer(np.array(self.prompt, np.int32), self.limit, model.prefix_length)
-        opened = request.constraint
-        constraints = [opened() if opened else None for _ in range(request.num_answers)]
-        rows = [self._row(index, strings) for index in range(request.num_answers)]
-        rows[0].buffer = whole[model.prefix_length :]
-        self.answers = [Answer(self, rows[0], whole, constraints[0])]
-        self._others = list(zip(rows[1:], constraints[1:], strict=True))
-
-    def _row(self, index: int, strings: StopStrings) -> Row:
-        generator = None if self.request.config.is_greedy else row_generator(self.seed, index)
-        scanner = None
-        if self.model.tokenizer is not None:
-            decoder = open_decoder(self.model.tokenizer, skip_special_tokens=True)
-            scanner = StopTextScanner(strings, decoder)
-        length = len(self.prompt)
-        return Row(index, np.empty(0, np.int32), length, length, generator, scanner)
-
-    @property
-    def num_coming(self) -> int:
-        """Answers that may yet be forked from those there are."""
-        return len(self._others)
-
-    def take(self, ready: Sequence[tuple[Answer, Array]], scheduler: Scheduler) -> None:
-        """Choose a token for each of ``ready``; see ``Job.take``."""
-        ready = list(ready)
-        first, logits = ready[0]
-        for row, constraint in self._others:
-            other = first.copy(row, constraint)
-            self.answers.append(other)
-            scheduler.fork(first, other)
-            ready.append((other, logits))
-        self._others = []
-        for answer, own in ready:
-            self._go_on(answer, own)
-            if answer.row.finish_reason:
-                self.leave(answer, scheduler)
-
-    def _go_on(self, answer: Answer, logits: Array) -> None:
-        row = answer.row
-        where = f"answer {row.index}, token {row.length - row.prompt_length + 1}"
-        scores = self.pipeline(logits, row.ids, row.prompt_length, where, answer.constraint)
-        token = choose(scores, row.generator)
-        row.accept(token, self.rules)
-        self.finish_reason = row.finish_reason or self.finish_reason
-        if answer.constraint is not None and not row.finish_reason:
-            answer.constraint.accept(token)
-        wanted = self.request.logprobs
-        told = () if wanted is None else (token_logprob(logits, token, wanted),)
-        for usage in (self.handle.usage, self.model.totals):
-            usage.completion_tokens += 1
-        text = "" if row.scanner is None else row.scanner.take()
-        self.handle.put(Chunk(row.index, (token,), text, row.finish_reason, told))
-
-    def stop(self, reason: str) -> None:
-        """Tell the handle that every answer which has not ended ends now."""
-        self.finish_reason = reason
-        for answer in self.answers:
-            scanner, text = answer.row.scanner, ""
-            if scanner is not None:
-                scanner.flush()
-                text = scanner.take()
-            self.handle.put(Chunk(answer.row.index, (), text, reason))
-        for row, _ in self._others:
-            self.handle.put(Chunk(row.index, (), "", reason))

@@ -137,23 +137,46 @@ def penalize_presence(logits: Array, ids: Array, presence: float, frequency: flo
     return result
 
 
-def add_bias(logits: Array, bias: Mapping[int, float]) -> Array:
-    """Add to the logits of some ids; those outside the vocabulary are ignored."""
-    result = logits.copy()
-    for number, value in bias.items():
-        if number < len(result):
-            result[number] += np.float32(value)
-    return result
+class Bias:
+    """What is added to the logits of some ids; those outside the vocabulary are ignored.
+
+    Args:
+        bias: By id.
+        vocab_size: V.
+    """
+
+    def __init__(self, bias: Mapping[int, float], vocab_size: int) -> None:
+        kept = {number: value for number, value in bias.items() if number < vocab_size}
+        self._ids = np.array(list(kept), np.int64)
+        self._values = np.array(list(kept.values()), np.float32)
+
+    def __call__(self, logits: Array) -> Array:
+        """Return the logits (V,) with it added."""
+        result = logits.copy()
+        result[self._ids] += self._values
+        return result
 
 
-def last_of_bad_words(words: Iterable[Sequence[int]], ids: Array) -> list[int]:
-    """Return the ids that would complete one of ``words`` (sequences of ids) after ``ids`` (L,)."""
-    found = []
-    for *beginning, last in words:
-        size = len(beginning)
-        if size <= len(ids) and ids[len(ids) - size :].tolist() == beginning:
-            found.append(last)
-    return found
+class BadWords:
+    """Sequences of ids that must not occur.
+
+    Args:
+        words: None empty; as many as there may be, a step looks at their lengths alone.
+    """
+
+    def __init__(self, words: Iterable[Sequence[int]]) -> None:
+        self._lasts: dict[tuple[int, ...], list[int]] = {}
+        for *beginning, last in words:
+            self._lasts.setdefault(tuple(beginning), []).append(last)
+        self._sizes = sorted({len(beginning) for beginning in self._lasts})
+
+    def banned_after(self, ids: Array) -> list[int]:
+        """Return the ids that would complete one of them after ``ids`` (L,)."""
+        found: list[int] = []
+        for size in self._sizes:
+            if size <= len(ids):
+                found += self._lasts.get(tuple(ids[len(ids) - size :].tolist()), ())
+        return found
 
 
 def forbid_ids(logits: Array, ids: Sequence[int]) -> Array:

@@ -9,8 +9,9 @@ import numpy as np
 from mindformers.generation.array import Array
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.logits import (
+    BadWords,
+    Bias,
     LogitsProcessorList,
-    add_bias,
     apply_temperature,
     check_processors,
     forbid_from,
@@ -18,7 +19,6 @@ from mindformers.generation.logits import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
-    last_of_bad_words,
     normalize,
     penalize_presence,
     penalize_repetition,
@@ -33,7 +33,7 @@ from mindformers.ops.native.sampling import sharpen
 class LogitsPipeline:
     """Every step between a model's logits and the scores a token is chosen by, in upstream's order.
 
-    Repetition, presence and frequency penalty, logit_bias, bad_words_ids, min_length, min_new_tokens, the
+    logit_bias, repetition, presence and frequency penalty, bad_words_ids, min_length, min_new_tokens, the
     user's rules, ids without a token, the constraint, renormalization; when sampling also temperature,
     top-k, top-p and min-p.
 
@@ -55,6 +55,8 @@ class LogitsPipeline:
         self._processors = LogitsProcessorList(check_processors(processors))
         self._allowed = min(allowed_vocab_size or vocab_size, vocab_size)
         self._vocab_size = vocab_size
+        self._bias = Bias(config.logit_bias, vocab_size)
+        self._bad_words = BadWords(config.bad_words_ids)
         self._is_native = is_native()
         if config.do_sample and config.top_k > vocab_size:
             warn_once(
@@ -86,9 +88,8 @@ class LogitsPipeline:
         """
         require_choice(logits, where)
         scores = self._apply_penalties(logits, ids, prompt_length)
-        scores = self._apply_bans(scores, ids, prompt_length)
-        if constraint is not None:
-            scores = np.where(constraint.allowed(), scores, -np.inf)
+        allowed = None if constraint is None else constraint.allowed()
+        scores = self._held_to(allowed, self._apply_bans(scores, ids, prompt_length), scores)
         if scores is not logits:
             require_choice(scores, where)
         if self._config.renormalize_logits:
@@ -97,18 +98,20 @@ class LogitsPipeline:
 
     def _apply_penalties(self, logits: Array, ids: Array, prompt_length: int) -> Array:
         config = self._config
+        if config.logit_bias:
+            logits = self._bias(logits)
         if config.repetition_penalty != 1:
             logits = penalize_repetition(logits, ids, config.repetition_penalty)
         answer = ids[prompt_length:]
         if len(answer) and (config.presence_penalty or config.frequency_penalty):
             penalties = (config.presence_penalty, config.frequency_penalty)
             logits = penalize_presence(logits, answer, *penalties)
-        return add_bias(logits, config.logit_bias) if config.logit_bias else logits
+        return logits
 
     def _apply_bans(self, logits: Array, ids: Array, prompt_length: int) -> Array:
         config = self._config
         if config.bad_words_ids:
-            logits = forbid_ids(logits, last_of_bad_words(config.bad_words_ids, ids))
+            logits = forbid_ids(logits, self._bad_words.banned_after(ids))
         answer_length = len(ids) - prompt_length
         if len(ids) < config.min_length or answer_length < (config.min_new_tokens or 0):
             logits = forbid_ids(logits, config.eos_token_id)
@@ -116,6 +119,13 @@ class LogitsPipeline:
             # A rule may write into what it is given; ours stays as it was.
             logits = self._processors(logits[np.newaxis].copy(), ids[np.newaxis].copy())[0]
         return forbid_from(logits, self._allowed) if self._allowed < self._vocab_size else logits
+
+    def _held_to(self, allowed: Array | None, scores: Array, unbanned: Array) -> Array:
+        """Rule out what a constraint does not allow; where bans left nothing of that, they give way."""
+        if allowed is None:
+            return scores
+        held = np.where(allowed, scores, -np.inf)
+        return held if held.max() > -np.inf else np.where(allowed, unbanned, -np.inf)
 
     def _sharpen(self, logits: Array) -> Array:
         config = self._config

@@ -30,6 +30,8 @@ class GenerateOutput:
         num_steps: Passes of the model after the prompts.
         num_drafted: Per row, tokens that were guessed.
         num_accepted: Per row, guessed tokens that were right.
+        sequences_scores: Of a search, per row the sum of its log probabilities, over the answer's length
+            to the power of ``length_penalty``.
     """
 
     sequences: list[Array]
@@ -45,6 +47,7 @@ class GenerateOutput:
     num_steps: int = 0
     num_drafted: list[int] = field(default_factory=list)
     num_accepted: list[int] = field(default_factory=list)
+    sequences_scores: list[float] | None = None
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.__dict__:

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from mindformers.generation.array import Array
-from mindformers.generation.block_manager import stacked
+from mindformers.generation.block_tables import stacked
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from mindspore import nn
 
 from mindformers.errors import GenerationError
 from mindformers.generation.array import Array
-from mindformers.generation.block_manager import DUMP_BLOCK
+from mindformers.generation.block_tables import DUMP_BLOCK
 from mindformers.generation.paged_step import Piece, flatten, prefix_slots
 from mindformers.generation.runner import CachedForward, to_tensor
 from mindformers.ops.backend import active_backend

@@ -14,6 +14,8 @@ from mindformers.errors import GenerationError
 from mindformers.generation.answer import Answer
 from mindformers.generation.block_manager import BlockManager
 
+PROMPT_PART = 4  # at least a quarter of a step goes to prompts, however many answers are under way
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -33,7 +35,7 @@ class EngineSettings:
     num_blocks: int | None = None
     max_running: int = 64
     max_waiting: int = 256
-    step_tokens: int = 512
+    step_tokens: int = 256
     prefix_cache: bool = True
 
     def __post_init__(self) -> None:
@@ -86,7 +88,8 @@ class Scheduler:
             self._make_room()
             planned = [(answer, 1) for answer in self.running if answer.num_unread == 1]
             reading = [answer for answer in self.running if answer.num_unread > 1]
-            planned += self._share_out(reading, self.settings.step_tokens - len(planned))
+            most = self.settings.step_tokens
+            planned += self._share_out(reading, max(most - len(planned), most // PROMPT_PART, 1))
             if planned or not self.running:
                 return planned
             # Beams wait for others of theirs, and these for blocks that somebody holds.
@@ -94,7 +97,7 @@ class Scheduler:
 
     def note_written(self, answer: Answer, count: int) -> None:
         """Take note that a step has read ``count`` more tokens of an answer."""
-        answer.num_written = len(answer.cached_ids) - answer.num_unread + count
+        answer.num_written = answer.num_positions - answer.num_unread + count
         if self._shares:
             self.blocks.note(answer.place, answer.cached_ids, answer.num_written)
 
@@ -135,7 +138,7 @@ class Scheduler:
                     self.blocks.append([answer.place])
 
     def _lacks_room(self, answer: Answer) -> bool:
-        return self.blocks.lengths([answer.place])[0] < len(answer.cached_ids)
+        return self.blocks.length(answer.place) < answer.num_positions
 
     def _preempt(self, answer: Answer) -> None:
         """Take an answer's blocks and let it wait, with all it belongs together with."""
@@ -152,9 +155,10 @@ class Scheduler:
         """Give each prompt an equal part of a step; what a short one leaves over goes to the others."""
         planned = []
         for place, answer in enumerate(sorted(reading, key=lambda each: each.num_unread)):
-            share = max(1, room) // (len(reading) - place)
+            # Where there are more prompts than tokens, some wait; one that cannot be cut may take more.
+            share = -(-room // (len(reading) - place))
             count = answer.num_unread if self._is_whole else min(share, answer.num_unread)
-            if count and room > 0:
+            if room > 0:
                 planned.append((answer, count))
                 room -= count
         return planned

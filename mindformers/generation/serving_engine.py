@@ -16,6 +16,7 @@ from mindformers.generation.job import Job
 from mindformers.generation.request import EngineStats, Request
 from mindformers.generation.scheduler import EngineSettings
 from mindformers.generation.stopping import CANCELLED
+from mindformers.logger import logger
 
 
 class ServingEngine:
@@ -102,23 +103,35 @@ class ServingEngine:
         return not self._core.jobs and not self._submitted
 
     def _work(self) -> None:
-        """Run steps as long as there is something to do; the engine's thread."""
-        with self._answering:
-            while True:
-                with self._changed:
-                    if self._is_idle():
-                        self._changed.notify_all()
-                    self._changed.wait_for(self._has_work)
-                    submitted, self._submitted = self._submitted, deque()
-                    cancelled, self._cancelled = self._cancelled, deque()
-                    is_closed = self._is_closed
-                    for job in submitted:
-                        self._core.add(job)
-                for handle in [*self._core.jobs] if is_closed else cancelled:
-                    self._core.stop(handle, CANCELLED)
-                if is_closed:
-                    return
-                self._core.run_once()
+        """Run steps until the engine is closed; the engine's thread."""
+        try:
+            with self._answering:
+                while self._take_in():
+                    self._core.run_once()
+        except BaseException as error:
+            # Whoever waits for an answer must not wait for ever.
+            logger.exception("the engine ends: a fault of its own")
+            with self._changed:
+                self._is_closed = True
+                self._add_submitted()
+            self._core.fail(error)
+
+    def _take_in(self) -> bool:
+        """Wait until there is something to do, and take what was submitted and cancelled; False at the end."""
+        with self._changed:
+            if self._is_idle():
+                self._changed.notify_all()
+            self._changed.wait_for(self._has_work)
+            self._add_submitted()
+            cancelled, self._cancelled = self._cancelled, deque()
+            is_closed = self._is_closed
+        for handle in [*self._core.jobs] if is_closed else cancelled:
+            self._core.stop(handle, CANCELLED)
+        return not is_closed
+
+    def _add_submitted(self) -> None:
+        while self._submitted:
+            self._core.add(self._submitted.popleft())
 
     def _has_work(self) -> bool:
         return bool(self._core.jobs or self._submitted or self._cancelled or self._is_closed)
@@ -138,11 +151,15 @@ def open_engine(model: Any, tokenizer: Any = None, **settings: Any) -> ServingEn
     Raises:
         GenerationError: If a setting is out of range, or the model cannot answer in steps.
     """
-    given = EngineSettings(**settings)
+    given, step = EngineSettings(**settings), model.build_step()
     if given.num_blocks is None:
         given = dataclasses.replace(given, num_blocks=model.config.num_blocks)
     allowed = getattr(model.config, "num_used_tokens", None)
     if allowed is None and hasattr(tokenizer, "__len__"):
         allowed = len(tokenizer)
-    core = EngineCore(model.build_step(), given, tokenizer, allowed)
+    core = EngineCore(step, given, tokenizer, allowed)
+    logger.info(
+        "engine: %d blocks of %d tokens, answers of up to %d tokens with their prompt",
+        given.num_blocks, step.block_size, core.model.max_length,
+    )  # fmt: skip
     return ServingEngine(core, model.answering())

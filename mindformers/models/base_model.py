@@ -20,8 +20,9 @@ from mindformers.generation.portable_step import PortableStep
 from mindformers.generation.runner import CachedRunner, RecomputeRunner
 from mindformers.logger import logger
 from mindformers.models.base_config import PretrainedConfig
+from mindformers.models.native_forms import native_runner, native_step
 from mindformers.models.presets import SupportList
-from mindformers.models.text_model import TextModel, native_runner, native_step
+from mindformers.models.text_model import TextModel
 from mindformers.ops.backend import active_backend
 from mindformers.pet.adapter_files import save_adapter
 from mindformers.pet.adapter_source import BASE, MARK

@@ -11,13 +11,12 @@ import numpy as np
 
 from mindformers.checkpoint.export import GENERATION_FILE
 from mindformers.errors import GenerationError
+from mindformers.generation.beam_search import refuse_in_search, search
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.config_fields import FIELDS
 from mindformers.generation.constraint import ConstraintProcessor, compiler_of
 from mindformers.generation.engine import generate
 from mindformers.generation.logits import check_processors
-from mindformers.generation.native_runner import NativeRunner
-from mindformers.generation.native_step import NativeStep
 from mindformers.generation.output import GenerateOutput
 from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.stopping import STOP, TOOL_CALLS
@@ -84,7 +83,8 @@ class TextModel:
             **kwargs: Fields of ``GenerationConfig`` (without a length anywhere, an answer may have
                 512 tokens, or as many as fit); and ``attention_mask`` (B, S), ``tokenizer`` (needed
                 for stop strings), ``use_past`` (False: no cache), ``assistant_model`` (a smaller
-                model of the same vocabulary that guesses tokens; answers do not depend on it).
+                model of the same vocabulary that guesses tokens; answers do not depend on it),
+                ``constraint`` (a function that opens a ``Constraint`` for each answer).
 
         Returns:
             One int32 array per row, prompt and answer, the end token included, no padding; or a
@@ -95,6 +95,7 @@ class TextModel:
         """
         mask, tokenizer = kwargs.pop("attention_mask", None), kwargs.pop("tokenizer", None)
         use_cache, assistant = kwargs.pop("use_past", True), kwargs.pop("assistant_model", None)
+        constraint = kwargs.pop("constraint", None)
         settings = (generation_config or self.generation_defaults()).merged(**kwargs)
         if settings.allowed_vocab_size is None:
             settings.update(allowed_vocab_size=getattr(self.config, "num_used_tokens", None))
@@ -104,16 +105,18 @@ class TextModel:
             if is_open:
                 longest = max(len(prompt) for prompt in prompts)
                 settings.update(max_new_tokens=open_length(longest, self.config.seq_length))
-            output = generate(
-                self.runner(use_cache),
-                prompts,
-                settings,
-                streamer=streamer,
-                logits_processors=logits_processor or (),
-                tokenizer=tokenizer,
-                seed=seed,
-                assistant=guesser,
-            )
+            given: dict[str, Any] = {
+                "logits_processors": logits_processor or (),
+                "tokenizer": tokenizer,
+                "constraint": constraint,
+            }
+            if settings.num_beams > 1:
+                refuse_in_search(settings, streamer, use_cache, guesser)
+                blocks = self.config.num_blocks
+                output = search(self.build_step(), prompts, settings, blocks, **given)
+            else:
+                given |= {"streamer": streamer, "seed": seed, "assistant": guesser}
+                output = generate(self.runner(use_cache), prompts, settings, **given)
         return output if settings.return_dict_in_generate else output.sequences
 
     def chat(  # noqa: PLR0913 -- upstream's arguments
@@ -211,49 +214,6 @@ def _assisting(model: TextModel, assistant: Any) -> Iterator[Any]:
         )
     with assistant.answering():
         yield assistant.runner()
-
-
-def native_runner(
-    config: Any, open_network: Any, prefix_length: int = 0, prefix: Any = None
-) -> NativeRunner:
-    """Return the runner of a native network.
-
-    Args:
-        config: The network's settings.
-        open_network: Gives the network as its weights are now.
-        prefix_length: Positions of a trained prefix.
-        prefix: Gives that prefix as it is now.
-    """
-    return NativeRunner(
-        open_network,
-        vocab_size=config.vocab_size,
-        max_length=config.seq_length,
-        block_size=config.block_size,
-        block_limit=config.num_blocks,
-        prefix_length=prefix_length,
-        prefix=prefix,
-    )
-
-
-def native_step(
-    config: Any, network: Any, prefix_length: int = 0, prefix: Any = None
-) -> NativeStep:
-    """Return the steps of a native network, with a cache beside the one ``native_runner`` uses.
-
-    Args:
-        config: The network's settings.
-        network: The network.
-        prefix_length: Positions of a trained prefix.
-        prefix: Gives that prefix.
-    """
-    return NativeStep(
-        network.twin(),
-        vocab_size=config.vocab_size,
-        max_length=config.seq_length,
-        block_size=config.block_size,
-        prefix_length=prefix_length,
-        prefix=prefix,
-    )
 
 
 def is_length_open(settings: GenerationConfig, given: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from mindformers.serving.fields import AnswerFields
 from mindformers.serving.service import Service
 
 _SEEDS = 2**64  # OpenAI's are signed, the engine's are not
-_SAME_NAMES = ("top_k", "repetition_penalty", "presence_penalty", "frequency_penalty")
+_SAME_NAMES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 def check_answers(service: Service, body: AnswerFields, prompts: int = 1) -> None:
@@ -66,7 +66,7 @@ def engine_request(
     return Request(
         prompt=prompt,
         config=service.defaults.merged(
-            max_new_tokens=min(room, wanted), **_choosing(body), **_bias(service, body)
+            max_new_tokens=min(room, wanted), **_choosing(service, body), **_bias(service, body)
         ),
         seed=None if body.seed is None else body.seed % _SEEDS,
         num_answers=body.num_answers,
@@ -92,11 +92,13 @@ def _room(service: Service, prompt: list[int]) -> int:
     return room
 
 
-def _choosing(body: AnswerFields) -> dict[str, Any]:
+def _choosing(service: Service, body: AnswerFields) -> dict[str, Any]:
     """Return the settings a request names; temperature or top_p mean drawing, 0 means not."""
     settings: dict[str, Any] = {
         name: value for name in _SAME_NAMES if (value := getattr(body, name)) is not None
     }
+    if body.top_k is not None:
+        settings["top_k"] = min(body.top_k, service.engine.vocab_size)  # more keeps no more
     if body.min_tokens is not None:
         settings["min_new_tokens"] = body.min_tokens
     if body.stops:

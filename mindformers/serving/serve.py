@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from mindformers.models.auto import AutoTokenizer
 from mindformers.models.text_model import turn_ends
 from mindformers.serving.address import claim_address, is_loopback, url_of
 from mindformers.serving.app import build_app
-from mindformers.serving.capacity import cache_blocks, report_capacity
 from mindformers.serving.lifecycle import Server
 from mindformers.serving.service import Service
 from mindformers.serving.settings import ServerSettings
@@ -76,12 +75,11 @@ def open_service(
     network = open_model(model_dir, **model)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     limits = engine or EngineSettings()
-    blocks = cache_blocks(network.config, model_dir, cache_tokens, limits.max_running)
-    opened = open_engine(network, tokenizer, **{**asdict(limits), "num_blocks": blocks})
-    report_capacity(network.config, blocks, opened.max_length)
+    if cache_tokens is not None:
+        limits = replace(limits, num_blocks=cache_tokens // network.config.block_size)
     return Service(
         name=name or Path(model_dir).resolve().name,
-        engine=opened,
+        engine=open_engine(network, tokenizer, **asdict(limits)),
         tokenizer=tokenizer,
         defaults=network.generation_defaults().merged(
             eos_token_id=turn_ends(network, tokenizer), allowed_vocab_size=len(tokenizer)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mindformers.errors import ConfigError
+
+_ORIGIN = re.compile(r"https?://[^\s/?#@]+")
 
 
 def _limit(default: float, meaning: str) -> Any:
@@ -55,6 +58,9 @@ class ServerSettings:
         cors_origins: Origins whose pages may call from a browser, as ``https://example.org``.
         drain_timeout: Seconds that running answers get after SIGTERM.
         limits: Of every request.
+
+    Raises:
+        ConfigError: If an origin is none, or every one is let in without a key.
     """
 
     host: str = "127.0.0.1"
@@ -64,3 +70,18 @@ class ServerSettings:
     cors_origins: tuple[str, ...] = ()
     drain_timeout: float = 30.0
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        for origin in self.cors_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"found {origin!r}",
+                    where="--cors_origin",
+                    allowed="a page's origin without a path, as https://example.org, or *",
+                )
+        if "*" in self.cors_origins and not self.api_keys:
+            raise ConfigError(
+                "* lets every page that a browser shows here use this server",
+                where="--cors_origin",
+                fix="name the origins, or give the server a key",
+            )

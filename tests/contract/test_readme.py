@@ -16,6 +16,7 @@ import pytest
 from mindformers.cli.chat import build_parser as chat_parser
 from mindformers.cli.convert import build_parser as convert_parser
 from mindformers.cli.flags import all_spellings
+from mindformers.cli.serve import build_parser as serve_parser
 from mindformers.config.run_config import RunConfig
 from mindformers.config.schema import all_keys
 from mindformers.tools.dataset_preprocess.glm4 import alpaca_converter, glm4_preprocess
@@ -33,6 +34,7 @@ PAIRS = [(page, page.with_name(f"{page.stem}_CN.md")) for page in ENGLISH]
 CHAT = "mindformers chat"
 PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "convert_weight.py": convert_parser,
+    "mindformers serve": serve_parser,
     "mindformers convert": convert_parser,
     CHAT: chat_parser,
     "alpaca_converter.py": alpaca_converter.build_parser,

@@ -84,8 +84,18 @@ def test_a_prompt_of_control_tokens_only_works():
         ("top_k", 2.5, "0 "),
         ("repetition_penalty", 0, "a finite number above 0"),
         ("repetition_penalty", -1.0, "above 0"),
-        ("num_beams", 0, "1"),
-        ("num_beams", 4, "1"),
+        ("num_beams", 0, "a whole number, 1 or above"),
+        ("num_return_sequences", 0, "a whole number, 1 or above"),
+        ("length_penalty", NAN, "a finite number"),
+        ("early_stopping", "always", 'true, false or "never"'),
+        ("min_p", 1.5, r"0 \(off\) to 1"),
+        ("presence_penalty", INF, "a finite number"),
+        ("frequency_penalty", "1", "a finite number"),
+        ("logit_bias", {-1: 1.0}, "token ids, each 0 or above"),
+        ("logit_bias", [1, 2], "token ids, each 0 or above"),
+        ("logit_bias", {"a": 1}, "token ids, each 0 or above"),
+        ("bad_words_ids", [[]], "a list of lists of token ids, none empty"),
+        ("bad_words_ids", [1], "a list of lists of token ids, none empty"),
         ("max_new_tokens", 0, "null or a whole number, 1 or above"),
         ("max_new_tokens", -1, "1 or above"),
         ("max_new_tokens", 1e12, "a whole number"),
@@ -117,10 +127,18 @@ def test_a_setting_out_of_range_is_refused_with_what_is_allowed(name, value, all
 
 
 def test_what_is_not_available_is_named():
-    with pytest.raises(GenerationError, match="found 4, but beam search is not available"):
-        GenerationConfig(num_beams=4)
+    with pytest.raises(
+        GenerationError, match="found True, but lookahead decoding is not available"
+    ):
+        GenerationConfig(parallel_decoding=True)
     with pytest.raises(GenerationError, match="found 10000 stop strings of 108890 characters"):
         GenerationConfig(stop_strings=[f"string {n}" for n in range(10_000)])
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_sample": True, "temperature": 0}, {"num_beams": 2}])
+def test_more_answers_than_differ_are_refused(settings):
+    with pytest.raises(GenerationError, match="num_return_sequences: found 3, .* one answer"):
+        GenerationConfig(num_return_sequences=3, **settings)
 
 
 def test_a_shortest_answer_above_the_longest_is_refused():

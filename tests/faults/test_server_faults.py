@@ -199,6 +199,37 @@ def test_a_reader_that_stands_still_holds_nobody_up_and_is_let_go(
         assert service.engine.handles[0].is_cancelled.is_set()
 
 
+def test_a_stream_that_has_nothing_to_say_yet_keeps_its_connection(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mindformers.serving.run._PING_SECONDS", 0.02)
+    may_speak = threading.Event()
+
+    def script(request: Any, index: int) -> Iterator[str]:
+        may_speak.wait(10)
+        yield "late"
+
+    with running(scripted_service(tokenizer, script)) as url:
+        body = json.dumps({**HI, "stream": True}).encode()
+        with raw_request(url, http_request(body)) as connection:
+            heard = b""
+            while heard.count(b": still working\n\n") < 3:
+                heard += connection.recv(1000)
+            may_speak.set()
+            while b"[DONE]" not in heard:
+                heard += connection.recv(1000)
+    assert b'"content":"late"' in heard
+
+
+def test_a_template_that_reaches_out_of_its_sandbox_is_refused(tmp_path: Path) -> None:
+    template = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    tokenizer = tiny_tokenizer(tmp_path, chat_template=template)
+    with running(scripted_service(tokenizer, "x")) as url:
+        assert httpx.post(url + CHAT, json=HI).status_code == 400
+        answer = httpx.post(f"{url}/v1/completions", json={"prompt": "Hello"})
+    assert answer.json()["choices"][0]["text"] == "x"
+
+
 def test_an_answer_that_takes_too_long_is_an_error_of_its_own(tokenizer: Any) -> None:
     from mindformers.generation.request import Chunk
 
@@ -259,6 +290,9 @@ def command(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, s
         (["--host", "0.0.0.0", "--port", "0"], "--host: 0.0.0.0 is reached from other machines"),
         (["--max_answers", "0"], "--max_answers: found 0; allowed: a number above 0"),
         (["--api_key_file", "/no/such/file"], "/no/such/file: cannot be read"),
+        (["--cors_origin", "https://a.example/"], "--cors_origin: found 'https://a.example/'"),
+        (["--cors_origin", "*"], "--cors_origin: * lets every page that a browser shows here"),
+        (["--max_running", "0"], "max_running: found 0; allowed: 1 or more"),
     ],
 )
 def test_a_mistake_is_told_before_the_model_is_looked_for(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -24,6 +25,8 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",  # small in containers
     "--hide-scrollbars",
+    # A mouse: without a window Chromium takes itself for a machine that has none.
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
 )
 PATIENCE = 60.0  # seconds; far above what a page needs, also on a busy machine
 
@@ -68,7 +71,8 @@ class Page:
 
     def wait(self, condition: Callable[[], T]) -> T:
         """Wait until ``condition`` is true; elements that vanish while it looks do not count."""
-        return WebDriverWait(self.driver, PATIENCE, 0.02).until(lambda _: condition())
+        gone = [StaleElementReferenceException]
+        return WebDriverWait(self.driver, PATIENCE, 0.02, gone).until(lambda _: condition())
 
     def all(self, css: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, css)
@@ -77,12 +81,13 @@ class Page:
         return self.wait(lambda: next(iter(self.all(css)), None))
 
     def text(self, css: str) -> str:
-        return self.find(css).text
+        return self.wait(lambda: [node.text for node in self.all(css)[:1]])[0]
 
     def button(self, label: str, within: str = "") -> WebElement:
         """Find the button with this label or text that can be seen."""
         find = (
-            "return [...document.querySelectorAll(arguments[0])].find(node => node.checkVisibility()"
+            "return [...document.querySelectorAll(arguments[0])].find("
+            "node => node.checkVisibility({visibilityProperty: true})"
             " && (node.ariaLabel ?? node.textContent).trim() === arguments[1]) ?? null"
         )
         return self.wait(lambda: self.script(find, f"{within} button", label))

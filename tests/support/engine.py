@@ -111,6 +111,13 @@ def chunks(handle: Handle) -> dict[int, Chunk]:
     }
 
 
+def listened(handle: Handle) -> list[Chunk]:
+    """Return a list to which every chunk is added as it comes."""
+    heard: list[Chunk] = []
+    handle.listen(lambda item: heard.append(item) if isinstance(item, Chunk) else None)
+    return heard
+
+
 def _by_index(handle: Handle) -> dict[int, list[Chunk]]:
     found: dict[int, list[Chunk]] = {}
     for chunk in handle:

@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from mindformers.serving.page import HEADERS
+
 PAGE = Path(__file__).resolve().parents[2] / "mindformers" / "serving" / "page"
 LONGEST_WAIT = 20.0  # seconds, for a test that never lets an answer go on
 
@@ -175,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
-        for name, value in {"Connection": "close", **(headers or {})}.items():
+        for name, value in {"Connection": "close", **HEADERS, **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)

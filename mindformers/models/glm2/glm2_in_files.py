@@ -10,7 +10,8 @@ from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_mapped import mapped_weights
 from mindformers.models.glm2.glm2_native import native_network
 from mindformers.models.glm2.glm2_quantized import quantized_weights
-from mindformers.models.text_model import TextModel, native_runner, native_step
+from mindformers.models.native_forms import native_runner, native_step
+from mindformers.models.text_model import TextModel
 from mindformers.ops.native.arrays import Buffer
 from mindformers.ops.native.library import is_native
 from mindformers.ops.native.network import NativeNetwork

@@ -30,6 +30,7 @@ def _fresh_warnings(monkeypatch):
 def test_the_defaults_are_upstreams_plus_our_own_fields_switched_off():
     own = {
         "stop_strings": [], "tool_call_token_id": None, "allowed_vocab_size": None, "min_p": 0.0,
+        "num_return_sequences": 1, "length_penalty": 1.0, "early_stopping": False,
         "presence_penalty": 0.0, "frequency_penalty": 0.0, "logit_bias": {}, "bad_words_ids": [],
         "prompt_lookup_num_tokens": None, "max_matching_ngram_size": 8, "num_assistant_tokens": 5,
     }  # fmt: skip

@@ -7,8 +7,10 @@ import pytest
 
 from mindformers.errors import GenerationError
 from mindformers.generation.config import GenerationConfig
+from mindformers.generation.paged_step import Piece
 from mindformers.generation.request import Request
 from mindformers.generation.serving_engine import open_engine
+from mindformers.pet import Ptuning2Config, get_pet_model
 from tests.support.engine import answers, is_empty, open_core, run_all, submit
 from tests.support.golden_model import CASES
 from tests.support.networks import golden_network
@@ -89,3 +91,56 @@ def test_generate_beside_an_open_engine_does_not_touch_its_cache(network, backen
         with pytest.raises(GenerationError, match="its cache took the place of the engine's"):
             list(handle)
         assert network.generate([[3, 1, 4]], config)[0][3:].tolist() == wanted
+
+
+def test_a_trained_prefix_stands_before_every_answer_and_is_shared(backend, pynative):
+    network = golden_network(CASES[1], seq_length=80, num_blocks=64)
+    get_pet_model(network, Ptuning2Config(pre_seq_len=6, dropout_prob=0.0))
+    config = GenerationConfig(max_new_tokens=8)
+    prompts = [[3, 1, 4], [2, 7, 1, 8, 2, 8], [3, 1]]
+    wanted = [network.generate([p], config)[0][len(p) :].tolist() for p in prompts]
+    core = open_core(network.build_step(), 20)
+    for _ in range(2):
+        handles = [submit(core, prompt, config, num_answers=2) for prompt in prompts]
+        run_all(core)
+        assert [list(answers(handle).values()) for handle in handles] == [
+            [ids] * 2 for ids in wanted
+        ]
+    assert is_empty(core)
+    # The second time: a block of the prefix, and one with its end and two tokens of the longer prompts.
+    assert [handle.usage.cached_tokens for handle in handles] == [2, 2, 0]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_the_caches_type_is_the_models_and_shared_blocks_are_copied_whole(native, pynative, dtype):
+    network = golden_network(CASES[1], seq_length=80, num_blocks=64, kv_cache_dtype=dtype)
+    config = GenerationConfig(max_new_tokens=12, do_sample=True, top_k=20)
+    prompt = [3, 1, 4, 1, 5, 9]
+    wanted = [ids[6:].tolist() for ids in network.generate([prompt] * 4, config, seed=3)]
+    step = network.build_step()
+    assert step.network.cache_dtype == dtype
+    core = open_core(step, prefix_cache=False)
+    handle = submit(core, prompt, config, seed=3, num_answers=4)
+    run_all(core)
+    assert list(answers(handle).values()) == wanted
+
+
+def test_logits_hardly_depend_on_the_company_a_sequence_is_read_in(native, pynative):
+    network = golden_network(CASES[4], seq_length=400)
+    step = network.build_step()
+    step.allocate(200)
+    rng = np.random.default_rng(5)
+    texts = [rng.integers(1, network.config.vocab_size, 40) for _ in range(8)]
+
+    tables = [np.arange(1 + 10 * n, 11 + 10 * n, dtype=np.int32) for n in range(8)]
+    whole = [Piece(text, 0, table, (39,)) for text, table in zip(texts, tables, strict=True)]
+    alone = np.concatenate([step.run([piece]) for piece in whole])
+    together = step.run(whole)
+    by_token = []
+    for text, table in zip(texts, tables, strict=True):
+        for place in range(40):
+            found = step.run([Piece(text[place : place + 1], place, table, (0,))])
+        by_token.append(found[0])
+    scale = np.abs(alone).max()
+    for other in (together, np.stack(by_token)):
+        assert np.abs(other - alone).max() / scale < 5e-6

@@ -28,6 +28,30 @@ def test_forbidden_ids_are_ruled_out_and_ids_outside_the_vocabulary_ignored():
     np.testing.assert_array_equal(rules.forbid_from(row(1, 2, 3), 1), row(1, -INF, -INF))
 
 
+def test_presence_counts_a_token_once_and_frequency_each_time():
+    result = rules.penalize_presence(row(1, 2, 3, 4), np.array([1, 3, 3]), 0.5, 0.25)
+    np.testing.assert_array_equal(result, row(1, 1.25, 3, 3))
+
+
+def test_a_bias_is_added_and_ids_outside_the_vocabulary_ignored():
+    bias = rules.Bias({0: -100.0, 2: 1.5, 9: 1}, 3)
+    np.testing.assert_array_equal(bias(row(1, 2, 3)), row(-99, 2, 4.5))
+
+
+def test_the_last_token_of_a_bad_word_is_ruled_out_once_its_beginning_was_read():
+    words = rules.BadWords([[7], [1, 2], [5, 1, 3], [1, 1, 9], [1, 4]])
+    assert words.banned_after(np.array([5, 1])) == [7, 2, 4, 3]
+    assert words.banned_after(np.array([1])) == [7, 2, 4]
+    assert words.banned_after(np.array([4])) == [7]
+
+
+def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest():
+    logits = np.log(row(0.1, 0.4, 0.3, 0.2))
+    np.testing.assert_array_equal(rules.keep_min_p(logits, 0.51) > -INF, [False, True, True, False])
+    np.testing.assert_array_equal(rules.keep_min_p(logits, 1.0) > -INF, [False, True, False, False])
+    assert rules.keep_min_p(logits, 0.0) is logits
+
+
 def test_temperature_divides():
     np.testing.assert_allclose(rules.apply_temperature(row(1, -2, -INF), 0.5), row(2, -4, -INF))
 
@@ -164,3 +188,62 @@ def test_a_processor_that_only_knows_tensors_is_refused_instead_of_ignored() -> 
             return logits
 
     assert len(rules.check_processors([Both()])) == 1
+
+
+class Only:
+    """A constraint that allows some ids."""
+
+    def __init__(self, *ids):
+        self.ids = list(ids)
+
+    def allowed(self):
+        mask = np.zeros(4, bool)
+        mask[self.ids] = True
+        return mask
+
+    def accept(self, token):
+        pass
+
+    def copy(self):
+        return self
+
+
+def scores_of(logits, ids, prompt_length, constraint=None, **settings):
+    steps = pipeline(**settings)
+    return steps(logits, np.array(ids, np.int32), prompt_length, constraint=constraint)
+
+
+def test_penalties_count_the_answer_alone_and_come_after_the_bias():
+    found = scores_of(
+        row(1, 2, 3, 4),
+        [0, 1, 1],
+        1,
+        presence_penalty=1.0,
+        frequency_penalty=0.5,
+        logit_bias={1: 9},
+    )
+    np.testing.assert_array_equal(found, row(1, 9, 3, 4))
+
+
+def test_bad_words_may_begin_in_the_prompt():
+    found = scores_of(row(1, 2, 3, 4), [0, 2], 2, bad_words_ids=[[2, 3], [1]])
+    np.testing.assert_array_equal(found, row(1, -INF, 3, -INF))
+
+
+def test_what_a_constraint_leaves_can_be_chosen_also_where_it_is_banned_otherwise():
+    banned = {"min_new_tokens": 3, "eos_token_id": 0}
+    np.testing.assert_array_equal(
+        scores_of(row(1, 2, 3, 4), [1], 1, Only(0, 2), **banned), row(-INF, -INF, 3, -INF)
+    )
+    np.testing.assert_array_equal(
+        scores_of(row(1, 2, 3, 4), [1], 1, Only(0), **banned), row(1, -INF, -INF, -INF)
+    )
+
+
+def test_min_p_comes_after_the_temperature(backend):
+    logits = np.log(row(0.1, 0.4, 0.3, 0.2))
+    settings = {"do_sample": True, "top_k": 0, "min_p": 0.6}
+    cold = scores_of(logits, [0], 1, temperature=0.5, **settings)  # 0.16 : 0.09 : 0.04 : 0.01
+    warm = scores_of(logits, [0], 1, temperature=2.0, **settings)
+    assert np.flatnonzero(cold > -INF).tolist() == [1]
+    assert np.flatnonzero(warm > -INF).tolist() == [1, 2, 3]

@@ -235,13 +235,46 @@ def test_a_step_that_fails_ends_those_in_it_and_the_engine_goes_on(opened):
     assert answers(engine.submit(Request([1], config()))) == {0: [2, 3, END]}
 
 
+def test_a_fault_of_the_engines_own_reaches_everybody_and_closes_it(opened, monkeypatch):
+    gate = Gate(CHAIN)
+    engine = opened(gate, max_running=1)
+    handles = [engine.submit(Request([1], config())) for _ in range(2)]
+    assert gate.entered.acquire(timeout=20)
+
+    def broken():
+        raise AssertionError("no such block")
+
+    monkeypatch.setattr(engine._core.scheduler, "plan", broken)
+    gate.passes.release(10)
+    for handle in handles:
+        with pytest.raises(AssertionError, match="no such block"):
+            list(handle)
+    with pytest.raises(GenerationError, match="the engine is closed"):
+        engine.submit(Request([1], config()))
+
+
+def test_the_cache_limits_the_length_of_a_request(opened):
+    engine = opened(chain((1, 1)), num_blocks=3)
+    assert engine.max_length == 12
+    with pytest.raises(
+        GenerationError, match="has 12 tokens and leaves no room .* holds 12 in all"
+    ):
+        engine.submit(Request([1] * 12, config()))
+    (chunk,) = [each for each in engine.submit(Request([1] * 9, config())) if each.finish_reason]
+    assert chunk.finish_reason == "length"
+
+
 @pytest.mark.parametrize(
     ("request_of", "message"),
     [
         (lambda: Request([], config()), "prompt 0: is empty"),
         (lambda: Request([10], config()), "prompt 0: id 10 at place 0"),
         (lambda: Request([1] * 64, config()), "prompt 0: has 64 tokens and leaves no room"),
-        (lambda: Request([1], config(), num_answers=0), "num_answers: found 0; allowed: 1 to 64"),
+        (lambda: Request([1], config(), num_answers=0), "num_answers: found 0; allowed: 1 or more"),
+        (
+            lambda: Request([1], config(), num_answers=65),
+            "num_answers: found 65; allowed: 1 to max_running, 64",
+        ),
         (lambda: Request([1], config(), timeout=0), "timeout: found 0; allowed: above 0"),
         (lambda: Request([1], config(), logprobs=-1), "logprobs: found -1; allowed: 0 or more"),
         (lambda: Request([1], config(), seed=-1), "seed: found -1"),

@@ -29,6 +29,7 @@ def asked(serve: Serve, body: dict[str, Any], **settings: Any) -> Any:
         ({"temperature": 0.7}, {"do_sample": True, "temperature": 0.7}),
         ({"top_p": 0.5}, {"do_sample": True, "top_p": 0.5}),
         ({"temperature": 1, "top_k": 3}, {"do_sample": True, "top_k": 3}),
+        ({"temperature": 1, "top_k": 2**31 - 1}, {"top_k": 462}),  # the vocabulary's size
         ({"stop": "x"}, {"stop_strings": ["x"]}),
         ({"stop": ["x", "y"]}, {"stop_strings": ["x", "y"]}),
         ({"max_tokens": 7, "min_tokens": 2}, {"max_new_tokens": 7, "min_new_tokens": 2}),

@@ -1,5 +1,7 @@
 // An answer while it grows: chunks of the stream become one message.
 
+const LEAST_MEASURED = 250; // milliseconds; what comes quicker comes in one piece
+
 /** Return an answer of which nothing has come. `finish` is empty until it has ended. */
 export function newAnswer(model) {
   return { role: 'assistant', content: '', tool_calls: [], finish: '', model, usage: null, first: null, took: null, error: null };
@@ -45,10 +47,10 @@ function readUsage(usage) {
   };
 }
 
-/** Return tokens a second behind the first one; null while that says nothing. */
+/** Return tokens a second behind the first one; null where too little time passed to tell. */
 export function speedOf({ usage, first, took }) {
-  if (!usage || first === null || took === null || usage.completion < 2 || took <= first) return null;
-  return ((usage.completion - 1) * 1000) / (took - first);
+  if (!usage || first === null || took === null || took - first < LEAST_MEASURED) return null;
+  return (Math.max(usage.completion - 1, 0) * 1000) / (took - first);
 }
 
 /**

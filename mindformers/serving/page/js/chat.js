@@ -3,7 +3,7 @@
 import { newAnswer, takeChunk } from './answer.js';
 import { ApiError } from './api.js';
 import {
-  addMessage, newConversation, openCalls, pathOf, requestMessages, resultMessage, showVersion,
+  addMessage, dropEmpty, newConversation, openCalls, pathOf, requestMessages, resultMessage, showVersion,
 } from './conversation.js';
 import { requestFields } from './settings.js';
 
@@ -27,6 +27,7 @@ export class Chat extends EventTarget {
   #store;
   #settings;
   #runs = new Map(); // id of a conversation -> Run
+  #isFull = false;
 
   constructor({ api, store, settings }) {
     super();
@@ -75,6 +76,7 @@ export class Chat extends EventTarget {
   /** Answer once more; the earlier answer stays beside it. */
   regenerate(id) {
     this.current.leaf = this.current.messages[id].parent;
+    dropEmpty(this.current, id);
     return this.#answer(this.current);
   }
 
@@ -136,7 +138,7 @@ export class Chat extends EventTarget {
     const path = pathOf(conversation);
     const fields = {
       model: this.#settings.model || undefined, // not known yet: the server takes the one it has
-      messages: requestMessages(path, conversation.parameters.system),
+      messages: requestMessages(path, conversation.parameters),
       ...requestFields(conversation.parameters),
     };
     const run = new Run();
@@ -212,7 +214,9 @@ export class Chat extends EventTarget {
   }
 
   #save(conversation) {
-    if (!this.#store.save(conversation)) this.#tell('full');
+    const isFull = !this.#store.save(conversation);
+    if (isFull && !this.#isFull) this.#tell('full');
+    this.#isFull = isFull;
   }
 
   #tell(type, detail = null) {

@@ -24,6 +24,13 @@ export function addMessage(conversation, message, parent = conversation.leaf, no
   return added;
 }
 
+/** Take out an answer that failed before its first word, unless the conversation went on behind it. */
+export function dropEmpty(conversation, id) {
+  const { content, tool_calls: calls } = conversation.messages[id];
+  const hasNext = Object.values(conversation.messages).some(({ parent }) => parent === id);
+  if (!content && calls.length === 0 && !hasNext) delete conversation.messages[id];
+}
+
 /** Return the messages from the first to `leaf`. */
 export function pathOf(conversation, leaf = conversation.leaf) {
   const path = [];
@@ -76,10 +83,14 @@ export function resultMessage(call, content = null) {
   return { role: 'tool', tool_call_id: call.id, content: content ?? SKIPPED, skipped: content === null };
 }
 
-/** Return the messages as the server takes them. Answers that failed before their first word are left out. */
-export function requestMessages(path, system) {
+/**
+ * Return the messages as the server takes them. Answers that failed before their first word are left out; where questions
+ * stand `alone`, so is everything before the last one.
+ */
+export function requestMessages(path, { system, alone }) {
   const messages = system.trim() ? [{ role: 'system', content: system }] : [];
-  for (const message of path) {
+  const from = alone ? path.findLastIndex(({ role }) => role === 'user') : 0;
+  for (const message of path.slice(from)) {
     if (message.role === 'tool') {
       messages.push({ role: 'tool', tool_call_id: message.tool_call_id, content: message.content });
     } else if (message.role === 'user') {

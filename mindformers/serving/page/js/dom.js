@@ -19,7 +19,7 @@ const ICONS = {
   right: 'M9.5 6l6 6-6 6',
   send: 'M12 19V5.5M6 11l6-6 6 6',
   settings: 'M4 7h9M17 7h3M4 17h3M11 17h9M15 4.5v5M9 14.5v5',
-  stop: 'M7.5 7.5h9v9h-9z',
+  stop: 'M7 7h10v10H7z',
   tool: 'M14.5 6.5a4 4 0 0 1 5-1l-3 3 1.5 1.5 3-3a4 4 0 0 1-5.5 5L8 19.5A2.1 2.1 0 0 1 5 16.5l7.5-7.5a4 4 0 0 1 2-2.5z',
   close: 'M6 6l12 12M18 6L6 18',
 };
@@ -46,7 +46,7 @@ export function icon(name) {
   const svg = document.createElementNS(SVG, 'svg');
   svg.setAttribute('viewBox', '0 0 24 24');
   svg.setAttribute('aria-hidden', 'true');
-  svg.classList.add('icon');
+  svg.classList.add('icon', `icon-${name}`);
   const path = document.createElementNS(SVG, 'path');
   path.setAttribute('d', ICONS[name]);
   svg.append(path);
@@ -113,4 +113,12 @@ export function refill(node, signature, build) {
   if (signatures.get(node) === text) return;
   signatures.set(node, text);
   node.replaceChildren(...[build()].flat(Infinity).filter(Boolean));
+}
+
+/** Give a parent these children, in this order; those that need not move keep their focus. */
+export function arrange(parent, nodes) {
+  for (const child of [...parent.children]) if (!nodes.includes(child)) child.remove();
+  nodes.forEach((node, index) => {
+    if (parent.children[index] !== node) parent.insertBefore(node, parent.children[index] ?? null);
+  });
 }

@@ -57,9 +57,11 @@ function keepSettings() {
 
 /** Open or close the list of conversations where the page is too narrow to show it beside the thread. */
 function openSidebar(isOpen) {
+  const wasOpen = document.body.classList.contains('with-sidebar');
   document.body.classList.toggle('with-sidebar', isOpen);
   main.inert = isOpen;
   if (isOpen) sidebar.node.querySelector('button').focus();
+  else if (wasOpen) header.menu.querySelector('button').focus();
 }
 
 function checkParameters() {

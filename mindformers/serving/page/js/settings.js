@@ -2,8 +2,8 @@
 
 const KEY = 'mindformers/settings';
 
-// An empty field is not sent: the server's own default holds.
-export const NO_PARAMETERS = { system: '', temperature: '', top_p: '', max_tokens: '', seed: '', tools: '' };
+// An empty field is not sent: the server's own default holds. `alone` is 'on' or empty.
+export const NO_PARAMETERS = { system: '', alone: '', temperature: '', top_p: '', max_tokens: '', seed: '', tools: '' };
 const DEFAULTS = { theme: 'system', language: 'auto', model: '', parameters: NO_PARAMETERS };
 
 export const NUMBERS = {

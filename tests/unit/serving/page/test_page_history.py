@@ -36,7 +36,7 @@ def test_conversations_are_there_after_a_reload(two: Page) -> None:
     two.reload()
     assert titles(two) == ["second question", "first question"]
     two.press("first question")
-    assert [node.text for node in two.all(".bubble, .markdown")] == ["first question", "a1"]
+    assert [node.text for node in two.all(".bubble, .said")] == ["first question", "a1"]
     assert two.text("h1") == "first question"
     assert two.driver.title == "first question · MindFormers"
     assert two.find(".conversation[aria-current]").text == "first question"
@@ -83,7 +83,7 @@ def test_what_is_exported_can_be_imported(two: Page, tmp_path: Path) -> None:
     two.wait(lambda: titles(two) == ["second question", "first question"])
     assert two.text(".notice span") == "Imported 2 conversations."
     two.press("first question")
-    assert two.text(".from-model .markdown") == "a1"
+    assert two.text(".from-model .said") == "a1"
     file.unlink()
     other = tmp_path / "other.json"
     for text, said in [("{", "not JSON"), ('{"a":1}', "not exported here")]:
@@ -111,18 +111,37 @@ def test_a_full_storage_is_said_and_the_conversation_goes_on(
     page.ask("q")
     page.ended()
     assert "no room" in page.text(".notice span")
-    assert page.text(".from-model .markdown").startswith("still here")
+    assert page.text(".from-model .said").startswith("still here")
 
 
 def test_another_tab_sees_what_changed(two: Page, server: ScriptedServer) -> None:
     first = two.driver.current_window_handle
     two.driver.switch_to.new_window("tab")
     try:
-        two.reload()
-        server.script.answers.append(answer("a3"))
+        two.open()
+        server.script.answers += [answer("a3"), answer("a4")]
         two.ask("third question")
+        two.ended()
+        two.press("second question")
+        two.press("Answer again")
+        two.wait(lambda: two.text(".from-model .said") == "a4")
         two.ended()
         two.driver.close()
     finally:
         two.driver.switch_to.window(first)
-    two.wait(lambda: titles(two) == ["third question", "second question", "first question"])
+    two.wait(lambda: titles(two) == ["second question", "third question", "first question"])
+    two.wait(lambda: two.text(".from-model .said") == "a4")
+    assert two.text(".versions") == "2/2"
+
+
+def test_figures_tell_how_quick_an_answer_was(two: Page) -> None:
+    two.script("""
+        const key = Object.keys(localStorage).find(key => localStorage[key].includes('second'));
+        const conversation = JSON.parse(localStorage[key]);
+        Object.assign(Object.values(conversation.messages)[1],
+          {first: 200, took: 2200, usage: {prompt: 30, cached: 0, completion: 41}});
+        localStorage[key] = JSON.stringify(conversation);""")
+    two.reload()
+    two.press("second question")
+    figures = "41 tokens in 2.20 s · 20 tokens/s · first after 0.20 s · prompt 30"
+    assert two.text(".figures") == figures

@@ -21,7 +21,7 @@ text `code` [link](https://example.invalid)
 > quote
 
 ```py
-x
+return "a", 1  # b
 ```
 
 | a |
@@ -163,8 +163,10 @@ def test_on_a_phone_the_list_of_conversations_opens_over_the_thread(full: Page) 
     full.press("Show conversations")
     full.wait(lambda: full.find(".new-chat").is_displayed())
     assert full.script("return document.querySelector('main').inert")
+    assert full.driver.switch_to.active_element.text == "New chat"
     full.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
     full.wait(lambda: not full.find(".new-chat").is_displayed())
+    assert full.driver.switch_to.active_element.accessible_name == "Show conversations"
     full.press("Show conversations")
     full.press("New chat")
     full.wait(lambda: not full.find(".new-chat").is_displayed())

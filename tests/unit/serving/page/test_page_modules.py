@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,20 @@ def test_nothing_is_fetched_from_elsewhere() -> None:
         "dom.js": ["http://www.w3.org/2000/svg"],
         "icon.svg": ["http://www.w3.org/2000/svg"],
     }
+
+
+def test_every_file_of_the_page_is_installed() -> None:
+    if sys.version_info < (3, 11):
+        pytest.skip("reading pyproject.toml needs tomllib, which came with Python 3.11")
+    import tomllib
+
+    package = PAGE.parents[1]
+    settings = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["mindformers"]
+    assert set(FILES) <= {path for pattern in patterns for path in package.glob(pattern)}
+
+
+def test_the_page_asks_for_all_of_its_files_at_once() -> None:
+    asked = re.findall(r'(?:href|src)="([^"]+)"', (PAGE / "index.html").read_text(encoding="utf-8"))
+    files = [path.relative_to(PAGE).as_posix() for path in FILES if path.name != "index.html"]
+    assert sorted(asked) == sorted(files)

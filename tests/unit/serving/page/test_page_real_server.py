@@ -1,4 +1,4 @@
-"""The page on the server it is made for: real routes, streams and policy; what the engine answers is written here."""
+"""The page on the server it is made for: its routes, streams and policy; what the engine says is written here."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def test_a_conversation_with_markdown_figures_and_a_second_turn(
         assert page.text(".model") == "tiny"
         page.ask("Hello")
         page.ended()
-        assert page.text(".markdown strong") == "bold"
-        assert page.text(".markdown li") == "你好"
-        assert "tokens/s" in page.text(".figures")
+        assert page.text(".said strong") == "bold"
+        assert page.text(".said li") == "你好"
+        assert "tokens in" in page.text(".figures")
         page.ask("More")
         page.ended(2)
         assert page.complaints() == []
@@ -71,7 +71,7 @@ def test_tools_are_called_and_their_results_read(browser: Chrome, tokenizer: Any
         page.find(".call textarea").send_keys('{"sky": "clear"}')
         page.press("Send result")
         page.ended(2)
-        assert page.text(".from-model:last-child .markdown") == "It is sunny."
+        assert page.text(".from-model:last-child .said") == "It is sunny."
     assert '{"sky": "clear"}' in tokenizer.decode(list(service.engine.requests[1].prompt))
 
 
@@ -83,7 +83,7 @@ def test_stopping_on_the_page_stops_the_engine(browser: Chrome, tokenizer: Any) 
         page = Page(browser, f"{url}/")
         page.open()
         page.ask("count")
-        page.wait(lambda: "word3" in page.text(".growing .markdown"))
+        page.wait(lambda: "word3" in page.text(".growing .said"))
         page.press("Stop")
         assert service.engine.handles[0].is_cancelled.wait(20)
 
@@ -101,7 +101,7 @@ def test_a_key_opens_the_server_and_the_page_needs_none(browser: Chrome, tokeniz
         page.wait(lambda: page.text(".state") == "Ready")
         page.ask("q")
         page.ended()
-        assert page.text(".from-model .markdown") == "welcome"
+        assert page.text(".from-model .said") == "welcome"
 
 
 def test_what_the_server_refuses_is_shown_in_its_words(browser: Chrome, tokenizer: Any) -> None:
@@ -112,10 +112,11 @@ def test_what_the_server_refuses_is_shown_in_its_words(browser: Chrome, tokenize
         page = Page(browser, f"{url}/")
         page.open()
         page.ask("q")
-        assert page.text(".waiting").startswith("The server is busy. Next try in")
+        page.wait(lambda: page.text(".waiting").startswith("The server is busy. Next try in"))
         page.press("Stop")
         page.ended()
-        page.ask("x " * 700)
+        page.script("arguments[0].value = 'x '.repeat(700)", page.composer)
+        page.ask(".")
         assert page.text(".error strong") == "The server refused the request."
         assert "512" in page.text(".error .detail")
 
@@ -126,9 +127,10 @@ def test_the_real_policy_is_the_strict_one(tokenizer: Any) -> None:
     from mindformers.serving import page as module
 
     folder = Path(module.__file__).parent / "page"
-    with running(scripted_service(tokenizer, "", api_keys=("k",))) as url:
+    service = scripted_service(tokenizer, "", api_keys=("k",))
+    with running(service) as url, httpx.Client(base_url=url) as client:
         for path in sorted(folder.rglob("*.*")):
-            answer = httpx.get(f"{url}/{path.relative_to(folder).as_posix()}")
+            answer = client.get(f"/{path.relative_to(folder).as_posix()}")
             assert answer.status_code == 200, path.name
             assert answer.content == path.read_bytes()
             assert answer.headers["x-content-type-options"] == "nosniff"
@@ -136,3 +138,5 @@ def test_the_real_policy_is_the_strict_one(tokenizer: Any) -> None:
             assert "default-src 'none'" in policy
             assert "frame-ancestors 'none'" in policy
             assert "unsafe" not in policy
+            again = client.get(answer.url, headers={"If-None-Match": answer.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")

@@ -60,7 +60,7 @@ def assert_harmless(page: Page, complaints: int = 0) -> None:
 def test_hostile_answers_are_shown_as_text(page: Page, server: ScriptedServer) -> None:
     server.script.answers.append(answer(HOSTILE, pieces=300))
     page.ask("<img src=x onerror=window.hacked=1>")
-    text = page.ended().find_element("css selector", ".markdown").text
+    text = page.ended().find_element("css selector", ".said").text
     for shown in ("<script>window.hacked = 1</script>", "[a](javascript:window.hacked=1)", "[i](vbscript:x)",
                   '<b onmouseover="window.hacked = 1">heading</b>', "<style>*{display:none}</style>"):  # fmt: skip
         assert shown in text
@@ -149,6 +149,6 @@ def test_links_open_apart_and_say_nothing_of_this_page(
     server.script.answers.append(answer(f"[x]({scheme})"))
     page.ask("q")
     page.ended()
-    assert sorted(attributes(page, ".markdown a")) == [
+    assert sorted(attributes(page, ".said a")) == [
         ["href", scheme], ["rel", "noopener noreferrer nofollow"], ["target", "_blank"], ["title", scheme],
     ]  # fmt: skip

@@ -24,7 +24,7 @@ def test_a_server_that_went_away_is_said_and_found_again(
     server.start_again()
     page.wait(lambda: page.text(".state") == "Ready")
     page.press("Try again")
-    page.wait(lambda: page.text(".from-model .markdown") == "back")
+    page.wait(lambda: page.text(".from-model .said") == "back")
 
 
 def test_a_server_that_asks_for_a_key_gets_the_one_that_is_typed(
@@ -46,7 +46,7 @@ def test_a_server_that_asks_for_a_key_gets_the_one_that_is_typed(
     page.wait(lambda: page.text(".state") == "Ready")
     assert page.all(".key-asked input") == []
     page.press("Try again")
-    page.wait(lambda: page.text(".from-model .markdown") == "welcome")
+    page.wait(lambda: page.text(".from-model .said") == "welcome")
     assert "secret-1" not in page.script("return JSON.stringify({...localStorage})")
     page.reload()
     page.wait(lambda: page.text(".state") == "Ready")
@@ -54,20 +54,19 @@ def test_a_server_that_asks_for_a_key_gets_the_one_that_is_typed(
 
 def test_a_busy_server_is_asked_again_when_it_said(page: Page, server: ScriptedServer) -> None:
     server.script.answers += [
-        Refusal(429, "the queue is full", retry_after="1"),
+        Refusal(429, "the queue is full", retry_after="0.1"),
         Refusal(503, "starting", retry_after="0"),
         answer("at last"),
     ]
     page.ask("q")
-    assert page.text(".waiting") == "The server is busy. Next try in 1 second."
-    page.wait(lambda: page.text(".from-model .markdown") == "at last")
+    page.wait(lambda: page.text(".from-model .said") == "at last")
     assert len(server.script.requests) == 3
 
 
 def test_waiting_for_a_busy_server_can_be_stopped(page: Page, server: ScriptedServer) -> None:
     server.script.answers.append(Refusal(429, "the queue is full", retry_after="60"))
     page.ask("q")
-    page.wait(lambda: "Next try in" in page.text(".waiting"))
+    page.wait(lambda: page.text(".waiting").startswith("The server is busy. Next try in "))
     page.press("Stop")
     assert page.ended().text.splitlines()[0] == "Stopped."
     assert len(server.script.requests) == 1
@@ -99,27 +98,32 @@ def test_errors_are_said_and_can_be_tried_again(
     assert page.text(".error strong") == title
     assert [node.text for node in page.all(".error .detail")] == ([detail] if detail else [])
     page.press("Try again")
-    page.wait(lambda: page.text(".from-model .markdown") == "better")
+    page.wait(lambda: page.text(".from-model .said") == "better")
+    page.ended()
     assert page.all(".error") == []
+    has_earlier = (
+        isinstance(said, list) and len(said) > 1
+    )  # of what failed before its first word nothing is kept
+    assert len(page.all(".versions")) == has_earlier
 
 
 def test_what_came_before_an_answer_broke_off_stays(page: Page, server: ScriptedServer) -> None:
     rest = threading.Event()
     server.script.answers.append([delta(content="half"), rest, Cut()])
     page.ask("q")
-    page.wait(lambda: page.text(".growing .markdown") == "half")
+    page.wait(lambda: page.text(".growing .said") == "half")
     rest.set()
     assert page.text(".error strong") == "The answer was cut off."
-    assert page.text(".from-model .markdown") == "half"
+    assert page.text(".from-model .said") == "half"
 
 
 def test_what_came_before_the_page_was_closed_is_kept(page: Page, server: ScriptedServer) -> None:
     rest = threading.Event()
     server.script.answers.append([delta(content="so far"), rest])
     page.ask("q")
-    page.wait(lambda: page.text(".growing .markdown") == "so far")
+    page.wait(lambda: page.text(".growing .said") == "so far")
     page.reload()
     rest.set()
     page.press("q")
-    assert page.text(".from-model .markdown") == "so far"
+    assert page.text(".from-model .said") == "so far"
     assert page.text(".error strong") == "The answer was cut off."

@@ -3,6 +3,7 @@
 import { copyButton, element } from '../dom.js';
 import { word } from '../language.js';
 import { parseBlocks } from './blocks.js';
+import { highlight } from './highlight.js';
 import { parseInline } from './inline.js';
 
 const sources = new WeakMap();
@@ -21,13 +22,14 @@ export function showMarkdown(container, text) {
   while (container.children.length > blocks.length) container.lastElementChild.remove();
 }
 
-/** A block of code with its language and a button that copies it. */
-export function codeBlock(text, language = '') {
+/** A block of code with a button that copies it; `label` stands above it in place of the language. */
+export function codeBlock(text, language, label = language) {
   return element('figure', { class: 'code' },
     element('figcaption', {},
-      element('span', {}, language || word('code')),
+      element('span', {}, label || word('code')),
       copyButton(() => text, { label: word('copyCode'), done: word('copied') })),
-    element('pre', { tabindex: '0' }, element('code', {}, text)));
+    element('pre', { tabindex: '0' }, element('code', {}, highlight(text, language).map(({ kind, text: part }) => (
+      kind ? element('span', { class: kind }, part) : part)))));
 }
 
 const BLOCKS = {

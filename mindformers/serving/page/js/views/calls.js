@@ -13,7 +13,7 @@ export function callCards(chat, calls, results, waiting) {
     if (waiting.includes(call)) areas.set(call.id, resultField(call));
     return element('section', { class: 'call', 'aria-label': word('call', { name: call.name }) },
       element('h3', {}, icon('tool'), element('code', {}, call.name)),
-      codeBlock(prettyJson(call.arguments), word('arguments')),
+      codeBlock(prettyJson(call.arguments), 'json', word('arguments')),
       result && shownResult(result),
       areas.get(call.id));
   });
@@ -21,7 +21,7 @@ export function callCards(chat, calls, results, waiting) {
 }
 
 function shownResult({ content, skipped }) {
-  return skipped ? element('p', { class: 'ending' }, word('skipped')) : codeBlock(prettyJson(content), word('result'));
+  return skipped ? element('p', { class: 'ending' }, word('skipped')) : codeBlock(prettyJson(content), 'json', word('result'));
 }
 
 function resultField({ name }) {

@@ -82,7 +82,7 @@ class AnswerView {
     this.thought = element('details', { class: 'thought', hidden: true });
     this.thoughtText = element('div', { class: 'markdown' });
     this.thought.append(element('summary', {}, word('thought')), this.thoughtText);
-    this.text = element('div', { class: 'markdown' });
+    this.text = element('div', { class: 'markdown said' });
     this.calls = element('div', { class: 'calls' });
     this.note = element('div', { class: 'note' });
     this.foot = element('div', { class: 'foot' });
@@ -155,15 +155,19 @@ function retryNote(retryAt) {
 
 /** What the usage and the clock say of an answer. */
 function figures(answer) {
-  const { usage, first } = answer;
+  const { usage, first, took } = answer;
   if (!usage) return [];
   const speed = speedOf(answer);
   return [
-    word('tokens', { n: usage.completion }),
+    word('tokens', { n: usage.completion, s: seconds(took) }),
     speed === null ? null : word('speed', { n: speed < 10 ? speed.toFixed(1) : Math.round(speed) }),
-    first === null ? null : word('firstAfter', { n: (first / 1000).toFixed(2) }),
+    first === null ? null : word('firstAfter', { s: seconds(first) }),
     usage.cached > 0 ? word('promptCached', { n: usage.prompt, cached: usage.cached }) : word('prompt', { n: usage.prompt }),
   ].filter(Boolean);
+}
+
+function seconds(milliseconds) {
+  return (milliseconds / 1000).toFixed(milliseconds < 10000 ? 2 : 1);
 }
 
 function placeOf(chat, message) {

@@ -52,6 +52,7 @@ export class SettingsSheet {
     return section('parameters',
       element('p', { class: 'explain' }, word('parametersHint')),
       this.#field('system', element('textarea', { class: 'field', rows: '3', value: parameters.system, placeholder: word('systemHint') })),
+      this.#alone(parameters.alone),
       element('div', { class: 'pairs' }, Object.keys(NUMBERS).map(number)),
       this.#field('tools', element('textarea', { class: 'field code-field', rows: '5', value: parameters.tools, spellcheck: 'false' }),
         word('toolsHint')));
@@ -71,6 +72,14 @@ export class SettingsSheet {
     return labelled(word(name), input, { hint, fault });
   }
 
+  #alone(value) {
+    const input = element('input', { type: 'checkbox', checked: value === 'on', onchange: () => this.#take() });
+    this.#fields.set('alone', { input, fault: element('span') });
+    return element('div', {},
+      element('label', { class: 'check' }, input, word('alone')),
+      element('p', { class: 'explain' }, word('aloneHint')));
+  }
+
   #choice(name, options) {
     const select = element('select', { class: 'field', onchange: () => {
       this.#settings[name] = select.value;
@@ -83,7 +92,10 @@ export class SettingsSheet {
 
   #take() {
     const parameters = { ...NO_PARAMETERS };
-    for (const [name, { input }] of this.#fields) parameters[name] = input.value;
+    for (const [name, { input }] of this.#fields) {
+      const isBox = input.type === 'checkbox';
+      parameters[name] = isBox && !input.checked ? '' : input.value; // the value of a box is 'on'
+    }
     this.#settings.parameters = parameters;
     this.#chat.setParameters(parameters);
     this.onparameters();

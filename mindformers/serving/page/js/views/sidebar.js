@@ -1,7 +1,7 @@
 // The list of conversations: open, rename, export, delete, import.
 
 import { titleOf } from '../conversation.js';
-import { element, icon, iconButton } from '../dom.js';
+import { arrange, element, icon, iconButton, refill } from '../dom.js';
 import { ExchangeError, exportText, importText } from '../exchange.js';
 import { word } from '../language.js';
 
@@ -9,6 +9,7 @@ export class Sidebar {
   #chat;
   #store;
   #notices;
+  #rows = new Map(); // id of a conversation -> its row, so that the focus in it stays
   #renaming = null; // id of the conversation whose title is being typed
 
   /** `onchoice` is called when a conversation was opened: on a phone the list then makes room. */
@@ -27,6 +28,7 @@ export class Sidebar {
   build() {
     const file = element('input', { type: 'file', accept: '.json,application/json', class: 'off-screen', tabindex: '-1',
       'aria-label': word('importFile'), onchange: () => this.#importFile(file) });
+    this.#rows.clear();
     this.node.setAttribute('aria-label', word('conversations'));
     this.node.replaceChildren(
       element('button', { type: 'button', class: 'new-chat', onclick: () => this.#startNew() }, icon('plus'), word('newChat')),
@@ -41,24 +43,30 @@ export class Sidebar {
 
   show() {
     if (this.#renaming) return; // or what is being typed would be lost
-    const conversations = this.#store.list();
-    this.list.replaceChildren(...conversations.map((conversation) => this.#row(conversation)));
-    if (conversations.length === 0) this.list.append(element('li', { class: 'empty' }, word('noConversations')));
+    const rows = this.#store.list().map((conversation) => this.#row(conversation));
+    arrange(this.list, rows.length > 0 ? rows : [element('li', { class: 'empty' }, word('noConversations'))]);
   }
 
   #row(conversation) {
     const { id } = conversation;
     const title = titleOf(conversation) || word('untitled');
     const isCurrent = id === this.#chat.current.id;
+    if (!this.#rows.has(id)) this.#rows.set(id, element('li'));
+    const row = this.#rows.get(id);
+    row.className = isCurrent ? 'row current' : 'row';
+    refill(row, [title, isCurrent, this.#chat.isRunning(id)], () => this.#cells(row, conversation, title, isCurrent));
+    return row;
+  }
+
+  #cells(row, conversation, title, isCurrent) {
+    const { id } = conversation;
     const button = element('button', { type: 'button', class: 'conversation', title, 'aria-current': isCurrent ? 'true' : null,
       onclick: () => this.#open(id) }, element('span', {}, title),
     this.#chat.isRunning(id) ? element('span', { class: 'pulse', role: 'img', 'aria-label': word('answering') }) : null);
-    const row = element('li', { class: isCurrent ? 'row current' : 'row' }, button,
-      element('div', { class: 'row-actions' },
-        iconButton('edit', word('rename', { title }), () => this.#rename(row, conversation, title)),
-        iconButton('export', word('exportOne', { title }), () => this.#exportFile([conversation], title)),
-        iconButton('remove', word('remove', { title }), () => this.#remove(id, title))));
-    return row;
+    return [button, element('div', { class: 'row-actions' },
+      iconButton('edit', word('rename', { title }), () => this.#rename(row, conversation, title)),
+      iconButton('export', word('exportOne', { title }), () => this.#exportFile([this.#store.get(id)], title)),
+      iconButton('remove', word('remove', { title }), () => this.#remove(id, title)))];
   }
 
   #startNew() {
@@ -77,6 +85,7 @@ export class Sidebar {
     const end = (isKept) => {
       if (this.#renaming !== id) return;
       this.#renaming = null;
+      this.#rows.delete(id);
       if (isKept && input.value !== title) this.#chat.rename(id, input.value);
       else this.show();
     };

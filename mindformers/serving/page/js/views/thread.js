@@ -1,6 +1,6 @@
 // The messages of the conversation shown, and how they scroll.
 
-import { element, icon } from '../dom.js';
+import { arrange, element, icon } from '../dom.js';
 import { word } from '../language.js';
 import { messageView } from './message.js';
 
@@ -10,7 +10,7 @@ export class Thread {
   #chat;
   #settings;
   #views = new Map(); // id of a message -> its view, so that what is selected or typed in it stays
-  #shown = null; // id of the conversation
+  #shown = null; // the conversation
   #isFollowing = true;
   #isDue = false;
 
@@ -34,19 +34,15 @@ export class Thread {
 
   show() {
     const { current, path } = this.#chat;
-    if (this.#shown !== current.id) {
-      this.#shown = current.id;
+    if (this.#shown !== current) { // another one, or the same one as another tab has left it
+      if (this.#shown?.id !== current.id) this.#isFollowing = true;
+      this.#shown = current;
       this.#views.clear();
-      this.#isFollowing = true;
     }
     const messages = path.filter(({ role }) => role !== 'tool'); // shown with the calls they belong to
     const views = messages.map((message) => this.#viewOf(message));
     const nodes = views.length > 0 ? views.map(({ node }) => node) : [this.#greeting()];
-    // Replaced only where it differs: a node that is moved loses its focus.
-    nodes.forEach((node, index) => {
-      if (this.list.children[index] !== node) this.list.insertBefore(node, this.list.children[index] ?? null);
-    });
-    while (this.list.children.length > nodes.length) this.list.lastElementChild.remove();
+    arrange(this.list, nodes);
     for (const view of views) view.show();
     // A screen reader waits with the answer until it is complete.
     this.list.setAttribute('aria-busy', String(Boolean(this.#chat.run)));

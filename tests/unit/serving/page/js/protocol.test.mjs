@@ -3,7 +3,7 @@ import { test } from 'node:test';
 
 const at = (name) => import(`${process.env.PAGE_MODULES}/${name}.js`);
 const { EventReader, eventsOf } = await at('sse');
-const { newAnswer, prettyJson, speedOf, takeChunk } = await at('answer');
+const { newAnswer, prettyJson, speedOf, splitThought, takeChunk } = await at('answer');
 
 const STREAM = ': hello\r\ndata: {"a":"你🙂"}\r\n\r\nevent: x\ndata:1\ndata: 2\n\n\n\rdata: [DONE]\r\rdata: unfinished\n';
 const EVENTS = ['{"a":"你🙂"}', '1\n2', '[DONE]'];
@@ -50,13 +50,21 @@ test('calls of tools are put together by their index', () => {
 
 test('there is no speed where there is nothing to go by', () => {
   const usage = { prompt: 1, cached: 0, completion: 5 };
-  assert.equal(speedOf({ usage: null, first: 1, took: 2 }), null);
-  assert.equal(speedOf({ usage: { ...usage, completion: 1 }, first: 1, took: 2 }), null);
-  assert.equal(speedOf({ usage, first: 2, took: 2 }), null);
-  assert.equal(speedOf({ usage, first: null, took: 2 }), null);
+  assert.equal(speedOf({ usage, first: 100, took: 600 }), 8);
+  assert.equal(speedOf({ usage: null, first: 1, took: 1000 }), null);
+  assert.equal(speedOf({ usage, first: 100, took: 101 }), null); // all of it came at once
+  assert.equal(speedOf({ usage, first: null, took: 1000 }), null);
 });
 
 test('JSON is set out, other text left alone', () => {
   assert.equal(prettyJson('{"a":[1]}'), '{\n  "a": [\n    1\n  ]\n}');
   assert.equal(prettyJson('{"a":'), '{"a":');
+});
+
+test('a thought is told from its answer, with and without its first mark, ended or not', () => {
+  const parts = (text) => Object.values(splitThought(text));
+  assert.deepEqual(parts('\nplain <b>'), ['', 'plain <b>', false]);
+  assert.deepEqual(parts('\n<think>\nso'), ['\nso', '', true]);
+  assert.deepEqual(parts('<think>so</think>\n\nanswer'), ['so', 'answer', false]);
+  assert.deepEqual(parts('so\n</think>\nanswer </think>'), ['so', 'answer </think>', false]);
 });

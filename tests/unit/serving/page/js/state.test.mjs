@@ -5,7 +5,7 @@ const at = (name) => import(`${process.env.PAGE_MODULES}/${name}.js`);
 const { addMessage, newConversation, openCalls, pathOf, requestMessages, resultMessage, showVersion, titleOf, versionsOf } = await at('conversation');
 const { ExchangeError, exportText, importText, readConversation } = await at('exchange');
 const { NO_PARAMETERS, faultsOf, loadSettings, readTools, requestFields, saveSettings } = await at('settings');
-const { Store } = await at('store');
+const { Store, storageOf } = await at('store');
 const { WORDS } = await at('words');
 const { useLanguage, word } = await at('language');
 const { newAnswer } = await at('answer');
@@ -68,7 +68,7 @@ test('calls wait for results until each has one', () => {
   assert.deepEqual(openCalls(pathOf(conversation)), [calls[1]]);
   addMessage(conversation, resultMessage(calls[1]));
   assert.deepEqual(openCalls(pathOf(conversation)), []);
-  assert.deepEqual(requestMessages(pathOf(conversation), ' be brief '), [
+  assert.deepEqual(requestMessages(pathOf(conversation), { ...NO_PARAMETERS, system: ' be brief ' }), [
     { role: 'system', content: ' be brief ' }, user('q'),
     { role: 'assistant', content: null, tool_calls: calls.map(({ id, name, arguments: text }) => ({ id, type: 'function', function: { name, arguments: text } })) },
     { role: 'tool', tool_call_id: 'c1', content: '7' }, { role: 'tool', tool_call_id: 'c2', content: 'The tool was not run.' },
@@ -92,8 +92,19 @@ test('answers that failed before their first word, and calls that were cut, are 
   addMessage(conversation, said('', { finish: '', error: { kind: 'away', text: '' } }));
   addMessage(conversation, user('again'));
   addMessage(conversation, said('so far', { tool_calls: [{ id: 'c', name: 'f', arguments: '{"a' }], finish: 'stopped' }));
-  assert.deepEqual(requestMessages(pathOf(conversation), ''), [user('q'), user('again'), { role: 'assistant', content: 'so far' }]);
+  assert.deepEqual(requestMessages(pathOf(conversation), NO_PARAMETERS), [user('q'), user('again'), { role: 'assistant', content: 'so far' }]);
   assert.deepEqual(openCalls(pathOf(conversation)), []);
+});
+
+test('a question alone goes with its own calls and nothing from before', () => {
+  const { conversation } = dialogue();
+  const alone = { ...NO_PARAMETERS, system: 's', alone: 'on' };
+  addMessage(conversation, user('q3'));
+  assert.deepEqual(requestMessages(pathOf(conversation), alone), [{ role: 'system', content: 's' }, user('q3')]);
+  const calls = [{ id: 'c', name: 'f', arguments: '{}' }];
+  addMessage(conversation, said('', { tool_calls: calls, finish: 'tool_calls' }));
+  addMessage(conversation, resultMessage(calls[0], '7'));
+  assert.deepEqual(requestMessages(pathOf(conversation), alone).map(({ role }) => role), ['system', 'user', 'assistant', 'tool']);
 });
 
 test('what is exported comes back the same', () => {
@@ -140,6 +151,16 @@ test('the store lists what changed last first and survives damaged entries', () 
   assert.equal(store.get(old.id), old);
 });
 
+test('where the browser forbids its storage, conversations last as long as the page', () => {
+  globalThis.window = { get localStorage() { throw new Error('SecurityError'); } };
+  const storage = storageOf('localStorage');
+  const { conversation } = dialogue();
+  assert.ok(new Store(storage).save(conversation));
+  assert.deepEqual(new Store(storage).list(), [conversation]);
+  new Store(storage).remove(conversation.id);
+  assert.deepEqual(new Store(storage).list(), []);
+});
+
 test('parameters are checked by their ranges and sent only when given', () => {
   const faults = (changes) => faultsOf({ ...NO_PARAMETERS, ...changes });
   assert.deepEqual(faults({}), {});
@@ -181,6 +202,6 @@ test('the language is the one chosen, else the first known one of the browser', 
   assert.equal(useLanguage('auto', ['fr', 'zh-TW', 'en']), 'zh');
   assert.equal(useLanguage('auto', ['fr']), 'en');
   assert.equal(useLanguage('en', ['zh-CN']), 'en');
-  assert.equal(word('tokens', { n: 1 }), '1 token');
-  assert.equal(word('tokens', { n: 2 }), '2 tokens');
+  assert.equal(word('imported', { n: 1 }), 'Imported one conversation.');
+  assert.equal(word('imported', { n: 2 }), 'Imported 2 conversations.');
 });

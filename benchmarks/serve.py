@@ -1,0 +1,185 @@
+"""Serving over HTTP: tokens a second, time to the first token and between tokens, at 1 to 64 streams at once.
+
+    python -m benchmarks.serve --models .bench/models --config small [--llama-python PATH]
+
+Ours, and llama.cpp's server (``llama-cpp-python[server]`` and ``gguf`` in an environment of its own) on the same
+weights, one after the other in each round; JSON lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Watch, cores
+from benchmarks.plan import LLAMA, OURS
+from benchmarks.presets import SIZES
+from benchmarks.serve_client import load
+from benchmarks.serve_files import served_directory
+from benchmarks.weights import write
+
+ROOT = Path(__file__).resolve().parents[1]
+_FORMS = {
+    "fp32": "f32",
+    "bf16": "f16",
+    "int8": "q8_0",
+    "int4": "q4_0",
+}  # what llama.cpp has beside ours
+_PATIENCE = 600.0  # seconds a server may take to start
+_PORT = re.compile(r"http://127\.0\.0\.1:(\d+)")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", type=Path, required=True, help="the folder weights.py fills")
+    parser.add_argument("--config", choices=SIZES, default="small")
+    parser.add_argument("--dtype", choices=_FORMS, default="bf16")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--requests", type=int, default=2, help="of each stream")
+    parser.add_argument("--prompt", type=int, default=128, help="tokens of a prompt")
+    parser.add_argument("--new", type=int, default=64, help="tokens of an answer")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--llama-python", type=Path, help="Python with llama_cpp and gguf")
+    arguments = parser.parse_args()
+    arguments.models = arguments.models.resolve()
+    return arguments
+
+
+def ours(arguments: argparse.Namespace) -> list[str]:
+    """Return the command that starts our server."""
+    number = "fp32" if arguments.dtype == "fp32" else "bf16"
+    source = write(arguments.models, arguments.config, number)
+    folder = served_directory(source, SIZES[arguments.config].vocab)
+    command = [sys.executable, "-m", "mindformers", "serve", str(folder), "--port", "0"]
+    command += ["--max_running", str(max(arguments.streams))]
+    tokens = max(arguments.streams) * (arguments.prompt + arguments.new + 32)
+    command += ["--cache_tokens", str(tokens)]
+    if arguments.dtype in ("int8", "int4"):
+        command += ["--quantization", arguments.dtype]
+    return command
+
+
+def llama(arguments: argparse.Namespace) -> list[str]:
+    """Return the command that starts llama.cpp's server; its file is written by its own Python."""
+    form = _FORMS[arguments.dtype]
+    command = [str(arguments.llama_python), "-m", "benchmarks.serve_gguf"]
+    command += ["--models", str(arguments.models), "--config", arguments.config, "--dtype", form]
+    path = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    command = [str(arguments.llama_python), "-m", "llama_cpp.server", "--model", path.split()[-1]]
+    command += ["--host", "127.0.0.1", "--port", str(free_port())]
+    command += ["--n_ctx", str(arguments.prompt + arguments.new + 32)]
+    command += ["--n_threads", str(arguments.threads), "--n_threads_batch", str(arguments.threads)]
+    # A request would otherwise break off the one before it.
+    command += ["--interrupt_requests", "false"]
+    # By default it computes the scores of all tokens of a prompt.
+    return [*command, "--logits_all", "false", "--verbose", "false"]
+
+
+def free_port() -> int:
+    """Return a port nobody listens at now."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def server(command: list[str], threads: int) -> Iterator[int]:
+    """Run a server while inside; gives its port once it answers.
+
+    Raises:
+        RuntimeError: If it ends or does not answer in time; the message is its last word.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"MINDFORMERS_THREADS": str(threads)}
+    log = Path(os.devnull) if "--verbose" in command else None
+    lines: list[str] = []
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE if log is None else subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        port = int(command[command.index("--port") + 1]) or _told_port(process, lines)
+        _await(process, port)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _told_port(process: subprocess.Popen[str], lines: list[str]) -> int:
+    import threading
+
+    assert process.stderr is not None
+    for line in process.stderr:
+        lines.append(line)
+        if found := _PORT.search(line):
+            # Its log goes on: somebody has to read it.
+            threading.Thread(target=lambda: list(process.stderr or ()), daemon=True).start()
+            return int(found[1])
+    raise RuntimeError((lines or ["the server ended"])[-1].strip())
+
+
+def _await(process: subprocess.Popen[str], port: int) -> None:
+    ends = time.monotonic() + _PATIENCE
+    while time.monotonic() < ends:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with code {process.returncode}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise RuntimeError(f"the server did not answer within {_PATIENCE:g} s")
+
+
+def measure(who: str, command: list[str], arguments: argparse.Namespace, number: int) -> None:
+    """Print a line for each number of streams."""
+    about: dict[str, Any] = {"who": who, "what": "serve", "config": arguments.config}
+    about |= {"dtype": arguments.dtype if who == OURS else _FORMS[arguments.dtype]}
+    about |= {"round": number, "prompt": arguments.prompt, "new": arguments.new}
+    shape = {"length": arguments.prompt, "new": arguments.new}
+    try:
+        with server(command, arguments.threads) as port:
+            load(port, 1, requests=1, **shape)  # unmeasured
+            for streams in arguments.streams:
+                watch = Watch()
+                figures = load(port, streams, requests=arguments.requests, **shape)
+                print(
+                    json.dumps({**about, **figures, "seconds": round(watch.seconds(), 2)}),
+                    flush=True,
+                )
+    except (RuntimeError, OSError) as error:
+        print(json.dumps({**about, "value": None, "error": str(error)}), flush=True)
+
+
+def main() -> None:
+    """Measure all rounds, in another order each."""
+    arguments = parse()
+    contest = {OURS: ours(arguments)}
+    if arguments.llama_python:
+        contest[LLAMA] = llama(arguments)
+    for number in range(arguments.rounds):
+        order = list(contest)
+        random.Random(number).shuffle(order)
+        for who in order:
+            measure(who, contest[who], arguments, number)
+
+
+if __name__ == "__main__":
+    main()

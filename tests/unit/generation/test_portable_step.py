@@ -1,0 +1,100 @@
+"""How pieces are padded for a MindSpore network, and what an NPU's attention is told of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mindformers.errors import GenerationError
+from mindformers.generation import portable_step
+from mindformers.generation.paged_step import Piece
+from mindformers.generation.portable_step import PortableStep
+
+VOCAB = 50
+
+
+class Config:
+    vocab_size, seq_length, block_size = VOCAB, 32, 4
+
+
+class Network:
+    """Gives each token's own id as its likeliest next one, and remembers how it was called."""
+
+    config, prefix_length, cache_serial = Config(), 0, 0
+
+    def __init__(self):
+        self.calls = []
+
+    def allocate_cache(self, num_blocks):
+        self.cache_serial += 1
+
+    def add_flags_custom(self, is_first_iteration):
+        self.calls.append(is_first_iteration)
+
+    def __call__(self, ids, positions, slots, tables, lengths, picked):
+        arrays = [each.asnumpy() for each in (ids, positions, slots, tables, lengths)]
+        self.calls.append([each.tolist() for each in arrays])
+        rows = np.eye(VOCAB, dtype=np.float32)[ids.asnumpy().reshape(-1)[picked.asnumpy()]]
+        return type("Tensor", (), {"asnumpy": lambda self: rows})()
+
+
+@pytest.fixture(params=["portable", "ascend"])
+def step(request, monkeypatch):
+    monkeypatch.setattr(portable_step, "active_backend", lambda: request.param)
+    monkeypatch.setattr(portable_step, "CachedForward", lambda network: network)
+    opened = PortableStep(Network())
+    opened.allocate(8)
+    return opened
+
+
+def blocks(*numbers):
+    return np.array(numbers, np.int32)
+
+
+PIECES = [
+    Piece([7], 5, blocks(1, 2), (0,)),
+    Piece([11, 12, 13], 0, blocks(3), (1, 2)),
+    Piece([9], 0, blocks(4), (0,)),
+    Piece([21, 22], 0, blocks(5)),
+]
+
+
+def test_logits_come_in_the_order_of_the_pieces(step):
+    assert step.run(PIECES).argmax(-1).tolist() == [7, 12, 13, 9]
+
+
+def test_short_pieces_are_filled_up_where_nobody_reads(step):
+    step.run(PIECES[1:2] + PIECES[3:])
+    ids, positions, slots, tables, lengths = step.network.calls[-1]
+    assert ids == [[11, 12, 13], [21, 22, 22]]
+    assert positions == [[0, 1, 2], [0, 1, 1]]
+    assert slots == [12, 13, 14, 20, 21, 0]
+    assert (tables, lengths) == ([[3], [5]], [3, 2])
+
+
+def test_an_npu_is_told_prompts_from_single_tokens_also_where_a_prompt_is_one_token(step):
+    step.run(PIECES)
+    if step.is_whole:
+        flags = [call for call in step.network.calls if isinstance(call, bool)]
+        calls = [call[0] for call in step.network.calls if not isinstance(call, bool)]
+        assert flags == [True, False]
+        assert calls == [[[11, 12, 13], [9, 9, 9], [21, 22, 22]], [[7]]]
+    else:
+        assert [call[0] for call in step.network.calls] == [
+            [[11, 12, 13], [21, 22, 22]],
+            [[7], [9]],
+        ]
+
+
+def test_a_cache_that_another_call_took_is_not_read(step):
+    step.network.allocate_cache(4)
+    with pytest.raises(GenerationError, match="its cache took the place of the engine's"):
+        step.run(PIECES)
+
+
+def test_an_npu_cannot_read_a_trained_prefix_in_steps(monkeypatch):
+    monkeypatch.setattr(portable_step, "active_backend", lambda: "ascend")
+    network = Network()
+    network.prefix_length = 3
+    with pytest.raises(GenerationError, match="a trained prefix cannot be read in steps on an NPU"):
+        PortableStep(network)

@@ -18,7 +18,6 @@ from mindformers.errors import GenerationError, TokenizerError
 from mindformers.extras import import_extra
 from mindformers.generation.array import Array
 from mindformers.generation.call_grammar import CallGrammar
-from mindformers.generation.logits import LogitsProcessor
 from mindformers.generation.request import Constraint
 from mindformers.tokenizer.schema_checks import check_schema
 from mindformers.tokenizer.tool_calls import callable_tools, dialect_of
@@ -255,34 +254,3 @@ class TokenConstraint:
         )
         copied._has_ended = self._has_ended
         return copied
-
-
-class ConstraintProcessor(LogitsProcessor):
-    """Holds the answer to one prompt to a constraint, as a rule for ``generate``.
-
-    Args:
-        constraint: The answer's own.
-    """
-
-    def __init__(self, constraint: Constraint) -> None:
-        self._constraint = constraint
-        self._length = 0  # tokens read; 0: none yet
-
-    def process_np(self, logits: Array, sequence_ids: Array) -> Array:
-        """Rule out the tokens that may not come next; see ``LogitsProcessor``.
-
-        Raises:
-            GenerationError: If a second answer is given to the same processor.
-        """
-        length = sequence_ids.shape[1]
-        if self._length and length != self._length + 1:
-            raise GenerationError(
-                "a constraint follows one answer only",
-                where="logits processor ConstraintProcessor",
-                fix="call generate once per prompt, each time with a new one",
-            )
-        if self._length:
-            self._constraint.accept(int(sequence_ids[0, -1]))
-        self._length = length
-        logits[0, ~self._constraint.allowed()] = -np.inf
-        return logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,21 @@ def test_grammars_are_compiled_once_and_few_are_kept(vocab: Path) -> None:
     assert info.misses == 300
     compiler.json({"const": 299})
     assert compiler._compile.cache_info().hits == 1
+
+
+def test_threads_share_a_compiler(vocab: Path) -> None:
+    tokenizer = dialect_tokenizer(vocab, "glm4")
+    compiler = GrammarCompiler(tokenizer, len(tokenizer))
+
+    def answer(number: int) -> int:
+        constraint = compiler.json({"const": number % 7})()
+        for token in tokenizer.encode_text(str(number % 7)):
+            assert constraint.allowed()[token]
+            constraint.accept(token)
+        return int(constraint.allowed().sum())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(answer, range(200))) == {2}  # the two ends of a plain answer
 
 
 def test_generate_keeps_to_a_constraint(plain: Walker) -> None:

@@ -80,7 +80,7 @@ class GrammarCompiler:
         dialect: str = "",
         *,
         is_parallel: bool = True,
-        plain: Mapping[str, Any] | bool | None = None,
+        plain: Mapping[str, Any] | None = None,
     ) -> Opener:
         """Return what holds an answer to calls of given tools, with arguments that fit their schemas.
 

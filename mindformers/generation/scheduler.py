@@ -22,7 +22,7 @@ class EngineSettings:
     """What an engine may take at once.
 
     Args:
-        num_blocks: Blocks of the cache; None: as the model's settings say.
+        num_blocks: Blocks of the cache; None: see ``open_engine``.
         max_running: Answers that go on at once.
         max_waiting: Requests that may wait for it.
         step_tokens: Tokens of a step, about: how long prompts hold up the answers that are under way.

@@ -91,6 +91,7 @@ class Scheduler:
             most = self.settings.step_tokens
             planned += self._share_out(reading, max(most - len(planned), most // PROMPT_PART, 1))
             if planned or not self.running:
+                assert planned or not self.waiting, "what was let in fits into an empty cache"
                 return planned
             # Beams wait for others of theirs, and these for blocks that somebody holds.
             self._preempt(self.running[-1])

@@ -43,28 +43,39 @@ run() { printf '$ %s\n' "$(shown "$@")"; "$@"; }
 tools=mindformers/tools/dataset_preprocess/glm4
 config=configs/glm4/finetune_glm4_tiny_cpu.yaml
 
-step "1/6 a vocabulary in GLM-4's format, trained from the data set"
-run python examples/tiny_chat/train_rank_file.py --data examples/tiny_chat/alpaca_tiny.json --vocab_size 2034 \
+data=examples/tiny_chat
+
+step "1/7 a vocabulary in GLM-4's format, trained from the data sets"
+run python $data/train_rank_file.py --data $data/alpaca_tiny.json $data/calls_tiny.json --vocab_size 2034 \
     --output "$out/tokenizer.model" --overwrite
-step "2/6 the data set as GLM-4 conversations, then as MindRecord"
-run python $tools/alpaca_converter.py --data_path examples/tiny_chat/alpaca_tiny.json \
-    --output_path "$out/alpaca_tiny.jsonl" --overwrite
+step "2/7 questions and tool calls as GLM-4 conversations, then as MindRecord"
+for name in alpaca calls; do
+    run python $tools/alpaca_converter.py --data_path $data/${name}_tiny.json \
+        --output_path "$out/${name}_tiny.jsonl" --overwrite
+done
 run python $tools/glm4_preprocess.py --input_glob "$out/alpaca_tiny.jsonl" --vocab_file "$out/tokenizer.model" \
-    --output_file "$out/alpaca_tiny.mindrecord" --seq_length 32 --overwrite --preview 2
-step "3/6 finetuning a tiny GLM-4"
+    --output_file "$out/alpaca_tiny.mindrecord" --seq_length 40 --overwrite --preview 2
+run python $tools/glm4_preprocess.py --input_glob "$out/*_tiny.jsonl" --vocab_file "$out/tokenizer.model" \
+    --output_file "$out/tiny_chat.mindrecord" --seq_length 256 --overwrite
+step "3/7 finetuning a tiny GLM-4"
 rm -rf "$out/finetune"
-run python run_mindformer.py --config $config --run_mode finetune --train_dataset "$out/alpaca_tiny.mindrecord" \
-    --output_dir "$out/finetune"
-step "4/6 conversion to a Hugging Face directory, and back"
+run python run_mindformer.py --config $config --run_mode finetune --train_dataset "$out/tiny_chat.mindrecord" \
+    --train_dataset.packing True --runner_config.batch_size 2 --output_dir "$out/finetune"
+step "4/7 conversion to a Hugging Face directory, and back"
 run python convert_weight.py --model glm4 --reversed --input_path "$out/finetune/checkpoint" \
     --output_path "$out/huggingface" --tokenizer "$out/tokenizer.model" --force
 run python convert_weight.py --model glm4 --input_path "$out/huggingface" --output_path "$out/glm4_tiny.safetensors" --force
-step "5/6 the finetuned model answers (from the Hugging Face directory)"
+step "5/7 the finetuned model answers (from the Hugging Face directory)"
 run python run_mindformer.py --config configs/glm4/predict_glm4_tiny_cpu.yaml --run_mode predict \
     --load_checkpoint "$out/huggingface" --processor.tokenizer.vocab_file "$out/tokenizer.model" \
     --predict_data "What is the capital of France?" "你好！" "Who are you?" --save_file "$out/answers.txt"
-step "6/6 how many questions of the data set it answers as the data does"
-run python examples/tiny_chat/check_answers.py --model "$out/huggingface" --data examples/tiny_chat/alpaca_tiny.json
+step "6/7 it calls a tool: a Python function, which runs"
+for question in "What is the weather in Rome?" "北京天气怎么样？"; do
+    printf '> %s\n' "$question"
+    run python -m mindformers chat "$out/huggingface" --no_history --tools $data/weather.py <<< "$question"
+done
+step "7/7 how many questions of the data set it answers as the data does"
+run python $data/check_answers.py --model "$out/huggingface" --data $data/alpaca_tiny.json
 
 printf '\ndone in %s s. Loss curve: %s/finetune/loss.png. Model: %s/huggingface\n' "$(($(date +%s) - begin))" "$out" "$out"
 if [ "$chat" = yes ]; then

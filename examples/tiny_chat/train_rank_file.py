@@ -22,9 +22,13 @@ import regex
 
 from mindformers.checkpoint.atomic import write_text
 from mindformers.dataset.formats import read_conversations
+from mindformers.dataset.messages import Conversation
 from mindformers.errors import ConfigError, DataError
 from mindformers.guard import run_guarded
+from mindformers.models.glm2.glm4_tokens import SPECIAL_TOKENS
 from mindformers.tokenizer.bpe import SPLIT_PATTERN, BytePairEncoder
+from mindformers.tokenizer.chat import chat_template, default_template
+from mindformers.tokenizer.special_tokens import build_special_tokens
 
 NUM_BYTES = 256
 
@@ -34,7 +38,8 @@ def read_texts(path: Path) -> list[str]:
 
     Args:
         path: JSON or JSON Lines with alpaca rows (gives the user's text and the output) or with
-            ``{"messages": [...]}`` (gives contents and the names of called tools).
+            ``{"messages": [...]}`` (gives contents and the names of called tools; with ``tools``,
+            the whole prompt, as GLM-4's template tells of them).
 
     Raises:
         DataError: If the file cannot be read, holds no rows, or one of its rows is wrong.
@@ -43,11 +48,21 @@ def read_texts(path: Path) -> list[str]:
     for row in read_conversations(path, order="any"):
         if isinstance(row, DataError):
             raise row
+        if row.tools:
+            texts += prompt_texts(row)
+            continue
         for message in row.messages:
             texts += [text for text in (message.metadata, message.content) if text]
     if not texts:
         raise DataError("the file holds no rows", where=str(path))
     return texts
+
+
+def prompt_texts(row: Conversation) -> list[str]:
+    """Return the texts between the control tokens of a conversation's prompt."""
+    template = chat_template(default_template(), build_special_tokens(0, SPECIAL_TOKENS))
+    messages = [message.as_dict() for message in row.messages]
+    return [part.text for part in template.render(messages, row.tools) if not part.is_control]
 
 
 def count_pieces(texts: Iterable[str]) -> Counter[bytes]:

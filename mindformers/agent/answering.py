@@ -4,38 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mindformers.agent.cached_model import ASSISTANT, Answer, CachedModel
 from mindformers.generation.decoding import open_decoder
+from mindformers.generation.stopping import CANCELLED
 from mindformers.generation.streamer import BaseStreamer
 from mindformers.models.text_model import turn_ends
-
-ASSISTANT = "<|assistant|>"  # between the calls of one turn
-CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model said.
-
-    Args:
-        text: All of it, ``<|assistant|>`` between the parts of a turn, no other control token.
-        finish_reason: ``stop``, ``length``, ``tool_calls``, ``stop_string`` or ``cancelled``.
-        prompt_tokens: Tokens that were read.
-        completion_tokens: Tokens that were made, the end token included.
-        seconds: From the question to the last token.
-        cached_tokens: Of the prompt's, those that did not have to be computed again.
-    """
-
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    seconds: float
-    cached_tokens: int = 0
 
 
 class _StoppedError(Exception):
@@ -102,7 +79,7 @@ def answer(
     """Answer a conversation.
 
     Args:
-        network: A model with ``generate``.
+        network: A model with ``generate``, or a ``CachedModel``.
         tokenizer: Its tokenizer.
         messages: The conversation; not changed.
         tools: Schemas the chat template shows.
@@ -115,17 +92,20 @@ def answer(
         MindFormersError: If the conversation or a setting cannot be used.
     """
     segments = tokenizer.render(messages, tools=tools or None, add_generation_prompt=True)
+    prompt = tokenizer.encode_segments(segments)
     ends = turn_ends(network, tokenizer)
+    settings = {"eos_token_id": ends, "allowed_vocab_size": len(tokenizer), **settings}
+    if isinstance(network, CachedModel):
+        return network.answer(prompt, settings, seed, on_text, is_unwanted)
     listener = _Listener(tokenizer, ends, on_text, is_unwanted)
     started = time.monotonic()
     try:
         output = network.generate(
-            [tokenizer.encode_segments(segments)],
+            [prompt],
             seed=seed,
             streamer=listener,
             tokenizer=tokenizer,
-            allowed_vocab_size=len(tokenizer),
-            **{"eos_token_id": ends, **settings, "return_dict_in_generate": True},
+            **{**settings, "return_dict_in_generate": True},
         )
         reason = output.finish_reasons[0]
     except _StoppedError:

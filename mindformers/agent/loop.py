@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mindformers.agent.answer_reader import AnswerReader
-from mindformers.agent.answering import CANCELLED, Answer, answer
+from mindformers.agent.answering import answer
+from mindformers.agent.cached_model import Answer
 from mindformers.agent.function_tool import FunctionTool
 from mindformers.agent.shortening import shortened
 from mindformers.agent.tool import Tool
 from mindformers.errors import ConfigError, ToolError
+from mindformers.generation.stopping import CANCELLED
 from mindformers.tokenizer.tool_calls import ParsedAnswer, ToolCall, dialect_of
 
 TOOL_ROUNDS, TIME_LIMIT, REPEATED = "tool_rounds", "time_limit", "repeated_call"

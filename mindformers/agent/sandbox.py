@@ -259,11 +259,11 @@ def _hook(writable: str, has_files: bool, has_system: bool) -> Callable[[str, tu
         is_write = event == "open" and (
             set(str(arguments[1] or "")) & set("wax+") or (arguments[2] or 0) & 3
         )
-        if is_write or event.startswith(changes):
-            path = arguments[0]
-            if not isinstance(path, int) and not (
+        paths = arguments[:1] if is_write else arguments[:2] if event.startswith(changes) else ()
+        for path in paths:
+            if isinstance(path, (str, bytes)) and not (
                 os.path.realpath(os.fsdecode(path)).startswith(root)
             ):
-                raise PermissionError(f"only the working folder may be written, not {path}")
+                raise PermissionError(f"only the working folder may be written, not {path!s}")
 
     return refuse

@@ -97,8 +97,8 @@ def chat_command(argv: Sequence[str]) -> int:
     given |= {
         field.name: options.pop(field.name) for field in fields(ToolLimits) if field.name in options
     }
-    tools = open_tools(options)
     setup_console_logging(logging.WARNING)
+    tools = open_tools(options)
     chat(options.pop("model_dir"), tools=tools, limits=ToolLimits(**given), **options)
     return 0
 
@@ -120,7 +120,9 @@ def open_tools(options: dict[str, Any]) -> list[Any]:
     if may_run:
         from mindformers.agent.python_tool import PythonTool
 
-        tools.append(PythonTool(folder, readable))
+        python = PythonTool(folder, readable)
+        python.start()  # what it lacks is said before the conversation
+        tools.append(python)
     elif folder or readable:
         raise ConfigError("--python_dir and --python_read belong to --python", fix="add --python")
     if sources or may_visit:

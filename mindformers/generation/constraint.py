@@ -6,6 +6,7 @@ opens a ``TokenConstraint`` of its own, which tells the tokens that may come nex
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from threading import Lock
@@ -17,16 +18,18 @@ from mindformers.errors import GenerationError, TokenizerError
 from mindformers.extras import import_extra
 from mindformers.generation.array import Array
 from mindformers.generation.call_grammar import CallGrammar
-from mindformers.generation.logits import LogitsProcessor
 from mindformers.generation.request import Constraint
+from mindformers.tokenizer.schema_checks import check_schema
 from mindformers.tokenizer.tool_calls import callable_tools, dialect_of
 from mindformers.tokenizer.tool_choice import chosen_tools
-from mindformers.tokenizer.tool_schema import check_schema, check_tools
+from mindformers.tokenizer.tool_schema import check_tools
 
 CALL_END = "<|observation|>"  # ends an answer that waits for the result of its calls
 _KEPT = 32  # compiled grammars; each may grow to some megabytes
 _LEXER_STATES = 20_000  # of one grammar, 1 to 2 kB each
 _GRAMMAR_SIZE = 200_000  # symbols of one grammar
+
+_LISTING = re.compile(r"^ *\d+ \|.*$", re.M)  # lines of a grammar in a library's message
 
 Opener = Callable[[], Constraint]
 
@@ -191,7 +194,8 @@ def _checked(check: Callable[..., Any], *arguments: Any) -> Any:
 
 def _reason(message: str) -> str:
     """Return what a library's message says, on one line, without its places in a grammar of ours."""
-    return " ".join(message.rpartition("failed to compile JSON schema:")[2].split())[:300]
+    said = message.rpartition("failed to compile JSON schema:")[2]
+    return " ".join(_LISTING.sub("", said).split())[:300]
 
 
 class TokenConstraint:
@@ -250,34 +254,3 @@ class TokenConstraint:
         )
         copied._has_ended = self._has_ended
         return copied
-
-
-class ConstraintProcessor(LogitsProcessor):
-    """Holds the answer to one prompt to a constraint, as a rule for ``generate``.
-
-    Args:
-        constraint: The answer's own.
-    """
-
-    def __init__(self, constraint: Constraint) -> None:
-        self._constraint = constraint
-        self._length = 0  # tokens read; 0: none yet
-
-    def process_np(self, logits: Array, sequence_ids: Array) -> Array:
-        """Rule out the tokens that may not come next; see ``LogitsProcessor``.
-
-        Raises:
-            GenerationError: If a second answer is given to the same processor.
-        """
-        length = sequence_ids.shape[1]
-        if self._length and length != self._length + 1:
-            raise GenerationError(
-                "a constraint follows one answer only",
-                where="logits processor ConstraintProcessor",
-                fix="call generate once per prompt, each time with a new one",
-            )
-        if self._length:
-            self._constraint.accept(int(sequence_ids[0, -1]))
-        self._length = length
-        logits[0, ~self._constraint.allowed()] = -np.inf
-        return logits

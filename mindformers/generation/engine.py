@@ -137,15 +137,13 @@ class _Call:
         """Read the prompts, then add tokens until every row has ended."""
         self._put([row.ids for row in self.rows])
         for row in self.rows:
-            row.next_draft = drafter.num_tokens if drafter is not None else 0
+            row.draft_length = drafter.num_tokens if drafter is not None else 0
         started = time.perf_counter()
         try:
-            logits: Sequence[Array] = list(
-                self._checked(self.runner.prefill(self.prompts))[:, np.newaxis]
-            )
+            logits = list(self._checked(self.runner.prefill(self.prompts))[:, np.newaxis])
             prefilled = time.perf_counter()
             running = self.rows
-            drafts: list[list[int]] = [[]] * len(self.rows)
+            drafts: list[list[int]] = [[]] * len(running)
             while running := self._step(running, logits, drafts):
                 drafts = self._drafts(running, drafter)
                 logits = self._read(running, drafts)
@@ -162,16 +160,16 @@ class _Call:
             return [[]] * len(running)
         room = min(drafter.num_tokens, self.runner.room(len(running)) - 1)
         # One token comes without a guess; the last one of a row is never read.
-        left = [min(room, row.next_draft, len(row.buffer) - row.length - 1) for row in running]
+        left = [min(room, row.next_draft(), len(row.buffer) - row.length - 1) for row in running]
         return drafter.draft(running, [max(0, count) for count in left])
 
-    def _read(self, running: list[Row], drafts: list[list[int]]) -> Sequence[Array]:
+    def _read(self, running: list[Row], drafts: list[list[int]]) -> list[Array]:
         """Read each row's newest token and the guesses after it; return the logits after each, (1 + k, V) a row."""
         rows = np.array([row.index for row in running], np.int32)
         newest = [int(row.ids[-1]) for row in running]
         if not any(drafts):
-            found = self._checked(self.runner.decode(np.array(newest, np.int32), rows))
-            return list(found[:, np.newaxis])
+            found = self.runner.decode(np.array(newest, np.int32), rows)
+            return list(self._checked(found)[:, np.newaxis])
         tokens = [[first, *draft] for first, draft in zip(newest, drafts, strict=True)]
         ends = np.cumsum([len(each) for each in tokens])
         return np.split(self._checked(self.runner.extend(tokens, rows)), ends[:-1])

@@ -10,6 +10,8 @@ from mindformers.generation.array import Array
 from mindformers.generation.request import Constraint
 from mindformers.generation.stopping import LENGTH, STOP_STRING, StopRules, StopTextScanner
 
+MOST_FAILED = 4  # guesses in a row after which the pause no longer grows
+
 
 @dataclass
 class Row:
@@ -25,7 +27,9 @@ class Row:
     finish_reason: str = ""
     num_drafted: int = 0
     num_accepted: int = 0
-    next_draft: int = 0  # tokens worth guessing next time
+    draft_length: int = 0  # tokens worth guessing next time
+    num_failed: int = 0  # guesses in a row that were wrong from the first token on
+    draft_from: int = 0  # length from which guessing is worth it again
 
     @property
     def ids(self) -> Array:
@@ -47,12 +51,23 @@ class Row:
             self.constraint.accept(token)
         return shown
 
+    def next_draft(self) -> int:
+        """Return how many tokens are worth guessing now."""
+        return self.draft_length if self.length >= self.draft_from else 0
+
     def count_draft(self, drafted: int, accepted: int) -> None:
-        """Note how many guessed tokens were right; next time twice as many are worth it, one at least."""
+        """Note how many guessed tokens were right, and what is worth guessing from now on.
+
+        Next time twice as many as were right, one at least. After guesses that failed from the first token on,
+        twice or more in a row, there are none for 2, 6 and at most 14 tokens: a pass that checks one costs more.
+        """
+        if not drafted:
+            return
         self.num_drafted += drafted
         self.num_accepted += accepted
-        if drafted:
-            self.next_draft = max(1, 2 * accepted)
+        self.draft_length = max(1, 2 * accepted)
+        self.num_failed = 0 if accepted else min(self.num_failed + 1, MOST_FAILED)
+        self.draft_from = self.length + max(0, 2**self.num_failed - 2)
 
     def _scan(self, scanner: StopTextScanner, token: int) -> list[int]:
         if self.finish_reason:  # an end token is not part of the text

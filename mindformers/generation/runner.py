@@ -7,7 +7,7 @@ the methods of ``ModelRunner``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mindspore as ms
@@ -19,7 +19,9 @@ from mindformers.generation.block_manager import BlockManager
 from mindformers.logger import warn_once
 from mindformers.ops.backend import active_backend
 
-PREFILL_CHUNK = 512  # tokens; bounds the memory of one pass over a long prompt
+PREFILL_CHUNK = 512  # tokens of a prompt in a pass, at most
+SMALLEST_CHUNK = 16
+SCORES = 2**26  # of a layer in a pass, about; bounds its memory where much is cached
 
 
 def to_tensor(array: Any) -> Tensor:
@@ -138,14 +140,14 @@ class CachedRunner:
     Args:
         network: A network with ``allocate_cache``, ``cached_logits``, ``add_flags_custom``, and
             ``prefix_length`` and ``write_prefix`` for a trained prefix that every row begins with.
-        chunk: Tokens of a prompt that go through the network at once.
+        chunk: Tokens of a prompt that go through the network at once, at most.
     """
 
     def __init__(self, network: nn.Cell, chunk: int = PREFILL_CHUNK):
         config = network.config
         self.network = network
         self.vocab_size, self.max_length = config.vocab_size, config.seq_length
-        self.prefix_length = network.prefix_length
+        self.num_heads, self.prefix_length = config.num_heads, network.prefix_length
         # An NPU's prompt attention sees this pass only, so a prompt goes through in one piece there.
         self.tells_passes_apart = active_backend() == "ascend"
         self.chunk = self.max_length if self.tells_passes_apart else chunk
@@ -172,15 +174,14 @@ class CachedRunner:
         logits = np.empty((len(prompts), self.vocab_size), np.float32)
         if self.tells_passes_apart:
             self.network.add_flags_custom(is_first_iteration=True)
-        for start in range(0, ids.shape[1], self.chunk):
-            stop = min(start + self.chunk, ids.shape[1])
+        for start, stop in self._pieces(*ids.shape):
             last = np.clip(lengths - 1 - start, 0, stop - start - 1)
             positions = np.arange(start, stop)
             found = self._run(
                 ids[:, start:stop],
                 positions,
                 self.blocks.slot_mapping(rows, positions + self.prefix_length),
-                tables,
+                tables[:, : self.blocks.blocks_for(self.prefix_length + stop)],
                 self.prefix_length + np.minimum(lengths, stop),
                 np.arange(len(rows)) * (stop - start) + last,
             )
@@ -189,6 +190,16 @@ class CachedRunner:
         if self.tells_passes_apart:
             self.network.add_flags_custom(is_first_iteration=False)
         return logits
+
+    def _pieces(self, batch: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) of what goes through at once: less where more is cached, on an NPU all."""
+        start = 0
+        while start < length:
+            most = SCORES // (batch * self.num_heads * (start + self.chunk))
+            size = self.chunk if self.tells_passes_apart else max(SMALLEST_CHUNK, most)
+            stop = min(start + min(size, self.chunk), length)
+            yield start, stop
+            start = stop
 
     def decode(self, tokens: Array, rows: Array) -> Array:
         """Append ``tokens`` (A,) to the prompts ``rows`` (A,) and return the logits after each, (A, V).

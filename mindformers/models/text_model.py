@@ -14,9 +14,8 @@ from mindformers.errors import GenerationError
 from mindformers.generation.beam_search import refuse_in_search, search
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.config_fields import FIELDS
-from mindformers.generation.constraint import ConstraintProcessor, compiler_of
+from mindformers.generation.constraint import compiler_of
 from mindformers.generation.engine import generate
-from mindformers.generation.logits import check_processors
 from mindformers.generation.output import GenerateOutput
 from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.stopping import STOP, TOOL_CALLS
@@ -99,17 +98,12 @@ class TextModel:
         settings = (generation_config or self.generation_defaults()).merged(**kwargs)
         if settings.allowed_vocab_size is None:
             settings.update(allowed_vocab_size=getattr(self.config, "num_used_tokens", None))
-        lengths = (settings.max_new_tokens, settings.max_length)
-        is_open = (
-            generation_config is None
-            and "max_length" not in kwargs
-            and lengths == (None, UPSTREAM_LENGTH)
-        )
+        is_open = generation_config is None and is_length_open(settings, kwargs)
         with streaming(streamer), self.answering(), _assisting(self, assistant) as guesser:
             prompts = prepare_prompts(input_ids, settings.pad_token_id, mask)
             if is_open:
-                room = self.config.seq_length - max(len(prompt) for prompt in prompts)
-                settings.update(max_new_tokens=max(1, min(DEFAULT_ANSWER_LENGTH, room)))
+                longest = max(len(prompt) for prompt in prompts)
+                settings.update(max_new_tokens=open_length(longest, self.config.seq_length))
             given: dict[str, Any] = {
                 "logits_processors": logits_processor or (),
                 "tokenizer": tokenizer,
@@ -155,7 +149,7 @@ class TextModel:
                 ``{"type": "function", "function": {"name": NAME}}``.
             seed: Seed of this call's draws.
             streamer: Gets the answer as it comes.
-            **kwargs: Fields of ``GenerationConfig``; ``logits_processor``.
+            **kwargs: Fields of ``GenerationConfig``; ``constraint`` and others of ``generate``.
 
         Returns:
             The answer and the history with this turn appended. Calls stand in the last message of the
@@ -171,17 +165,21 @@ class TextModel:
         messages.append({"role": user_role_name, "content": query})
         given: dict[str, Any] = {"tools": tools} if tools else {}
         segments = tokenizer.render(messages, add_generation_prompt=True, **given)
-        rules = check_processors(kwargs.pop("logits_processor", None))
         if tools and tool_choice not in ("auto", None):
+            if kwargs.get("constraint") is not None:
+                raise GenerationError(
+                    f"a constraint and tool_choice={tool_choice!r:.80}",
+                    where="chat",
+                    fix="leave one out: each says what the whole answer may be",
+                )
             compiler = compiler_of(tokenizer, self.config.vocab_size)
-            rules.append(ConstraintProcessor(compiler.tool_calls(tools, tool_choice)()))
+            kwargs["constraint"] = compiler.tool_calls(tools, tool_choice)
         output = self.generate(
             [tokenizer.encode_segments(segments)],
             seed=seed,
             streamer=streamer,
             tokenizer=tokenizer,
             allowed_vocab_size=len(tokenizer),
-            logits_processor=rules,
             **{
                 "eos_token_id": turn_ends(self, tokenizer),
                 **kwargs,
@@ -219,6 +217,17 @@ def _assisting(model: TextModel, assistant: Any) -> Iterator[Any]:
         )
     with assistant.answering():
         yield assistant.runner()
+
+
+def is_length_open(settings: GenerationConfig, given: Mapping[str, Any]) -> bool:
+    """Tell whether neither a model's ``settings`` nor what was ``given`` says how long an answer may be."""
+    lengths = (settings.max_new_tokens, settings.max_length)
+    return "max_length" not in given and lengths == (None, UPSTREAM_LENGTH)
+
+
+def open_length(num_prompt_tokens: int, seq_length: int) -> int:
+    """Return how long an answer may be where nobody says it: 512 tokens, or as many as fit."""
+    return max(1, min(DEFAULT_ANSWER_LENGTH, seq_length - num_prompt_tokens))
 
 
 def turn_ends(model: Any, tokenizer: Any) -> list[int]:

@@ -16,9 +16,12 @@ _BLOCK = 32  # columns that are packed together: checkpoint/quantized.py
 
 class _RoundedPass(_Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, values: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, scales: Tensor, bias: Tensor | None, is_trained: bool
+    ) -> Tensor:
         ctx.save_for_backward(values, scales)
-        return kernels.linear(x.contiguous(), kernels.dequantize(values, scales), bias)
+        weight = kernels.dequantize(values, scales)
+        return kernels.linear(x.contiguous(), weight, bias, is_trained)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple:
@@ -26,7 +29,7 @@ class _RoundedPass(_Function):
         weight = kernels.dequantize(values, scales)  # made again: it is 4 to 8 times what is kept
         needs = (True, False, False)
         dx, *_ = kernels.linear_backward(None, weight, dout.contiguous(), needs)
-        return dx, None, None, None
+        return dx, None, None, None, None
 
 
 class NativeRoundedLinear(nn.Cell):
@@ -37,7 +40,7 @@ class NativeRoundedLinear(nn.Cell):
     ) -> Tensor:
         """Return (T, out) for ``x`` (T, in); ``values`` and ``scales`` as of ``QuantizedMatrix``."""
         own = None if bias is None else bias.astype(ms.float32)
-        return _RoundedPass.apply(x, values, scales, own)
+        return _RoundedPass.apply(x, values, scales, own, self.training)
 
 
 class PortableRoundedLinear(nn.Cell):

@@ -55,7 +55,8 @@ def form_of(service: Service, body: ChatRequest) -> Form:
     is_named = isinstance(choice, NamedTool)
     is_parallel = body.parallel_tool_calls is not False and not is_named
     constraint = None
-    if choice != "auto":
+    is_strict = any(each.get("function", {}).get("strict") for each in checked)
+    if choice != "auto" or is_strict:  # else the model is free, as its calls are then its own
         chosen = choice.model_dump() if is_named else choice
         constraint = service.grammars.tool_calls(
             checked, chosen, service.dialect, is_parallel=is_parallel

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+from mindformers.agent.cached_model import CachedModel
 from mindformers.agent.loop import ToolLimits
 from mindformers.agent.tool import Tool
 from mindformers.errors import MindFormersError
@@ -59,31 +60,37 @@ def chat(  # noqa: PLR0913 -- the options of a command
             a terminal, a question. At a terminal that is shown, and the next question is read.
     """
     check_settings(settings)
-    network = open_model(model_dir, device_target=device_target, quantization=quantization)
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
     source = source or sys.stdin
     view = open_view(source.isatty())
     reader = QuestionReader(source, view)
-    session = ChatSession(
-        network,
-        tokenizer,
-        system=system,
-        keep_history=keep_history,
-        tools=tools,
-        limits=limits,
-        settings=settings,
-    )
-    if load is not None:
-        session.load(load)
-    if reader.is_interactive:
-        view.say(f"talk to {model_dir}; {HELP}")
-    if isinstance(view, TerminalView):
-        logger.setLevel(logging.ERROR)  # the view itself says why an answer was cut
+    model, tokenizer = open_chat(model_dir, device_target, quantization)
     try:
+        session = ChatSession(
+            model,
+            tokenizer,
+            system=system,
+            keep_history=keep_history,
+            tools=tools,
+            limits=limits,
+            settings=settings,
+        )
+        if load is not None:
+            session.load(load)
+        if reader.is_interactive:
+            view.say(f"talk to {model_dir}; {HELP}")
+        if isinstance(view, TerminalView):
+            logger.setLevel(logging.ERROR)  # the view itself says why an answer was cut
         return _converse(session, reader, view)
     finally:
-        for tool in tools:
-            tool.close()
+        for each in (model, *tools):
+            each.close()
+
+
+def open_chat(model_dir: str | Path, device_target: str, quantization: str | None) -> Any:
+    """Return the model of a directory behind an engine, and its tokenizer."""
+    network = open_model(model_dir, device_target=device_target, quantization=quantization)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    return CachedModel(network, tokenizer), tokenizer
 
 
 def _converse(session: ChatSession, reader: QuestionReader, view: ChatView) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindformers.agent.answering import Answer
+from mindformers.agent.cached_model import Answer
 from mindformers.agent.loop import ToolLimits, ToolRun, Watcher, as_tools, run_tools, schemas_of
 from mindformers.agent.tool import Tool
 from mindformers.checkpoint.atomic import write_text

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any, TextIO
 
-from mindformers.agent.answering import CANCELLED, Answer
+from mindformers.agent.cached_model import Answer
 from mindformers.agent.loop import REPEATED, TIME_LIMIT, TOOL_ROUNDS, ToolRun, Watcher
+from mindformers.generation.stopping import CANCELLED
 from mindformers.tokenizer.tool_calls import ToolCall
 
 _SHOWN_CHARS = 600  # of a result; the model gets more

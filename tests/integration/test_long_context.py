@@ -13,6 +13,7 @@ import pytest
 from mindformers.errors import GenerationError
 from mindformers.generation.native_runner import NativeRunner
 from mindformers.models.native_forms import native_runner
+from mindformers.ops.native.library import choose_backend
 from tests.support import induction
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +105,36 @@ def test_pieces_of_any_size_give_the_logits_of_one_pass(native: None, chunk: int
     np.testing.assert_allclose(
         found / np.abs(wanted).max(), wanted / np.abs(wanted).max(), atol=1e-6
     )
+
+
+def test_pieces_of_the_portable_form_give_the_logits_of_one_pass(
+    pynative: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mindspore import Tensor
+
+    from mindformers.generation import runner as portable
+    from mindformers.models.glm2.glm2 import ChatGLM2ForConditionalGeneration
+
+    choose_backend("portable")
+    settings = induction.config(seq_length=512, num_blocks=128)
+    network = ChatGLM2ForConditionalGeneration(settings)
+    weights = induction.weights(settings)
+    for name, parameter in network.weight_parameters().items():
+        parameter.set_data(Tensor(weights[name]))
+    prompts = [haystack(300, [0.3]).tolist(), [1, 2, 3], haystack(257, [0.9]).tolist()]
+    wanted = portable.CachedRunner(network, 10**6).prefill(prompts)
+    passes = []
+    for chunk, scores in ((64, 2**26), (64, 3 * 20 * 150), (300, 3 * 16 * 600)):
+        monkeypatch.setattr(portable, "SCORES", scores)
+        runner = portable.CachedRunner(network, chunk)
+        sizes = [stop - start for start, stop in runner._pieces(3, 300)]
+        assert sum(sizes) == 300
+        passes.append(sizes)
+        found = runner.prefill(prompts)
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(found / scale, wanted / scale, atol=1e-6)
+    # 20 * 150 scores a row: 46 tokens while 64 of the context count, in the end no less than 16.
+    assert (passes[0], passes[1][0], passes[1][-2]) == ([64, 64, 64, 64, 44], 46, 16)
 
 
 def test_a_text_that_is_too_long_is_refused_with_both_numbers(native: None) -> None:

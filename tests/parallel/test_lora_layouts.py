@@ -24,6 +24,8 @@ SLOW = [
     ("cp2_tp2", {"context_parallel": 2, **SEQUENCE}, {}),
     ("dp2_tp2", {"data_parallel": 2, "model_parallel": 2},
      {"parallel__enable_parallel_optimizer": True}),
+    # Stages of one process each hold whole matrices: they drop what one process drops.
+    ("pp4_dropout", {"pipeline_stage": 4, "micro_batch_num": 4}, {f"{PET}lora_dropout": 0.2}),
 ]  # fmt: skip
 
 
@@ -48,13 +50,14 @@ def run(material: Path, name: str, processes: int, degrees: dict, **settings):
 def one_process(material):
     made = {}
 
-    def alone(rows: int, micro: int):
-        if (rows, micro) not in made:
-            made[rows, micro] = run(
-                material, f"one_{rows}_{micro}", 1, {}, runner_config__batch_size=rows,
-                runner_config__gradient_accumulation_steps=micro,
+    def alone(rows: int, micro: int, dropout: float = 0):
+        key = (rows, micro, dropout)
+        if key not in made:
+            made[key] = run(
+                material, f"one_{len(made)}", 1, {}, runner_config__batch_size=rows,
+                runner_config__gradient_accumulation_steps=micro, **{f"{PET}lora_dropout": dropout},
             )  # fmt: skip
-        return made[rows, micro]
+        return made[key]
 
     return alone
 
@@ -82,7 +85,7 @@ def test_a_tensor_group_with_shared_rows_equals_one_process(material, one_proces
 def test_a_larger_layout_equals_one_process(material, one_process, name, degrees, settings):
     shared = run(material, name, 4, degrees, runner_config__batch_size=1, **settings)
     rows, micro = degrees.get("data_parallel", 1), degrees.get("micro_batch_num", 1)
-    require_equal(one_process(rows, micro), shared)
+    require_equal(one_process(rows, micro, settings.get(f"{PET}lora_dropout", 0)), shared)
 
 
 @pytest.mark.large

@@ -40,6 +40,9 @@ class ScriptedNetwork:
     def generation_defaults(self) -> GenerationConfig:
         return GenerationConfig()
 
+    def close(self) -> None:
+        """Hold nothing."""
+
     def generate(
         self, prompts: Any, *, streamer: Any, tokenizer: Any, seed: Any = None, **settings: Any
     ) -> GenerateOutput:

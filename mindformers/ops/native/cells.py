@@ -19,15 +19,18 @@ from mindformers.ops.native.training_attention import attention, attention_backw
 
 class _LinearPass(_Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, is_trained: bool
+    ) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        return kernels.linear(x, weight, bias)
+        return kernels.linear(x, weight, bias, is_trained)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple:
         x, weight = ctx.saved_tensors
-        return kernels.linear_backward(x, weight, dout.contiguous(), ctx.needs_input_grad)
+        slopes = kernels.linear_backward(x, weight, dout.contiguous(), ctx.needs_input_grad[:3])
+        return (*slopes, None)
 
 
 class NativeLinear(nn.Cell):
@@ -43,7 +46,8 @@ class NativeLinear(nn.Cell):
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return (T, out) for ``x`` (T, in), ``weight`` (out, in) and ``bias`` (out,) or None."""
-        return _LinearPass.apply(x, weight, None if bias is None else self.to_float32(bias))
+        own = None if bias is None else self.to_float32(bias)
+        return _LinearPass.apply(x, weight, own, self.training)
 
 
 class _RmsNormPass(_Function):
@@ -119,21 +123,26 @@ class NativeSplitSwiGlu(nn.Cell):
 class _ActivatedLinearPass(_Function):
     @staticmethod
     def forward(
-        ctx: Any, gate: Tensor, up: Tensor | None, weight: Tensor, bias: Tensor | None
+        ctx: Any,
+        gate: Tensor,
+        up: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        is_trained: bool,
     ) -> Tensor:
         gate, up = gate.contiguous(), None if up is None else up.contiguous()
         ctx.save_for_backward(gate, up, weight)
-        return kernels.linear(kernels.swiglu(gate, up), weight, bias)
+        return kernels.linear(kernels.swiglu(gate, up), weight, bias, is_trained)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple:
         gate, up, weight = ctx.saved_tensors
-        of_gate, of_up, of_weight, of_bias = ctx.needs_input_grad
+        of_gate, of_up, of_weight, of_bias, _ = ctx.needs_input_grad
         x = kernels.swiglu(gate, up) if of_weight else None
         needs = (of_gate or of_up, of_weight, of_bias)
         dx, dweight, dbias = kernels.linear_backward(x, weight, dout.contiguous(), needs)
         dgate, dup = (None, None) if dx is None else kernels.swiglu_backward(gate, up, dx)
-        return dgate, dup, dweight, dbias
+        return dgate, dup, dweight, dbias, None
 
 
 class NativeActivatedLinear(NativeLinear):
@@ -145,7 +154,7 @@ class NativeActivatedLinear(NativeLinear):
         """Return (T, out) for ``x`` (T, 2F), or gate and up, (T, F) each; the rest as of ``NativeLinear``."""
         gate, up = x if isinstance(x, tuple) else (x, None)
         own = None if bias is None else self.to_float32(bias)
-        return _ActivatedLinearPass.apply(gate, up, weight, own)
+        return _ActivatedLinearPass.apply(gate, up, weight, own, self.training)
 
 
 class _AttentionPass(_Function):

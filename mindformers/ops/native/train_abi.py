@@ -90,6 +90,7 @@ class SpanStruct(ctypes.Structure):
 _P, _N = c_void_p, c_int64
 # All return 0, or 1 when there was no memory.
 TRAIN_SIGNATURES: dict[str, tuple[tuple, type]] = {
+    "mf_train_linear": ((_P, _N, _P, _P, _N), c_int),
     "mf_linear_backward": ((_P, _P, _N, _P, _P, _P, _P), c_int),
     "mf_rms_norm": ((_P, _P, c_float, _N, _N, _P), c_int),
     "mf_rms_norm_backward": ((_P, _P, c_float, _P, _N, _N, _P, _P), c_int),

@@ -86,14 +86,23 @@ def rows_of(tensor: Tensor) -> int:
     return math.prod(tensor.shape[:-1])
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x W^T + b, (..., out), for ``x`` (..., in), ``weight`` (out, in), ``bias`` (out,) float32."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, is_trained: bool = False) -> Tensor:
+    """Return x W^T + b, (..., out).
+
+    Args:
+        x: (..., in).
+        weight: (out, in).
+        bias: (out,) float32, or None.
+        is_trained: A row is the same bit for bit however many stand beside it; else a few rows are summed in
+            another order than many, as fast as the weight can be read.
+    """
     rows, cols = weight.shape
     offset = None if bias is None else address(bias, "bias", (rows,))
     struct = weight_struct(weight, "weight", offset)
     start = address(x, "input", (*x.shape[:-1], cols))
     out = empty((*x.shape[:-1], rows))
-    required().mf_linear(start, rows_of(x), ctypes.byref(struct), out.data_ptr(), rows)
+    product = required().mf_train_linear if is_trained else required().mf_linear
+    product(start, rows_of(x), ctypes.byref(struct), out.data_ptr(), rows)
     return out
 
 

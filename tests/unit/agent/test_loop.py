@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mindformers.agent.answering import Answer
+from mindformers.agent.cached_model import Answer
 from mindformers.agent.loop import ToolLimits, Watcher, as_tools, run_tools
 from mindformers.errors import ConfigError
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mindformers.agent.python_tool import PythonLimits, PythonTool, code_of
+from mindformers.agent.python_process import PythonLimits
+from mindformers.agent.python_tool import PythonTool, code_of
 from mindformers.errors import ToolError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -233,6 +234,57 @@ def test_limits_cannot_be_raised_and_modes_of_files_not_changed(
     assert "Error" in run(tool, raising)
     assert run(tool, f"import os; os.chmod({str(target)!r}, 0o777)") == "(no output)"
     assert target.stat().st_mode & 0o777 == 0o640
+
+
+HOOKS = """
+import sys, importlib.util, pathlib
+spec = importlib.util.spec_from_file_location("sandbox", sys.argv[1])
+sandbox = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sandbox)
+def absent(*_):
+    raise OSError("not in this kernel")
+sandbox._restrict_files = sandbox._filter_calls = absent
+print(sandbox.put_up(memory_bytes=2**29, file_bytes=2**20, readable=[], writable=sys.argv[2]))
+inside, outside = pathlib.Path(sys.argv[2], "in"), pathlib.Path(sys.argv[3], "out")
+inside.write_text("x")
+def tried(action):
+    try:
+        action()
+        print("done")
+    except PermissionError as error:
+        print(error)
+import os, socket, subprocess
+tried(lambda: outside.write_text("x"))
+tried(lambda: os.open(outside, os.O_RDWR))
+tried(lambda: outside.unlink())
+tried(lambda: socket.socket())
+tried(lambda: subprocess.run(["true"]))
+tried(lambda: os.system("true"))
+tried(lambda: inside.unlink())
+"""
+
+
+def test_where_the_kernel_has_no_walls_python_itself_refuses(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "out").write_text("kept")
+    sandbox = ROOT / "mindformers/agent/sandbox.py"
+    done = subprocess.run(
+        [sys.executable, "-c", HOOKS, sandbox, tmp_path / "work", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    only = f"only the working folder may be written, not {tmp_path / 'out'}"
+    assert done.stdout.splitlines() == [
+        "{'files': 'python', 'system': 'python'}",
+        *[only] * 3,
+        "socket.__new__ is not allowed here",
+        "subprocess.Popen is not allowed here",
+        "os.system is not allowed here",
+        "done",
+    ]
+    assert (tmp_path / "out").read_text() == "kept"
 
 
 def test_nothing_of_this_process_environment_is_told(

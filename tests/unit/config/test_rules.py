@@ -93,6 +93,10 @@ CASES = {
         "optimizer.freeze_include: with pet_config only the adapters are trained; "
         "leave one of the two out",
     ),
+    "_adapters_answer": (
+        {"run_mode": "eval", "adapter_id": "folder"},
+        "adapter_id: has an effect when predicting only; elsewhere name the adapters with load_checkpoint",
+    ),
     "_metrics_of_this_task": (
         {"metric": {"type": "EntityScore"}, "do_eval": True},
         "metric: EntityScore is a metric of networks that label entities: not implemented",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import statistics
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from examples.tiny_chat.train_rank_file import main
+from mindformers.agent.tool_file import load_tools
 from mindformers.dataset.encode import encode_conversation
 from mindformers.dataset.formats import read_conversations
 from mindformers.dataset.messages import Conversation
@@ -18,6 +20,7 @@ from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 
 FOLDER = Path(__file__).resolve().parents[3] / "examples" / "tiny_chat"
 DATA, TOOLS = FOLDER / "alpaca_tiny.json", FOLDER / "tools_tiny.json"
+CALLS = FOLDER / "calls_tiny.json"
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool}
 
@@ -155,3 +158,44 @@ def test_tool_dialogues_render_with_the_call_as_metadata(tmp_path: Path) -> None
         '<|observation|>\n{"sky": "sunny", "temperature_c": 22}'
         "<|assistant|>\nIt is sunny in Paris, 22 degrees Celsius."
     )
+
+
+def test_the_dialogues_of_the_quickstart_tell_what_its_tool_does() -> None:
+    (tool,) = load_tools(FOLDER / "weather.py")
+    talks = conversations(CALLS)
+    turns = [
+        talk.messages[start : start + 4]
+        for talk in talks
+        for start in range(0, len(talk.messages), 4)
+    ]
+    assert (len(talks), len(turns)) == (16, 32)
+    assert all(list(talk.tools) == [tool.schema] for talk in talks)
+    for question, call, result, answer in turns:
+        assert call.metadata == tool.name
+        assert result.content == tool.call(call.content, 5.0, threading.Event())
+        city, weather = json.loads(call.content)["city"], json.loads(result.content)
+        assert city in question.content
+        for told in (city, weather["sky"], str(weather["celsius"])):
+            assert told in answer.content
+
+
+def test_the_dialogues_of_the_quickstart_fit_its_rows(tmp_path: Path) -> None:
+    output = tmp_path / "both.model"
+    data = ["--data", str(DATA), str(CALLS), "--vocab_size", "2034", "--output", str(output)]
+    assert main(data) == 0
+    tokenizer = ChatGLM4Tokenizer(str(output))
+    lengths = {
+        path.name: [
+            encode_conversation(
+                tokenizer,
+                [message.as_dict() for message in row.messages],
+                256,
+                tools=row.tools,
+                truncate=False,
+            ).num_tokens
+            for row in conversations(path)
+        ]
+        for path in (DATA, CALLS)
+    }
+    assert max(lengths[DATA.name]) <= 40
+    assert max(lengths[CALLS.name]) <= 256

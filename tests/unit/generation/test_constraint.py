@@ -11,7 +11,7 @@ import pytest
 
 from mindformers.errors import GenerationError, MissingExtraError
 from mindformers.generation.config import GenerationConfig
-from mindformers.generation.constraint import ConstraintProcessor, GrammarCompiler
+from mindformers.generation.constraint import GrammarCompiler
 from mindformers.generation.engine import generate
 from mindformers.models.glm2.glm3_tokenizer import ChatGLM3Tokenizer
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
@@ -314,23 +314,16 @@ def test_grammars_are_compiled_once_and_few_are_kept(vocab: Path) -> None:
 
 
 def test_generate_keeps_to_a_constraint(plain: Walker) -> None:
-    """The runner would rather say anything else; penalties and draws do not matter."""
+    """The runner would rather say anything else; penalties and draws do not matter, and rows not meet."""
     logits = np.linspace(1, 0, plain.size, dtype=np.float32)
+    form = plain.compiler.json({"enum": ["ab", "cd"]})
     for settings in ({}, {"do_sample": True, "temperature": 2.0, "repetition_penalty": 1.5}):
         config = GenerationConfig(max_new_tokens=60, eos_token_id=plain.ends, **settings)
-        processor = ConstraintProcessor(plain.compiler.json({"enum": ["ab", "cd"]})())
         output = generate(
-            FakeRunner(lambda ids: logits, plain.size, 100), [[1, 2]], config,
-            logits_processors=[processor], tokenizer=plain.tokenizer, seed=0,
+            FakeRunner(lambda ids: logits, plain.size, 100), [[1, 2], [3]], config,
+            constraint=form, tokenizer=plain.tokenizer, seed=0,
         )  # fmt: skip
-        answer = plain.tokenizer.decode(output.sequences[0][2:], skip_special_tokens=True)
-        assert json.loads(answer) in ("ab", "cd")
-        assert output.finish_reasons == ["stop"]
-
-
-def test_a_processor_of_one_answer_refuses_a_second(plain: Walker) -> None:
-    processor = ConstraintProcessor(plain.compiler.json()())
-    logits = np.zeros((1, plain.size), np.float32)
-    processor(logits.copy(), np.array([[1, 2]]))
-    with pytest.raises(GenerationError, match="a constraint follows one answer only"):
-        processor(logits.copy(), np.array([[1, 2]]))
+        for row, length in zip(output.sequences, (2, 1), strict=True):
+            answer = plain.tokenizer.decode(row[length:], skip_special_tokens=True)
+            assert json.loads(answer) in ("ab", "cd")
+        assert output.finish_reasons == ["stop", "stop"]

@@ -134,6 +134,7 @@ def test_no_more_is_guessed_than_the_cache_has_room_for_nor_than_was_worth_it():
     run(runner, [[1]], assistant=wrong, num_assistant_tokens=6, max_new_tokens=40)
     assert [size for (size,) in runner.extended[:2]] == [7, 2]
     assert all(size == 2 for (size,) in runner.extended[1:])
+    assert len(runner.extended) == 5  # after 0, 0, 2, 6 and 14 tokens, then 14 more
 
 
 def test_a_user_rule_sees_every_prefix_once_and_in_order():

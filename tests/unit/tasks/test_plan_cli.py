@@ -30,15 +30,7 @@ def refused(*arguments, config=PUBLISHED):
     return str(caught.value)
 
 
-PLANNED = [path for path in CONFIGS if "ptuning2" not in path.name]
-
-
-def test_a_trained_prefix_is_not_planned_and_that_is_said():
-    path = next(path for path in CONFIGS if path not in PLANNED)
-    assert "a trained prefix is not planned" in refused("--run_mode", "plan", config=path)
-
-
-@pytest.mark.parametrize("path", PLANNED, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_published_file_has_a_plan_as_it_is(capsys, path):
     text = said(capsys, config=path)
     assert "memory of a process, GB" in text

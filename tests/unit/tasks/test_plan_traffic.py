@@ -118,3 +118,23 @@ def test_adapters_of_a_tensor_group_are_summed_where_every_process_holds_them():
     of_four = total_sent(traffic_of(replace(job, layout=Layout(tensor=4)), 0))
     keys = 2 * 128 * 8 * 40  # B's rows of a key and a value head, held by two processes
     assert of_four["kv_copies", "all_reduce"] == (copies * keys, 2 * 40)
+
+
+def test_gradients_of_a_prefix_are_summed_where_several_processes_hold_it():
+    config = load_run_config(REPOSITORY / "configs/glm2/run_glm2_6b_ptuning2.yaml")
+    job = replace(job_of(config), recompute=())
+    width, narrow = 28 * 2 * 2 * 128, 64
+    of_four = total_sent(traffic_of(replace(job, layout=Layout(tensor=4)), 0))
+    rows = 128 * width // 2  # of one of two heads, held by two processes
+    assert of_four["kv_copies", "all_reduce"] == (2 * (1 - 1 / 2) * 4 * rows, 1)
+    deep = job.prefix.model_copy(update={"prefix_projection": True, "projection_dim": narrow})
+    deep = replace(job, prefix=deep, _held={})
+    before = 128 * width + narrow * width + narrow  # rows and first layer, whole in every process
+    stages = total_sent(traffic_of(replace(deep, layout=Layout(pipeline=4)), 1))
+    assert stages["model", "all_reduce"] == (2 * (1 - 1 / 4) * 4 * before, 3)
+    both = total_sent(traffic_of(replace(deep, layout=Layout(pipeline=2, tensor=4)), 0))
+    assert both["model", "all_reduce"] == (2 * (1 - 1 / 8) * 4 * before, 3)
+    last = width // 2 // 2 * (narrow + 1)  # of half the layers, one head
+    assert both["kv_copies", "all_reduce"] == (2 * (1 - 1 / 2) * 4 * last, 2)
+    copies = total_sent(traffic_of(replace(job, layout=Layout(data=2)), 0))
+    assert copies[R, "all_reduce"][0] == 2 * (1 - 1 / 2) * 4 * 128 * width

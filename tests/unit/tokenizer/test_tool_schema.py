@@ -9,15 +9,11 @@ import pytest
 
 from mindformers.errors import TokenizerError
 from mindformers.tokenizer.conversation import normalise_tools
+from mindformers.tokenizer.schema_checks import check_schema
 from mindformers.tokenizer.schema_types import types_of, value_json
 from mindformers.tokenizer.tool_calls import ToolCall
 from mindformers.tokenizer.tool_choice import chosen_tools
-from mindformers.tokenizer.tool_schema import (
-    argument_problems,
-    check_schema,
-    check_tools,
-    schema_problems,
-)
+from mindformers.tokenizer.tool_schema import argument_problems, check_tools, schema_problems
 
 
 def deep(levels: int) -> dict[str, Any]:
@@ -43,6 +39,14 @@ MANY = {
     },
     "$ref": "#/$defs/a0",
 }  # fmt: skip
+# No allOf: each reference has a pattern beside it.
+CHAIN = {
+    "$defs": {
+        **{f"a{i}": {"pattern": f"x{i}", "$ref": f"#/$defs/a{i + 1}"} for i in range(20)},
+        "a20": {"type": "string"},
+    },
+    "properties": {"a": {"$ref": "#/$defs/a0"}},
+}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,8 @@ MANY = {
         TREE,
         MANY,
         deep(60),
+        {"type": "object", "properties": {f"a{i}": {"pattern": f"b{i}"} for i in range(100)}},
+        {"anyOf": [{"pattern": f"b{i}"} for i in range(100)]},
         {"$defs": {"a/b": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/a~1b"}]}}, "$ref": "#/$defs/a~1b"},
     ],
 )  # fmt: skip
@@ -79,6 +85,15 @@ def test_schemas_of_use_pass(schema: Any) -> None:
         ({"pattern": r"(\p{L}{2,})+"}, "repeats a repetition"),
         ({"pattern": "("}, "here.pattern: the pattern '[(]' is no regular expression: missing"),
         ({"pattern": "a" * 1001}, "a pattern of 1001 characters; allowed: at most 1000"),
+        (
+            {"allOf": [{"pattern": f"a{i}"} for i in range(9)]},
+            "may have to be met at once; allowed: at most 8",
+        ),
+        (
+            {"patternProperties": {f"a{i}": {} for i in range(201)}},
+            "201 patterns and multipleOf; allowed: at most 200",
+        ),
+        (CHAIN, "too many patterns or multipleOf may"),
         ({"$ref": "#/$defs/x"}, "'#/[$]defs/x' leads nowhere; allowed: a place in the same schema"),
         ({"$ref": "http://127.0.0.1:1/x"}, "leads nowhere"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "leads back to itself"),

@@ -9,18 +9,19 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from mindformers.errors import ConfigError, DataError
-from mindformers.ops.backend import active_backend
 from mindformers.parallel.runtime import start_runtime
 from mindformers.training.optimizer import AdamW
 from mindformers.training.train_step import MFTrainOneStepCell
+from tests.support.glm_gradients import loss_and_gradients
 from tests.support.golden_model import CASES
 from tests.support.networks import golden_network, ints
 
 CASE = CASES[0]
 LENGTHS = (5, 1, 9, 3, 6)
 TOKENS = 16
-# The native products sum in another order where there are other rows: as far from the portable form as this.
-TOLERANCE = {"portable": 1e-6, "native": 3e-6}
+SAME = 1e-6  # norm of the difference over the norm, of each weight's gradient
+# Both forms of a batch, of the norm: float32 against float64, layer upon layer.
+TRUE = 3e-6
 
 
 def documents() -> list[tuple[np.ndarray, np.ndarray]]:
@@ -69,15 +70,29 @@ def assert_same_gradients(step: MFTrainOneStepCell) -> None:
     again, found = step.gradients(packed())
     assert again == pytest.approx(loss, rel=1e-6)
     for parameter, one, other in zip(step.optimizer.parameters, slopes, found, strict=True):
-        assert relative(other.asnumpy(), one.asnumpy()) < TOLERANCE[active_backend()], (
-            parameter.name
-        )
+        assert relative(other.asnumpy(), one.asnumpy()) < SAME, parameter.name
 
 
 def test_loss_and_gradients_equal_those_of_the_documents_alone(
     backend: str, pynative: None
 ) -> None:
     assert_same_gradients(step_of())
+
+
+def test_gradients_of_either_form_are_those_of_float64(backend: str, pynative: None) -> None:
+    step = step_of()
+    weights = {parameter.name: parameter.asnumpy() for parameter in step.optimizer.parameters}
+    truths = []
+    for batch in (padded(), packed()):
+        given = (batch["input_ids"], batch["labels"], batch.get("document_starts"))
+        loss, truth = loss_and_gradients(weights, CASE, *given)
+        truths.append(truth)
+        found, slopes = step.gradients(batch)
+        assert found == pytest.approx(loss, rel=1e-6)
+        for name, one in zip(weights, slopes, strict=True):
+            assert relative(one.asnumpy(), truth[name]) < TRUE, name
+    for name, one in truths[0].items():
+        assert relative(truths[1][name], one) < 1e-14, name
 
 
 def test_the_same_in_a_compiled_graph() -> None:

@@ -8,6 +8,10 @@ using namespace mf;
 
 extern "C" {
 
+int mf_train_linear(const float* x, int64_t tokens, const Weight* w, float* y, int64_t ldy) {
+  return guarded([&] { active().train->linear_forward(x, tokens, *w, y, ldy); });
+}
+
 int mf_linear_backward(const float* x, const float* dy, int64_t tokens, const Weight* w, float* dx, float* dw,
                         float* db) {
   return guarded([&] { active().train->linear_backward(x, dy, tokens, *w, dx, dw, db); });

@@ -109,6 +109,7 @@ void scale_all(const FloatSpan& span, float factor);
 #endif
 
 struct TrainKernels {
+  void (*linear_forward)(const float*, int64_t, const Weight&, float*, int64_t);
   void (*linear_backward)(const float*, const float*, int64_t, const Weight&, float*, float*, float*);
   void (*rms_norm_forward)(const float*, const float*, float, int64_t, int64_t, float*);
   void (*rms_norm_backward)(const float*, const float*, float, const float*, int64_t, int64_t, float*, float*);

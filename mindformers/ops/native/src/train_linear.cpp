@@ -54,7 +54,7 @@ void run_chunk(const HeadCall& call, const Chunk& chunk, bool is_first) {
   const int64_t cols = w.cols, vocab = w.rows;
   for (int64_t i = 0; i < chunk.count; ++i)
     std::memcpy(chunk.hidden + i * cols, call.hidden + chunk.tokens[i] * cols, size_t(cols) * 4);
-  linear(chunk.hidden, chunk.count, w, chunk.logits, vocab);
+  linear_large(chunk.hidden, chunk.count, w, chunk.logits, vocab);
   each_piece(chunk.count, 4, [&](int64_t first, int64_t count) {
     for (int64_t i = first; i < first + count; ++i) {
       const int64_t t = chunk.tokens[i];

@@ -1,4 +1,5 @@
 // The training kernels of one instruction set as a table; Kernels points at it.
+#include "kernels.h"
 #include "kernels_train.h"
 
 namespace mf {
@@ -6,6 +7,7 @@ namespace ISA {
 
 extern const TrainKernels train_kernels;
 const TrainKernels train_kernels = {
+    linear_large,  // of any number of tokens: a row must not depend on how many stand beside it
     linear_backward,
     rms_norm_forward,
     rms_norm_backward,

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from mindformers.serving.fields import MAX_TOP_LOGPROBS, AnswerFields, Ids, Strict, either
+from mindformers.serving.settings import MAX_MESSAGES
 
 _TEMPLATE = "the server's own chat template is used; a request cannot bring one"
 _TOOLS = "an older form; use tools and tool_choice"
@@ -74,6 +75,11 @@ class ChatMessage(Strict):
     }
 
 
+Messages = Annotated[
+    list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+]
+
+
 class NamedFunction(Strict):
     """A function's name."""
 
@@ -117,7 +123,7 @@ class ChatRequest(AnswerFields):
         response_format: Text, any JSON object, or JSON of a schema.
     """
 
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1)]
+    messages: Messages
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -184,7 +190,7 @@ class TokenizeRequest(Strict):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1)] | None = None
+    messages: Messages | None = None
     tools: Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=128)] | None = None
     add_special_tokens: bool = True
 

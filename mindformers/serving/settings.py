@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,8 +12,11 @@ from mindformers.errors import ConfigError
 _ORIGIN = re.compile(r"https?://[^\s/?#@]+")
 
 
-def _limit(default: float, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
+MAX_MESSAGES = 10_000  # a longer list is not read to its end, whatever a server allows
+
+
+def _limit(default: float, meaning: str, most: float = math.inf) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "most": most})
 
 
 @dataclass(frozen=True)
@@ -20,13 +24,13 @@ class Limits:
     """The most that one request may be or take; beyond it the request is refused.
 
     Raises:
-        ConfigError: If a limit is not above zero.
+        ConfigError: If a limit is not above zero, or beyond what is ever read.
     """
 
-    max_body_bytes: int = _limit(4 * 2**20, "bytes of a request's body")
+    max_body_bytes: int = _limit(2 * 2**20, "bytes of a request's body")
     body_timeout: float = _limit(30.0, "seconds a body may take to arrive")
     max_json_depth: int = _limit(64, "levels of nesting in a body")
-    max_messages: int = _limit(1024, "messages of a conversation")
+    max_messages: int = _limit(1024, "messages of a conversation", MAX_MESSAGES)
     max_answers: int = _limit(16, "answers of one request: its prompts times n")
     max_stop: int = _limit(16, "stop strings")
     default_max_tokens: int = _limit(2048, "tokens of an answer where a request names no number")
@@ -35,9 +39,11 @@ class Limits:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if not value > 0:
+            most = each.metadata["most"]
+            if not 0 < value <= most:
+                up_to = "" if math.isinf(most) else f", up to {most}"
                 raise ConfigError(
-                    f"found {value}", where=f"--{each.name}", allowed="a number above 0"
+                    f"found {value}", where=f"--{each.name}", allowed=f"a number above 0{up_to}"
                 )
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,25 @@ def test_auto_leaves_the_choice(plain: Walker) -> None:
     assert not constraint.allowed()[special["<|user|>"]]  # a name must be whole
 
 
+def test_a_plain_answer_beside_tools_can_be_held_to_a_schema(walker: Walker, dialect: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"],
+              "additionalProperties": False}  # fmt: skip
+    opener = walker.compiler.tool_calls(TOOLS[:1], plain=schema)
+    kinds = set()
+    for rng in seeds(24):
+        text, end = walker.walk(opener, rng)
+        if not end:
+            continue
+        answer = parse_answer(text, TOOLS[:1], "tool_calls", dialect)
+        if answer.tool_calls:
+            kinds.add("call")
+            assert answer.tool_calls[0].name == "weather"
+        else:
+            kinds.add("json")
+            assert schema_problems(json.loads(without_thoughts(answer.content)), schema) == []
+    assert kinds == {"call", "json"}
+
+
 def test_none_calls_nothing(walker: Walker, dialect: str) -> None:
     opener = walker.compiler.tool_calls(TOOLS, "none")
     for rng in seeds(6):
@@ -311,6 +331,21 @@ def test_grammars_are_compiled_once_and_few_are_kept(vocab: Path) -> None:
     assert info.misses == 300
     compiler.json({"const": 299})
     assert compiler._compile.cache_info().hits == 1
+
+
+def test_threads_share_a_compiler(vocab: Path) -> None:
+    tokenizer = dialect_tokenizer(vocab, "glm4")
+    compiler = GrammarCompiler(tokenizer, len(tokenizer))
+
+    def answer(number: int) -> int:
+        constraint = compiler.json({"const": number % 7})()
+        for token in tokenizer.encode_text(str(number % 7)):
+            assert constraint.allowed()[token]
+            constraint.accept(token)
+        return int(constraint.allowed().sum())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(answer, range(200))) == {2}  # the two ends of a plain answer
 
 
 def test_generate_keeps_to_a_constraint(plain: Walker) -> None:

@@ -56,11 +56,11 @@ done
 run python $tools/glm4_preprocess.py --input_glob "$out/alpaca_tiny.jsonl" --vocab_file "$out/tokenizer.model" \
     --output_file "$out/alpaca_tiny.mindrecord" --seq_length 40 --overwrite --preview 2
 run python $tools/glm4_preprocess.py --input_glob "$out/*_tiny.jsonl" --vocab_file "$out/tokenizer.model" \
-    --output_file "$out/tiny_chat.mindrecord" --seq_length 160 --overwrite
+    --output_file "$out/tiny_chat.mindrecord" --seq_length 256 --overwrite
 step "3/7 finetuning a tiny GLM-4"
 rm -rf "$out/finetune"
 run python run_mindformer.py --config $config --run_mode finetune --train_dataset "$out/tiny_chat.mindrecord" \
-    --train_dataset.packing True --train_dataset.max_seq_length 160 --runner_config.batch_size 3 --output_dir "$out/finetune"
+    --train_dataset.packing True --runner_config.batch_size 2 --output_dir "$out/finetune"
 step "4/7 conversion to a Hugging Face directory, and back"
 run python convert_weight.py --model glm4 --reversed --input_path "$out/finetune/checkpoint" \
     --output_path "$out/huggingface" --tokenizer "$out/tokenizer.model" --force

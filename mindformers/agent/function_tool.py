@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import re
@@ -70,7 +69,11 @@ class FunctionTool:
 
     def _run(self, values: dict[str, Any]) -> Any:
         result = self.function(**values)
-        return asyncio.run(result) if inspect.iscoroutine(result) else result
+        if not inspect.iscoroutine(result):
+            return result
+        import asyncio  # takes its time to load
+
+        return asyncio.run(result)
 
 
 def as_text(value: Any) -> str:

@@ -13,7 +13,7 @@ COMMANDS = {
     "run": "finetune, evaluate or predict from a YAML file (the same as run_mindformer.py)",
     "convert": "weights between Hugging Face and this library (the same as convert_weight.py)",
     "average": "the averaged weights of a checkpoint (optimizer.ema_decay) as weights of their own",
-    "chat": "talk to a model in the terminal",
+    "chat": "talk to a model in the terminal, and let it use tools",
     "serve": "serve a model to OpenAI's clients and to a browser",
     "lm_eval": "lm-evaluation-harness with --model mindformers",
     "report": "the pages of a run, from its output folder",

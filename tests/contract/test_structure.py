@@ -110,7 +110,7 @@ WITHOUT_FRAMEWORK = sorted(
         "models/base_config.py", "models/sources.py", "models/presets.py", "models/auto.py",
         "guard.py", "errors.py", "logger.py", "registry.py", "tasks/predict.py", "tasks/build.py",
         "tasks/pipeline.py", "tasks/evaluate.py", "tasks/open_model.py", "evaluation/**/*.py",
-        "serving/**/*.py",
+        "serving/**/*.py", "tasks/chat*.py", "agent/*.py",
     )
     for path in PACKAGE.glob(pattern)
     if path.stem not in MINDSPORE_SIDE

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mindformers.agent.python_tool import PythonLimits, PythonTool, code_of
+from mindformers.agent.python_process import PythonLimits
+from mindformers.agent.python_tool import PythonTool, code_of
 from mindformers.errors import ToolError
 
 ROOT = Path(__file__).resolve().parents[3]

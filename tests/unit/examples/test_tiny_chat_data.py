@@ -163,16 +163,20 @@ def test_tool_dialogues_render_with_the_call_as_metadata(tmp_path: Path) -> None
 def test_the_dialogues_of_the_quickstart_tell_what_its_tool_does() -> None:
     (tool,) = load_tools(FOLDER / "weather.py")
     talks = conversations(CALLS)
-    assert len(talks) == 12
-    for talk in talks:
-        question, call, result, answer = talk.messages
-        assert list(talk.tools) == [tool.schema]
+    turns = [
+        talk.messages[start : start + 4]
+        for talk in talks
+        for start in range(0, len(talk.messages), 4)
+    ]
+    assert (len(talks), len(turns)) == (16, 32)
+    assert all(list(talk.tools) == [tool.schema] for talk in talks)
+    for question, call, result, answer in turns:
         assert call.metadata == tool.name
         assert result.content == tool.call(call.content, 5.0, threading.Event())
         city, weather = json.loads(call.content)["city"], json.loads(result.content)
+        assert city in question.content
         for told in (city, weather["sky"], str(weather["celsius"])):
             assert told in answer.content
-        assert city in question.content
 
 
 def test_the_dialogues_of_the_quickstart_fit_its_rows(tmp_path: Path) -> None:
@@ -185,7 +189,7 @@ def test_the_dialogues_of_the_quickstart_fit_its_rows(tmp_path: Path) -> None:
             encode_conversation(
                 tokenizer,
                 [message.as_dict() for message in row.messages],
-                160,
+                256,
                 tools=row.tools,
                 truncate=False,
             ).num_tokens
@@ -194,4 +198,4 @@ def test_the_dialogues_of_the_quickstart_fit_its_rows(tmp_path: Path) -> None:
         for path in (DATA, CALLS)
     }
     assert max(lengths[DATA.name]) <= 40
-    assert max(lengths[CALLS.name]) <= 160
+    assert max(lengths[CALLS.name]) <= 256

@@ -37,7 +37,7 @@ TINY, NINE = "finetune_glm4_tiny_cpu.yaml", "finetune_glm4_9b.yaml"
 def test_a_small_run_is_announced_without_a_warning(said):
     ((level, text),) = said(TINY, 20 * GIB)
     assert level == "INFO"
-    assert text == "memory: up to 0.7 GB a process, 1 here; 20.0 GB are free on this machine"
+    assert text == "memory: up to 0.8 GB a process, 1 here; 20.0 GB are free on this machine"
 
 
 def test_a_run_that_does_not_fit_is_warned_of_with_the_smallest_change(said):

@@ -18,7 +18,6 @@ from mindformers.errors import GenerationError, TokenizerError
 from mindformers.extras import import_extra
 from mindformers.generation.array import Array
 from mindformers.generation.call_grammar import CallGrammar
-from mindformers.generation.logits import LogitsProcessor
 from mindformers.generation.request import Constraint
 from mindformers.tokenizer.schema_checks import check_schema
 from mindformers.tokenizer.tool_calls import callable_tools, dialect_of
@@ -81,6 +80,7 @@ class GrammarCompiler:
         dialect: str = "",
         *,
         is_parallel: bool = True,
+        plain: Mapping[str, Any] | None = None,
     ) -> Opener:
         """Return what holds an answer to calls of given tools, with arguments that fit their schemas.
 
@@ -92,6 +92,7 @@ class GrammarCompiler:
                 ``{"type": "function", "function": {"name": NAME}}``: one call of that tool.
             dialect: How the model writes calls; empty: as its tokenizer's chat template does.
             is_parallel: Several calls may be made at once; never of a tool that is named.
+            plain: Schema that a plain answer, where there may be one, has to fit as JSON; None: none.
 
         Raises:
             GenerationError: If the tools, the choice or a schema cannot be used.
@@ -100,12 +101,15 @@ class GrammarCompiler:
         checked = callable_tools(_checked(check_tools, tools, "tools"), dialect)
         allowed, mode = _checked(chosen_tools, checked, choice)
         grammar = CallGrammar(self._special, dialect)
+        if plain is not None:
+            _checked(check_schema, plain, "json_schema")
         if not allowed:
             return self._opener(grammar.text(), self._ends - self._call_ends, "tools")
         text = grammar.calls(
             allowed,
             is_forced=mode != "auto",
             is_parallel=is_parallel and mode != "named",
+            plain=plain,
         )
         return self._opener(text, self._ends if mode == "auto" else self._call_ends, "tools")
 
@@ -255,34 +259,3 @@ class TokenConstraint:
         )
         copied._has_ended = self._has_ended
         return copied
-
-
-class ConstraintProcessor(LogitsProcessor):
-    """Holds the answer to one prompt to a constraint, as a rule for ``generate``.
-
-    Args:
-        constraint: The answer's own.
-    """
-
-    def __init__(self, constraint: Constraint) -> None:
-        self._constraint = constraint
-        self._length = 0  # tokens read; 0: none yet
-
-    def process_np(self, logits: Array, sequence_ids: Array) -> Array:
-        """Rule out the tokens that may not come next; see ``LogitsProcessor``.
-
-        Raises:
-            GenerationError: If a second answer is given to the same processor.
-        """
-        length = sequence_ids.shape[1]
-        if self._length and length != self._length + 1:
-            raise GenerationError(
-                "a constraint follows one answer only",
-                where="logits processor ConstraintProcessor",
-                fix="call generate once per prompt, each time with a new one",
-            )
-        if self._length:
-            self._constraint.accept(int(sequence_ids[0, -1]))
-        self._length = length
-        logits[0, ~self._constraint.allowed()] = -np.inf
-        return logits

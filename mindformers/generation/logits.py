@@ -208,7 +208,7 @@ def keep_top_k(logits: Array, top_k: int) -> Array:
     """Keep exactly the ``top_k`` largest (the lower id of equals); 0 or V and above keeps all."""
     if top_k <= 0 or top_k >= len(logits):
         return logits
-    threshold = _kth_largest(logits, top_k)
+    threshold = kth_largest(logits, top_k)
     kept = np.flatnonzero(logits > threshold)
     equal = np.flatnonzero(logits == threshold)[: top_k - len(kept)]
     return _only(logits, np.concatenate((kept, equal)))
@@ -230,7 +230,7 @@ def keep_top_p(logits: Array, top_p: float) -> Array:
     tried = _FIRST_TRY
     while True:
         # Only the likeliest few are sorted; a flat distribution asks for more.
-        head = ids if tried >= len(ids) else ids[values >= _kth_largest(values, tried)]
+        head = ids if tried >= len(ids) else ids[values >= kth_largest(values, tried)]
         order = head[np.argsort(-logits[head], kind="stable")]
         mass = np.cumsum(np.exp(logits[order].astype(np.float64) - values.max()))
         if mass[-1] >= target or len(head) == len(ids):
@@ -249,7 +249,7 @@ def keep_min_p(logits: Array, min_p: float) -> Array:
     return np.where(logits >= logits.max() + np.float32(np.log(min_p)), logits, -np.inf)
 
 
-def _kth_largest(values: Array, k: int) -> Any:
+def kth_largest(values: Array, k: int) -> Any:
     """Return the k-th largest of ``values``; a partition of them all only when k is large."""
     blocks = len(values) // _BLOCK
     if k * 2 < blocks:

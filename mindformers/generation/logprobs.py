@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mindformers.generation.array import Array
+from mindformers.generation.logits import kth_largest
 from mindformers.generation.request import TokenLogprob
 
 
@@ -21,8 +22,7 @@ def token_logprob(logits: Array, token: int, num_top: int) -> TokenLogprob:
     count = min(num_top, len(logits))
     top: tuple[tuple[int, float], ...] = ()
     if count:
-        bound = np.partition(logits, len(logits) - count)[len(logits) - count]
-        likely = np.flatnonzero(logits >= bound)
+        likely = np.flatnonzero(logits >= kth_largest(logits, count))
         order = likely[np.argsort(-logits[likely], kind="stable")][:count]
         top = tuple((int(each), float(logits[each]) - total) for each in order)
     return TokenLogprob(token, float(logits[token]) - total, top)

@@ -12,7 +12,7 @@ from mindformers.errors import GenerationError
 from mindformers.generation.array import Array
 from mindformers.generation.block_tables import DUMP_BLOCK
 from mindformers.generation.paged_step import Piece, flatten, prefix_slots
-from mindformers.generation.runner import CachedForward, to_tensor
+from mindformers.generation.runner import SCORES, SMALLEST_CHUNK, CachedForward, to_tensor
 from mindformers.ops.backend import active_backend
 from mindformers.parallel.mesh import mesh
 
@@ -28,6 +28,8 @@ class PortableStep:
         GenerationError: If several processes share the network, or an NPU's attention of a prompt would
             not see its prefix.
     """
+
+    block_bytes = 0  # MindSpore's parameters take their memory when they are made
 
     def __init__(self, network: Any) -> None:
         config = network.config
@@ -82,26 +84,47 @@ class PortableStep:
                 where="engine",
                 fix="while an engine is open, ask it instead of the network",
             )
-        ends = np.cumsum([0, *(len(piece.picked) for piece in pieces)])
+        parts = [part for piece in pieces for part in self._cut(piece)]
+        ends = np.cumsum([0, *(len(part.picked) for part in parts)])
         logits = np.empty((ends[-1], self.vocab_size), np.float32)
-        for group in self._groups(pieces):
-            found = self._run([pieces[place] for place in group])
-            rows = [row for place in group for row in range(ends[place], ends[place + 1])]
+        for places in self._batches(parts):
+            found = self._run([parts[place] for place in places])
+            rows = [row for place in places for row in range(ends[place], ends[place + 1])]
             logits[rows] = found
         return logits
 
-    def _groups(self, pieces: Sequence[Piece]) -> Iterator[list[int]]:
-        """Yield the places of pieces that go through the network together."""
+    def _cut(self, piece: Piece) -> Iterator[Piece]:
+        """Yield a piece in parts whose attention scores are not too many; on an NPU as it is."""
+        length = len(piece.ids)
+        most = SCORES // max(1, self._num_scores([piece]) // length)
+        size = length if self.is_whole else max(SMALLEST_CHUNK, most)
+        for start in range(0, length, size):
+            stop = min(start + size, length)
+            picked = tuple(place - start for place in piece.picked if start <= place < stop)
+            yield Piece(piece.ids[start:stop], piece.start + start, piece.blocks, picked)
+
+    def _batches(self, pieces: Sequence[Piece]) -> Iterator[list[int]]:
+        """Yield the places of pieces that go through the network together, in order."""
         for is_prompt in (True, False):
-            group = [
-                place
-                for place, piece in enumerate(pieces)
-                if (piece.start == 0 if self.is_whole else len(piece.ids) > 1) == is_prompt
-            ]
-            if group:
-                if self.is_whole:
-                    self.network.add_flags_custom(is_first_iteration=is_prompt)
-                yield group
+            batch: list[int] = []
+            for place, piece in enumerate(pieces):
+                if (piece.start == 0 if self.is_whole else len(piece.ids) > 1) != is_prompt:
+                    continue
+                together = [*(pieces[each] for each in batch), piece]
+                if batch and not self.is_whole and self._num_scores(together) > SCORES:
+                    yield batch
+                    batch = []
+                batch.append(place)
+            if batch and self.is_whole:
+                self.network.add_flags_custom(is_first_iteration=is_prompt)
+            if batch:
+                yield batch
+
+    def _num_scores(self, pieces: Sequence[Piece]) -> int:
+        """Return how many attention scores a layer computes for padded pieces."""
+        width = max(len(piece.ids) for piece in pieces)
+        cached = self.prefix_length + max(piece.start + len(piece.ids) for piece in pieces)
+        return int(len(pieces) * self.network.config.num_heads * width * cached)
 
     def _run(self, pieces: Sequence[Piece]) -> Array:
         flat = flatten(pieces, self.block_size, self.prefix_length)
@@ -120,7 +143,7 @@ class PortableStep:
             to_tensor(flat.ids[source]),
             to_tensor(flat.positions[source]),
             to_tensor(slots.reshape(-1)),
-            to_tensor(flat.tables),
+            to_tensor(flat.tables[:, : -(-int(flat.lengths.max()) // self.block_size)]),
             to_tensor(flat.lengths),
             to_tensor(picked),
         )

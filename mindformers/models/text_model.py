@@ -14,9 +14,8 @@ from mindformers.errors import GenerationError
 from mindformers.generation.beam_search import refuse_in_search, search
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.config_fields import FIELDS
-from mindformers.generation.constraint import ConstraintProcessor, compiler_of
+from mindformers.generation.constraint import compiler_of
 from mindformers.generation.engine import generate
-from mindformers.generation.logits import check_processors
 from mindformers.generation.output import GenerateOutput
 from mindformers.generation.prompts import prepare_prompts
 from mindformers.generation.stopping import STOP, TOOL_CALLS
@@ -150,7 +149,7 @@ class TextModel:
                 ``{"type": "function", "function": {"name": NAME}}``.
             seed: Seed of this call's draws.
             streamer: Gets the answer as it comes.
-            **kwargs: Fields of ``GenerationConfig``; ``logits_processor``.
+            **kwargs: Fields of ``GenerationConfig``; ``constraint`` and others of ``generate``.
 
         Returns:
             The answer and the history with this turn appended. Calls stand in the last message of the
@@ -166,17 +165,21 @@ class TextModel:
         messages.append({"role": user_role_name, "content": query})
         given: dict[str, Any] = {"tools": tools} if tools else {}
         segments = tokenizer.render(messages, add_generation_prompt=True, **given)
-        rules = check_processors(kwargs.pop("logits_processor", None))
         if tools and tool_choice not in ("auto", None):
+            if kwargs.get("constraint") is not None:
+                raise GenerationError(
+                    f"a constraint and tool_choice={tool_choice!r:.80}",
+                    where="chat",
+                    fix="leave one out: each says what the whole answer may be",
+                )
             compiler = compiler_of(tokenizer, self.config.vocab_size)
-            rules.append(ConstraintProcessor(compiler.tool_calls(tools, tool_choice)()))
+            kwargs["constraint"] = compiler.tool_calls(tools, tool_choice)
         output = self.generate(
             [tokenizer.encode_segments(segments)],
             seed=seed,
             streamer=streamer,
             tokenizer=tokenizer,
             allowed_vocab_size=len(tokenizer),
-            logits_processor=rules,
             **{
                 "eos_token_id": turn_ends(self, tokenizer),
                 **kwargs,

@@ -8,20 +8,20 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from mindformers.generation.request import Chunk
+from mindformers.generation.request import Chunk, Usage
 from mindformers.serving.choices import Choice
-from mindformers.serving.connection import OR_EVENTS, EventStream, while_connected
+from mindformers.serving.connection import OR_EVENTS
 from mindformers.serving.conversation import prompt_ids
 from mindformers.serving.errors import ApiError
 from mindformers.serving.forms import Form, form_of
 from mindformers.serving.logprobs import chat_entries
 from mindformers.serving.options import check_answers, engine_request
+from mindformers.serving.reply import reply
 from mindformers.serving.requests import ChatRequest
-from mindformers.serving.run import Run, usage_body
+from mindformers.serving.run import usage_body
 from mindformers.serving.service import Service, service_of
-from mindformers.serving.sse import events
 from mindformers.tokenizer.tool_calls import AnswerStream, Delta
 
 router = APIRouter()
@@ -33,8 +33,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation."""
     service = service_of(request)
     _check(service, body)
-    form = await asyncio.to_thread(form_of, service, body)
-    prompt = await asyncio.to_thread(prompt_ids, service, body.messages, form.tools)
+    form, prompt = await asyncio.to_thread(_prepare, service, body)
     wanted = engine_request(
         service,
         body,
@@ -45,30 +44,20 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         shown=(_BETWEEN_CALLS,) if form.tools else (),
     )
     answer = _Answer(service, body, form, request.state.request_id)
-    run = Run(service, [wanted], request.state)
-    if body.stream:
-        return EventStream(events(run, answer.first(), answer.parts, lambda: answer.last(run)), run)
-    try:
-        chunks = await while_connected(run.read_all(), request.receive)
-        return JSONResponse(answer.whole(chunks, run))
-    finally:
-        run.close()
+    return await reply(service, [wanted], answer, request, as_stream=bool(body.stream))
+
+
+def _prepare(service: Service, body: ChatRequest) -> tuple[Form, list[int]]:
+    """Return the form and the prompt of a conversation; either may take long enough to hold streams up."""
+    form = form_of(service, body)
+    return form, prompt_ids(service, body.messages, form.tools)
 
 
 def _check(service: Service, body: ChatRequest) -> None:
     service.check_model(body.model)
     check_answers(service, body)
-    most = service.settings.limits.max_messages
-    if len(body.messages) > most:
-        raise ApiError(
-            400,
-            f"messages: {len(body.messages)}; a request may have {most}",
-            param="messages",
-        )
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs: needs logprobs: true", param="top_logprobs")
-    if body.stream_options is not None and not body.stream:
-        raise ApiError(400, "stream_options: needs stream: true", param="stream_options")
 
 
 class _Answer:
@@ -110,13 +99,13 @@ class _Answer:
         if chunk.finish_reason:
             yield self._event(index, {}, finish_reason=choice.finish_reason)
 
-    def last(self, run: Run) -> Iterator[dict[str, Any]]:
+    def last(self, usage: Usage) -> Iterator[dict[str, Any]]:
         """Yield what follows all answers: the tokens used, where they were asked for."""
         if self._body.tells_usage:
             yield {
                 **self._head("chat.completion.chunk"),
                 "choices": [],
-                "usage": usage_body(run.usage),
+                "usage": usage_body(usage),
             }
 
     def _event(
@@ -152,7 +141,7 @@ class _Answer:
 
     # --- as one ----------------------------------------------------------------------------------
 
-    def whole(self, chunks: Iterable[Chunk], run: Run) -> dict[str, Any]:
+    def whole(self, chunks: Iterable[Chunk], usage: Usage) -> dict[str, Any]:
         """Return the body of an answer that has ended."""
         parts: list[list[Delta]] = [[] for _ in self._choices]
         logprobs: list[list[Any]] = [[] for _ in self._choices]
@@ -171,8 +160,8 @@ class _Answer:
             }
             for index, choice in enumerate(self._choices)
         ]
-        usage = usage_body(run.usage)
-        return {**self._head("chat.completion"), "choices": choices, "usage": usage}
+        about = self._head("chat.completion")
+        return {**about, "choices": choices, "usage": usage_body(usage)}
 
     def _message(self, index: int, parts: list[Delta]) -> dict[str, Any]:
         content = "".join(each.content for each in parts if each.index is None)

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from mindformers.generation.request import Chunk
-from mindformers.serving.connection import OR_EVENTS, EventStream, while_connected
+from mindformers.generation.request import Chunk, Usage
+from mindformers.serving.connection import OR_EVENTS
 from mindformers.serving.errors import ApiError
 from mindformers.serving.logprobs import completion_entries
 from mindformers.serving.options import check_answers, engine_request
+from mindformers.serving.reply import reply
 from mindformers.serving.requests import CompletionRequest
-from mindformers.serving.run import Run, usage_body
+from mindformers.serving.run import usage_body
 from mindformers.serving.service import Service, service_of
-from mindformers.serving.sse import events
 
 router = APIRouter()
 _DEFAULT_TOKENS = 16  # OpenAI's, of this endpoint alone
@@ -42,14 +42,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         for prompt in prompts
     ]
     answer = _Answer(service, body, prompts, given, request.state.request_id)
-    run = Run(service, wanted, request.state)
-    if body.stream:
-        return EventStream(events(run, answer.first(), answer.parts, lambda: answer.last(run)), run)
-    try:
-        chunks = await while_connected(run.read_all(), request.receive)
-        return JSONResponse(answer.whole(chunks, run))
-    finally:
-        run.close()
+    return await reply(service, wanted, answer, request, as_stream=bool(body.stream))
 
 
 def as_prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:
@@ -86,8 +79,6 @@ def _check(service: Service, body: CompletionRequest, prompts: int) -> None:
         raise ApiError(
             400, "echo: not together with logprobs; a prompt's are not kept", param="echo"
         )
-    if body.stream_options is not None and not body.stream:
-        raise ApiError(400, "stream_options: needs stream: true", param="stream_options")
 
 
 class _Answer:
@@ -132,12 +123,12 @@ class _Answer:
                 chunk.index, chunk.text, logprobs, _finish_reason(chunk.finish_reason)
             )
 
-    def last(self, run: Run) -> Iterator[dict[str, Any]]:
+    def last(self, usage: Usage) -> Iterator[dict[str, Any]]:
         """Yield what follows all answers: the tokens used, where they were asked for."""
         if self._body.tells_usage:
-            yield {**self._head, "choices": [], "usage": usage_body(run.usage)}
+            yield {**self._head, "choices": [], "usage": usage_body(usage)}
 
-    def whole(self, chunks: Iterable[Chunk], run: Run) -> dict[str, Any]:
+    def whole(self, chunks: Iterable[Chunk], usage: Usage) -> dict[str, Any]:
         """Return the body of answers that have ended."""
         texts = list(self._begins)
         reasons: list[str | None] = [None] * self._count
@@ -151,7 +142,7 @@ class _Answer:
             self._choice(index, texts[index], logprobs[index], reasons[index])
             for index in range(self._count)
         ]
-        return {**self._head, "choices": choices, "usage": usage_body(run.usage)}
+        return {**self._head, "choices": choices, "usage": usage_body(usage)}
 
     def _event(
         self,

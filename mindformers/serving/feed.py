@@ -37,6 +37,33 @@ class _Pending:
         )
 
 
+class Bell:
+    """Wakes readers on an event loop from other threads; those that are due together by one call.
+
+    A step of the engine tells many requests at once. Each call into the loop costs its thread a turn.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._due: list[asyncio.Event] = []
+
+    def ring(self, event: asyncio.Event) -> None:
+        """Set an event, soon; from any thread."""
+        with self._lock:
+            self._due.append(event)
+            is_first = len(self._due) == 1
+        if is_first:
+            with suppress(RuntimeError):  # the loop has ended: nobody reads any more
+                self.loop.call_soon_threadsafe(self._set_all)
+
+    def _set_all(self) -> None:
+        with self._lock:
+            due, self._due = self._due, []
+        for event in due:
+            event.set()
+
+
 class Feed:
     """The answers of some requests, for one reader.
 
@@ -46,10 +73,11 @@ class Feed:
     Args:
         handles: Requests that run.
         answers: Answers of each.
+        bell: Wakes the reader.
     """
 
-    def __init__(self, handles: Sequence[RequestHandle], answers: int) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, handles: Sequence[RequestHandle], answers: int, bell: Bell) -> None:
+        self._loop, self._bell = bell.loop, bell
         self._ready = asyncio.Event()
         self._lock = threading.Lock()
         self._pending: dict[int, _Pending] = {}
@@ -99,5 +127,4 @@ class Feed:
                 self._error = self._error or item
                 is_awake = False
         if not is_awake:
-            with suppress(RuntimeError):  # the loop has ended: nobody reads any more
-                self._loop.call_soon_threadsafe(self._ready.set)
+            self._bell.ring(self._ready)

@@ -15,7 +15,7 @@ _SAME_NAMES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 def check_answers(service: Service, body: AnswerFields, prompts: int = 1) -> None:
-    """Pass a request that asks for no more answers and stop strings than one may.
+    """Pass a request whose answers are no more, and not otherwise sent, than they may be.
 
     Raises:
         ApiError: 400.
@@ -32,6 +32,8 @@ def check_answers(service: Service, body: AnswerFields, prompts: int = 1) -> Non
             f"stop: {len(body.stops)} strings; a request may have {limits.max_stop}",
             param="stop",
         )
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options: needs stream: true", param="stream_options")
 
 
 def engine_request(

@@ -40,7 +40,7 @@ class Run:
         try:
             for request in requests:
                 self._handles.append(service.engine.submit(request))
-            self._feed = Feed(self._handles, requests[0].num_answers)
+            self._feed = Feed(self._handles, requests[0].num_answers, service.bell)
         except BaseException:
             self.close()
             raise

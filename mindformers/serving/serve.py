@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from mindformers.serving.lifecycle import Server
 from mindformers.serving.service import Service
 from mindformers.serving.settings import ServerSettings
 from mindformers.tasks.open_model import open_model
+
+# Seconds after which a thread gives Python up to another: the engine's steps must not keep the streams waiting.
+_TURN = 0.001
 
 
 def serve(
@@ -59,6 +63,7 @@ def serve(
             url_of(listener),
             "an API key is needed" if settings.api_keys else "no API key is needed",
         )
+        sys.setswitchinterval(_TURN)
         Server(build_app(service, is_local=is_local), service).run([listener])
 
 

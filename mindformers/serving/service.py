@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ from mindformers.generation.config import GenerationConfig
 from mindformers.generation.constraint import GrammarCompiler
 from mindformers.generation.request import Engine
 from mindformers.serving.errors import ApiError
+from mindformers.serving.feed import Bell
 from mindformers.serving.metrics import Metrics
 from mindformers.serving.settings import ServerSettings
 from mindformers.tokenizer.tool_calls import dialect_of
@@ -41,6 +43,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine)
+        self._bell: Bell | None = None
 
     def check_model(self, name: str | None) -> None:
         """Pass a request for this model.
@@ -65,6 +68,13 @@ class Service:
     def grammars(self) -> GrammarCompiler:
         """What holds answers to a form; made when it is first asked for, and its memory is bounded."""
         return GrammarCompiler(self.tokenizer, self.engine.vocab_size)
+
+    @property
+    def bell(self) -> Bell:
+        """What wakes the event loop that asks for it."""
+        if self._bell is None or self._bell.loop is not asyncio.get_running_loop():
+            self._bell = Bell()
+        return self._bell
 
     @staticmethod
     def now() -> int:

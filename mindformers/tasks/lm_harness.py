@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mindformers.errors import MissingExtraError
+from mindformers.errors import ConfigError, MissingExtraError
 from mindformers.extras import import_extra
 
 NAME = "mindformers"
@@ -45,6 +45,13 @@ def run_harness(argv: Sequence[str]) -> int:
             f"lm-evaluation-harness cannot be loaded: {error}",
             fix="run: pip install 'mindformers[harness]'",
         ) from error
+    except ValueError as error:
+        if "Tasks not found" not in str(error):
+            raise
+        raise ConfigError(
+            str(error), where="--tasks",
+            fix="name the folder of a task's file with --include_path; --tasks list shows what there is",
+        ) from error  # fmt: skip
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     finally:

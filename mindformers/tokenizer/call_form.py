@@ -51,6 +51,28 @@ def call_content(name: str, arguments: Any, builtin: Collection[str] = ()) -> st
     return arguments if isinstance(arguments, str) else to_json(arguments)
 
 
+def openai_form(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages as a template reads them that knows OpenAI's form alone.
+
+    An observation becomes the role ``tool``; calls, each a message with ``metadata``, join what was said
+    before them in one message with ``tool_calls``.
+    """
+    result: list[dict[str, Any]] = []
+    for message in messages:
+        name = message.get("metadata") if message["role"] == "assistant" else None
+        if not name:
+            role = "tool" if message["role"] == "observation" else message["role"]
+            result.append({**message, "role": role})
+            continue
+        found = arguments_object(message["content"])
+        function = {"name": name, "arguments": message["content"] if found is None else found}
+        if not result or result[-1]["role"] != "assistant":
+            result.append({"role": "assistant", "content": ""})
+        calls = [*(result[-1].get("tool_calls") or ()), {"type": "function", "function": function}]
+        result[-1]["tool_calls"] = calls
+    return result
+
+
 def arguments_object(arguments: Any) -> dict[str, Any] | None:
     """Return arguments as an object; None where they are no JSON object."""
     if isinstance(arguments, str):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers.errors import TokenizerError
-from mindformers.tokenizer.call_form import builtin_names
+from mindformers.tokenizer.call_form import builtin_names, openai_form
 from mindformers.tokenizer.conversation import Message, normalise_messages, normalise_tools
 from mindformers.tokenizer.injection import TextMarker, choose_sentinel, map_strings, strings_in
 from mindformers.tokenizer.plain_chat import PlainChat
@@ -58,6 +58,7 @@ class ChatTemplate:
         self._special_tokens = special_tokens
         # Newer templates of the family read OpenAI's tool messages themselves.
         self._keep_tool_form = "tool_calls" in source or bool(_READS_TOOL_ROLE.search(source))
+        self._openai_only = self._keep_tool_form and "metadata" not in source
         self._plain: PlainChat | None = None
         if source == default_template():
             self._plain = PlainChat(special_tokens)
@@ -115,6 +116,8 @@ class ChatTemplate:
         conversation = normalise_messages(
             messages, keep_tool_form=self._keep_tool_form, builtin=builtin_names(schemas or ())
         )
+        if self._openai_only:
+            conversation = openai_form(conversation)
         if self._plain is not None and not tools and not variables:
             segments = self._plain.render(conversation, add_generation_prompt)
             if segments is not None:

@@ -19,9 +19,9 @@ from mindformers.tokenizer.schema_types import resolve
 MAX_SCHEMA = 100_000  # characters of its JSON
 MAX_DEPTH = 64  # lists and objects within one another
 MAX_PATTERN = 1_000  # characters
-MAX_PATTERNS = 200
+MAX_PATTERNS = 200  # of them and of multipleOf, which is held to in the same way
 # The work of finding out whether a text can fit patterns at once doubles with each.
-MAX_PATTERNS_AT_ONCE = 16
+MAX_PATTERNS_AT_ONCE = 8
 _MAX_STEPS = 200_000  # schemas looked at, each as often as it is referred to
 _ATOM = r"(?:\\[pP]\{\w+\}|\\.|\[(?:\\.|[^\]\\])*\]|[^\\\[\]()|+*?{}])"
 _REPEAT = r"(?:[+*]|\{\d+,\})"
@@ -67,12 +67,12 @@ def check_schema(schema: Any, where: str = "json_schema") -> None:
     for path, key, value in _keywords(schema, where):
         for pattern in _patterns(key, value):
             _check_pattern(pattern, path)
-            patterns.add(pattern)
+        patterns.update(_automata(key, value))
         if key == "$ref" and isinstance(value, str):
             _check_reference(value, schema, path)
     if len(patterns) > MAX_PATTERNS:
         raise TokenizerError(
-            f"{len(patterns)} patterns",
+            f"{len(patterns)} patterns and multipleOf",
             where=where,
             allowed=f"at most {MAX_PATTERNS} different ones",
         )
@@ -115,6 +115,11 @@ def _patterns(key: str, value: Any) -> list[str]:
     if key == "patternProperties" and isinstance(value, Mapping):
         return [str(name) for name in value]
     return []
+
+
+def _automata(key: str, value: Any) -> list[str]:
+    """Return what a keyword states that a text is read with an automaton for, each by a name."""
+    return [f"{key} {value}"] if key == "multipleOf" else _patterns(key, value)
 
 
 def _check_pattern(pattern: str, where: str) -> None:
@@ -169,7 +174,7 @@ class _Joined(_Walk):
             if isinstance(item, Mapping):
                 if _joins(item) and self._reach(item) > MAX_PATTERNS_AT_ONCE:
                     raise TokenizerError(
-                        "too many patterns may have to be met at once",
+                        "too many patterns or multipleOf may have to be met at once",
                         where=self._where,
                         allowed=f"at most {MAX_PATTERNS_AT_ONCE} different ones under what allOf, "
                         "anyOf, oneOf or $ref join",
@@ -191,7 +196,7 @@ class _Joined(_Walk):
             self._step()
             seen.add(id(item))
             for key, value in item.items():
-                patterns.update(_patterns(key, value))
+                patterns.update(_automata(key, value))
                 waiting.append(resolve(self._root, value) if key == "$ref" else value)
         return len(patterns)
 

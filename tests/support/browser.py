@@ -63,6 +63,7 @@ class Page:
     def open(self) -> None:
         """Load the page in a window of a usual size; its storage is that of its port, so that of nobody."""
         self.resize(1280, 800)
+        self.emulate()
         self.reload()
 
     def reload(self) -> None:
@@ -120,9 +121,10 @@ class Page:
         return self.driver.execute_script(text, *arguments)
 
     def emulate(self, **features: str) -> None:
-        """Set what the system prefers, such as ``prefers_color_scheme="dark"``."""
+        """Set what the system prefers, such as ``prefers_color_scheme="dark"``; nothing ever moves."""
+        wanted = {"prefers_reduced_motion": "reduce", **features}
         listed = [
-            {"name": name.replace("_", "-"), "value": value} for name, value in features.items()
+            {"name": name.replace("_", "-"), "value": value} for name, value in wanted.items()
         ]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": listed})
 

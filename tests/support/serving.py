@@ -143,11 +143,7 @@ def scripted_service(
         engine=ScriptedEngine(answers, tokenizer, room=room),
         tokenizer=tokenizer,
         defaults=GenerationConfig(
-            eos_token_id=[
-                special["<|endoftext|>"],
-                special["<|user|>"],
-                special["<|observation|>"],
-            ],
+            eos_token_id=[special[name] for name in tokenizer.end_tokens],
             allowed_vocab_size=len(tokenizer),
         ),
         settings=ServerSettings(**settings),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from mindformers.errors import GenerationError, MissingExtraError
 from mindformers.generation.config import GenerationConfig
-from mindformers.generation.constraint import ConstraintProcessor, GrammarCompiler
+from mindformers.generation.constraint import GrammarCompiler
 from mindformers.generation.engine import generate
 from mindformers.models.glm2.glm3_tokenizer import ChatGLM3Tokenizer
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
@@ -200,6 +201,25 @@ def test_auto_leaves_the_choice(plain: Walker) -> None:
     assert not constraint.allowed()[special["<|user|>"]]  # a name must be whole
 
 
+def test_a_plain_answer_beside_tools_can_be_held_to_a_schema(walker: Walker, dialect: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"],
+              "additionalProperties": False}  # fmt: skip
+    opener = walker.compiler.tool_calls(TOOLS[:1], plain=schema)
+    kinds = set()
+    for rng in seeds(24):
+        text, end = walker.walk(opener, rng)
+        if not end:
+            continue
+        answer = parse_answer(text, TOOLS[:1], "tool_calls", dialect)
+        if answer.tool_calls:
+            kinds.add("call")
+            assert answer.tool_calls[0].name == "weather"
+        else:
+            kinds.add("json")
+            assert schema_problems(json.loads(without_thoughts(answer.content)), schema) == []
+    assert kinds == {"call", "json"}
+
+
 def test_none_calls_nothing(walker: Walker, dialect: str) -> None:
     opener = walker.compiler.tool_calls(TOOLS, "none")
     for rng in seeds(6):
@@ -313,24 +333,32 @@ def test_grammars_are_compiled_once_and_few_are_kept(vocab: Path) -> None:
     assert compiler._compile.cache_info().hits == 1
 
 
+def test_threads_share_a_compiler(vocab: Path) -> None:
+    tokenizer = dialect_tokenizer(vocab, "glm4")
+    compiler = GrammarCompiler(tokenizer, len(tokenizer))
+
+    def answer(number: int) -> int:
+        constraint = compiler.json({"const": number % 7})()
+        for token in tokenizer.encode_text(str(number % 7)):
+            assert constraint.allowed()[token]
+            constraint.accept(token)
+        return int(constraint.allowed().sum())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(answer, range(200))) == {2}  # the two ends of a plain answer
+
+
 def test_generate_keeps_to_a_constraint(plain: Walker) -> None:
-    """The runner would rather say anything else; penalties and draws do not matter."""
+    """The runner would rather say anything else; penalties and draws do not matter, and rows not meet."""
     logits = np.linspace(1, 0, plain.size, dtype=np.float32)
+    form = plain.compiler.json({"enum": ["ab", "cd"]})
     for settings in ({}, {"do_sample": True, "temperature": 2.0, "repetition_penalty": 1.5}):
         config = GenerationConfig(max_new_tokens=60, eos_token_id=plain.ends, **settings)
-        processor = ConstraintProcessor(plain.compiler.json({"enum": ["ab", "cd"]})())
         output = generate(
-            FakeRunner(lambda ids: logits, plain.size, 100), [[1, 2]], config,
-            logits_processors=[processor], tokenizer=plain.tokenizer, seed=0,
+            FakeRunner(lambda ids: logits, plain.size, 100), [[1, 2], [3]], config,
+            constraint=form, tokenizer=plain.tokenizer, seed=0,
         )  # fmt: skip
-        answer = plain.tokenizer.decode(output.sequences[0][2:], skip_special_tokens=True)
-        assert json.loads(answer) in ("ab", "cd")
-        assert output.finish_reasons == ["stop"]
-
-
-def test_a_processor_of_one_answer_refuses_a_second(plain: Walker) -> None:
-    processor = ConstraintProcessor(plain.compiler.json()())
-    logits = np.zeros((1, plain.size), np.float32)
-    processor(logits.copy(), np.array([[1, 2]]))
-    with pytest.raises(GenerationError, match="a constraint follows one answer only"):
-        processor(logits.copy(), np.array([[1, 2]]))
+        for row, length in zip(output.sequences, (2, 1), strict=True):
+            answer = plain.tokenizer.decode(row[length:], skip_special_tokens=True)
+            assert json.loads(answer) in ("ab", "cd")
+        assert output.finish_reasons == ["stop", "stop"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,31 @@ def test_an_engine_opened_over_a_model_answers_beside_generate(network):
     with open_engine(network) as engine:
         assert (engine.vocab_size, engine.max_length) == (network.config.vocab_size, 80)
         assert answers(engine.submit(Request(prompt, config))) == {0: wanted}
+
+
+def test_requests_and_cancels_of_many_threads_leave_no_block_behind(native, pynative):
+    network = golden_network(CASES[1], seq_length=80, num_blocks=64)
+    greedy = GenerationConfig(max_new_tokens=10)
+    prompts = [[number % 7 + 1] * (1 + number % 23) for number in range(30)]
+    wanted = [network.generate([p], greedy)[0][len(p) :].tolist() for p in prompts]
+    wrong = []
+
+    def ask(number):
+        place = number % len(prompts)
+        handle = engine.submit(Request(prompts[place], greedy, num_answers=1 + number % 3 // 2))
+        if number % 4 == 0:
+            handle.cancel()
+        for index, ids in answers(handle).items():
+            if ids != wanted[place][: len(ids)] or (number % 4 and len(ids) != len(wanted[place])):
+                wrong.append((number, index, ids))
+
+    with open_engine(network, num_blocks=24) as engine:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(ask, range(300)))
+        stats = engine.stats()
+    assert wrong == []
+    assert sum(stats.finished.values()) == 300
+    assert (stats.running, stats.waiting, stats.free_blocks) == (0, 0, 24)
 
 
 def test_generate_beside_an_open_engine_does_not_touch_its_cache(network, backend):

@@ -14,7 +14,7 @@ VOCAB = 50
 
 
 class Config:
-    vocab_size, seq_length, block_size = VOCAB, 32, 4
+    vocab_size, seq_length, block_size, num_heads = VOCAB, 32, 4, 2
 
 
 class Network:
@@ -84,6 +84,20 @@ def test_an_npu_is_told_prompts_from_single_tokens_also_where_a_prompt_is_one_to
             [[11, 12, 13], [21, 22, 22]],
             [[7], [9]],
         ]
+
+
+def test_no_pass_computes_more_scores_than_memory_is_meant_for(step, monkeypatch):
+    monkeypatch.setattr(portable_step, "SCORES", 100)
+    monkeypatch.setattr(portable_step, "SMALLEST_CHUNK", 2)
+    long = Piece(list(range(1, 12)), 0, blocks(1, 2, 3), (4, 5, 10))
+    single = [Piece([30 + n], 11, blocks(4, 5, 6), (0,)) for n in range(3)]
+    found = step.run([single[0], long, single[1], single[2]])
+    assert found.argmax(-1).tolist() == [30, 5, 6, 11, 31, 32]
+    shapes = [np.shape(call[0]) for call in step.network.calls if not isinstance(call, bool)]
+    if step.is_whole:
+        assert shapes == [(1, 11), (3, 1)]
+    else:  # 2 heads: 4 tokens on 11 cached ones make 88 scores, 3 x 1 on 12 make 72
+        assert shapes == [(1, 4), (1, 4), (1, 3), (3, 1)]
 
 
 def test_a_cache_that_another_call_took_is_not_read(step):

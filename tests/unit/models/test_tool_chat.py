@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mindformers.errors import GenerationError
-from mindformers.generation.constraint import ConstraintProcessor, compiler_of
+from mindformers.generation.constraint import compiler_of
 from mindformers.models.text_model import TextModel
 from mindformers.tokenizer.tool_calls import DIALECTS
 from tests.support.dialects import dialect_tokenizer
@@ -145,14 +145,15 @@ def test_a_choice_is_kept_to_against_the_model_s_will(vocab: Path) -> None:
         Scripted(tokenizer, plain).chat(tokenizer, "q", tools=TOOLS, tool_choice="any")
 
 
-def test_a_rule_of_the_caller_s_holds_too(vocab: Path) -> None:
+def test_a_constraint_of_the_caller_s_holds(vocab: Path) -> None:
     pytest.importorskip("llguidance")
     tokenizer = dialect_tokenizer(vocab, "glm4")
     model = Scripted(tokenizer, "\nno<|user|>")
-    compiler = compiler_of(tokenizer, model.config.vocab_size)
-    rule = ConstraintProcessor(compiler.json({"enum": ["yes"]})())
-    said, _ = model.chat(tokenizer, "q", logits_processor=[rule], max_new_tokens=20)
+    form = compiler_of(tokenizer, model.config.vocab_size).json({"enum": ["yes"]})
+    said, _ = model.chat(tokenizer, "q", tools=TOOLS, constraint=form, max_new_tokens=20)
     assert json.loads(said) == "yes"
+    with pytest.raises(GenerationError, match="chat: a constraint and tool_choice='required'"):
+        model.chat(tokenizer, "q", tools=TOOLS, tool_choice="required", constraint=form)
 
 
 def test_a_call_cut_at_its_length_is_shown_and_not_made(vocab: Path) -> None:

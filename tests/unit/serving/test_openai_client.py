@@ -166,12 +166,17 @@ def test_a_tool_that_has_to_be_called_holds_the_answer_to_it(talk: Talk, tokeniz
                 model="tiny", messages=HI, tools=TOOLS, tool_choice=choice
             )
         client.chat.completions.create(model="tiny", messages=HI, tools=TOOLS, tool_choice="none")
-    required, named, none = service.engine.requests
+        strict = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}]
+        client.chat.completions.create(model="tiny", messages=HI, tools=strict)
+        client.chat.completions.create(model="tiny", messages=HI, tools=TOOLS)
+    required, named, none, strict, free = service.engine.requests
     for request in (required, named):
         allowed = request.constraint().allowed()
         assert allowed[tokenizer.encode_text("g")[0]]
         assert not allowed[tokenizer.encode_text("x")[0]]
-    assert none.constraint is None
+    newline = tokenizer.encode_text("\n")[0]  # with which a plain answer begins
+    assert strict.constraint().allowed()[newline]
+    assert (none.constraint, free.constraint) == (None, None)
     assert "get_weather" not in tokenizer.decode(none.prompt)
 
 
@@ -180,13 +185,16 @@ def test_a_json_schema_holds_the_answer_to_it(talk: Talk, tokenizer: Any) -> Non
     format_ = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
     with talk('\n{"a": 1}') as (client, service):
         answer = client.chat.completions.create(model="tiny", messages=HI, response_format=format_)
-        client.chat.completions.create(
-            model="tiny", messages=HI, response_format={"type": "json_object"}
-        )
+        for more in ({}, {"tools": TOOLS}):
+            client.chat.completions.create(
+                model="tiny", messages=HI, response_format={"type": "json_object"}, **more
+            )
     assert json.loads(answer.choices[0].message.content) == {"a": 1}
     for request in service.engine.requests:
         allowed = request.constraint().allowed()
         assert not allowed[tokenizer.encode_text("x")[0]]
+        assert allowed[tokenizer.encode_text("{")[0]]
+    assert allowed[tokenizer.encode_text("g")[0]]  # with tools a call may begin as well
 
 
 def test_log_probabilities_are_told_with_the_likeliest_tokens(talk: Talk) -> None:

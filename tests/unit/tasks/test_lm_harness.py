@@ -178,6 +178,21 @@ def test_the_harness_runs_a_task_with_our_model(
     assert sys.argv[0] != "lm_eval"
 
 
+@needs_harness
+def test_a_task_that_is_not_there_is_a_mistake(parts: EvalParts, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--tasks: Tasks not found: no_such"):
+        run_harness(
+            [
+                "--model",
+                "mindformers",
+                "--model_args",
+                f"pretrained={parts.model}",
+                "--tasks",
+                "no_such",
+            ]
+        )
+
+
 def test_without_the_harness_the_pip_line_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.api.registry", None)
     with pytest.raises(

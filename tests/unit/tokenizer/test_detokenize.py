@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindformers.errors import TokenizerError
+from mindformers.generation.decoding import open_decoder
 from mindformers.tokenizer.bpe import BytePairEncoder
 from mindformers.tokenizer.detokenize import DecodeRules, Detokenizer, StreamDecoder
 from mindformers.tokenizer.special_tokens import AddedToken, SpecialTokens
@@ -95,3 +96,12 @@ def test_an_id_without_a_token_is_an_error_or_a_placeholder():
 
 def test_numpy_integers_are_ids():
     assert stream([np.int32(104), np.int64(105)], DecodeRules()) == ["h", "i", ""]
+
+
+def test_a_special_token_is_shown_among_those_left_out_where_it_is_asked_for(tiny):
+    special = tiny.special_tokens
+    ids = [special["[gMASK]"], 97, special["<|assistant|>"], 98, special["<|user|>"]]
+    decoder = tiny.stream_decoder(True, False, shown=("<|assistant|>", "<unknown>"))
+    assert "".join([*map(decoder.put, ids), decoder.flush()]) == "a<|assistant|>b"
+    opened = open_decoder(tiny, skip_special_tokens=True, shown=("<|assistant|>",))
+    assert "".join([*map(opened.put, ids), opened.flush()]) == "a<|assistant|>b"

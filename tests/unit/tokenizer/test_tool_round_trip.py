@@ -166,3 +166,34 @@ def test_what_is_learnt_of_a_call_is_what_the_reader_reads(tiny_file: Path) -> N
         ("python", {"code": "print(1)"})
     ]
     assert rest == "\none<|user|>"
+
+
+def test_glm_s_own_form_renders_as_openai_s_in_every_dialect(tokenizer: ChatGLM4Tokenizer) -> None:
+    user = {"role": "user", "content": "q"}
+    own = [
+        user,
+        {"role": "assistant", "content": "Both."},
+        {"role": "assistant", "metadata": "get", "content": '{"a": 1}'},
+        {"role": "assistant", "metadata": "weather", "content": "{}"},
+        {"role": "observation", "content": "r"},
+        {"role": "assistant", "metadata": "get", "content": "{}"},
+        {"role": "observation", "content": "s"},
+        {"role": "assistant", "content": "done"},
+    ]
+    calls = [
+        {"type": "function", "function": {"name": name, "arguments": arguments}}
+        for name, arguments in (("get", '{"a": 1}'), ("weather", "{}"), ("get", "{}"))
+    ]
+    openai = [
+        user,
+        {"role": "assistant", "content": "Both.", "tool_calls": calls[:2]},
+        {"role": "tool", "content": "r"},
+        {"role": "assistant", "content": None, "tool_calls": calls[2:]},
+        {"role": "tool", "content": "s"},
+        {"role": "assistant", "content": "done"},
+    ]
+    assert tokenizer.render(own) == tokenizer.render(openai)
+    shown = "".join(segment.text for segment in tokenizer.render(own))
+    assert shown.count("weather") == 1
+    assert "<|observation|>" in shown
+    assert own[0] is user

@@ -86,14 +86,14 @@ def test_schemas_of_use_pass(schema: Any) -> None:
         ({"pattern": "("}, "here.pattern: the pattern '[(]' is no regular expression: missing"),
         ({"pattern": "a" * 1001}, "a pattern of 1001 characters; allowed: at most 1000"),
         (
-            {"allOf": [{"pattern": f"a{i}"} for i in range(17)]},
-            "too many patterns may have to be met",
+            {"allOf": [{"pattern": f"a{i}"} for i in range(9)]},
+            "may have to be met at once; allowed: at most 8",
         ),
         (
             {"patternProperties": {f"a{i}": {} for i in range(201)}},
-            "201 patterns; allowed: at most 200",
+            "201 patterns and multipleOf; allowed: at most 200",
         ),
-        (CHAIN, "too many patterns may have to be met at once"),
+        (CHAIN, "too many patterns or multipleOf may"),
         ({"$ref": "#/$defs/x"}, "'#/[$]defs/x' leads nowhere; allowed: a place in the same schema"),
         ({"$ref": "http://127.0.0.1:1/x"}, "leads nowhere"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "leads back to itself"),

@@ -35,12 +35,10 @@ def server() -> Iterator[ScriptedServer]:
 
 
 @pytest.fixture
-def page(browser: Chrome, server: ScriptedServer) -> Iterator[Page]:
+def page(browser: Chrome, server: ScriptedServer) -> Page:
     from tests.support.browser import Page
 
     page = Page(browser, server.address)
     page.open()
     page.complaints()  # of the test before
-    yield page
-    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    page.emulate()
+    return page

@@ -47,7 +47,12 @@ class CallGrammar:
         return f"start: {self._plain()}\n{_TERMINALS}"
 
     def calls(
-        self, tools: Sequence[Mapping[str, Any]], *, is_forced: bool, is_parallel: bool
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        is_forced: bool,
+        is_parallel: bool,
+        plain: Mapping[str, Any] | None = None,
     ) -> str:
         """Return the grammar of an answer with calls.
 
@@ -55,17 +60,21 @@ class CallGrammar:
             tools: The tools that may be called, at least one, as ``callable_tools`` gives them.
             is_forced: The answer is calls alone; otherwise it may be a plain one, or begin as one.
             is_parallel: Several calls may follow one another.
+            plain: Schema of the JSON text that a plain answer is; None: it is any text.
         """
         is_glm45 = self._dialect == "glm45"
         rule = self._glm45_call if is_glm45 else self._glm4_call
         between = "BLANK" if is_glm45 else self._token(MESSAGE_TOKEN)
         rules = [rule(f"call_{i}", tool) for i, tool in enumerate(tools)]
         more = f" ({between} call)*" if is_parallel else ""
-        if is_glm45:
-            start = f"BLANK {self._thoughts} calls" if is_forced else f"{self._plain()} calls?"
-        else:
-            start = f"{self._thoughts} calls"
-            start = start if is_forced else f"{self._plain()} ({between} calls)? | {start}"
+        start = f"BLANK {self._thoughts} calls" if is_glm45 else f"{self._thoughts} calls"
+        if not is_forced and plain is not None:
+            start = f"BLANK {self._thoughts} json | {start}"
+            rules.append(_rule("json", plain))
+        elif not is_forced and is_glm45:
+            start = f"{self._plain()} calls?"
+        elif not is_forced:
+            start = f"{self._plain()} ({between} calls)? | {start}"
         names = " | ".join(f"call_{i}" for i in range(len(tools)))
         return f"start: {start}\ncalls: call{more}\ncall: {names}\n{''.join(rules)}{_TERMINALS}"
 

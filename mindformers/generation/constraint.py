@@ -80,6 +80,7 @@ class GrammarCompiler:
         dialect: str = "",
         *,
         is_parallel: bool = True,
+        plain: Mapping[str, Any] | None = None,
     ) -> Opener:
         """Return what holds an answer to calls of given tools, with arguments that fit their schemas.
 
@@ -91,6 +92,7 @@ class GrammarCompiler:
                 ``{"type": "function", "function": {"name": NAME}}``: one call of that tool.
             dialect: How the model writes calls; empty: as its tokenizer's chat template does.
             is_parallel: Several calls may be made at once; never of a tool that is named.
+            plain: Schema that a plain answer, where there may be one, has to fit as JSON; None: none.
 
         Raises:
             GenerationError: If the tools, the choice or a schema cannot be used.
@@ -99,12 +101,15 @@ class GrammarCompiler:
         checked = callable_tools(_checked(check_tools, tools, "tools"), dialect)
         allowed, mode = _checked(chosen_tools, checked, choice)
         grammar = CallGrammar(self._special, dialect)
+        if plain is not None:
+            _checked(check_schema, plain, "json_schema")
         if not allowed:
             return self._opener(grammar.text(), self._ends - self._call_ends, "tools")
         text = grammar.calls(
             allowed,
             is_forced=mode != "auto",
             is_parallel=is_parallel and mode != "named",
+            plain=plain,
         )
         return self._opener(text, self._ends if mode == "auto" else self._call_ends, "tools")
 

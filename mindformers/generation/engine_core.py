@@ -72,10 +72,21 @@ class EngineCore:
             GenerationError: If it can never be answered.
         """
         _check_request(request)
+        self._require_cache(request)
         kind = SampledJob if request.config.num_beams == 1 else BeamJob
         job = kind(request, next(self._arrivals), self.model, handle, processors)
         self._require_room(job)
         return job
+
+    def _require_cache(self, request: Request) -> None:
+        length, most = len(request.prompt), self.model.max_length
+        if most <= length < self._step.max_length:
+            raise GenerationError(
+                f"has {length} tokens and leaves no room for an answer: the cache holds {most} of a request, "
+                f"the model {self._step.max_length}",
+                where="prompt 0",
+                fix="raise num_blocks, or shorten the prompt",
+            )
 
     def _require_room(self, job: Job) -> None:
         most, width = self.settings.max_running, job.width

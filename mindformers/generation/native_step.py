@@ -47,6 +47,7 @@ class NativeStep:
         vocab_size: V.
         max_length: Tokens of prompt and answer.
         block_size: Tokens of a block.
+        block_bytes: Memory of a block in all layers.
         prefix_length: Positions of a trained prefix.
         prefix: That prefix, (layers, 2, positions, groups, head_dim) float32; None without one.
     """
@@ -60,12 +61,14 @@ class NativeStep:
         vocab_size: int,
         max_length: int,
         block_size: int,
+        block_bytes: int,
         prefix_length: int = 0,
         prefix: Array | None = None,
     ):
         self.network, self.prefix = network, prefix
         self.vocab_size, self.max_length = vocab_size, max_length
-        self.block_size, self.prefix_length = block_size, prefix_length
+        self.block_size, self.block_bytes = block_size, block_bytes
+        self.prefix_length = prefix_length
         self._held: object = None  # weights may be set anew while text is generated
 
     def allocate(self, num_blocks: int) -> None:

@@ -36,6 +36,7 @@ class PagedStep(Protocol):
     vocab_size: int  # V
     max_length: int  # tokens of prompt and answer its positions allow
     block_size: int  # tokens
+    block_bytes: int  # of memory, taken as it is written; 0 where the cache takes all of it at once
     prefix_length: int  # positions of a trained prefix, which every sequence begins with
     is_whole: bool  # whether a prompt must go through in one piece, from position 0
 

@@ -29,6 +29,8 @@ class PortableStep:
             not see its prefix.
     """
 
+    block_bytes = 0  # MindSpore's parameters take their memory when they are made
+
     def __init__(self, network: Any) -> None:
         config = network.config
         self.network: Any = network

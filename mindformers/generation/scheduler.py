@@ -22,7 +22,7 @@ class EngineSettings:
     """What an engine may take at once.
 
     Args:
-        num_blocks: Blocks of the cache; None: as the model's settings say.
+        num_blocks: Blocks of the cache; None: see ``open_engine``.
         max_running: Answers that go on at once.
         max_waiting: Requests that may wait for it.
         step_tokens: Tokens of a step, about: how long prompts hold up the answers that are under way.
@@ -91,6 +91,7 @@ class Scheduler:
             most = self.settings.step_tokens
             planned += self._share_out(reading, max(most - len(planned), most // PROMPT_PART, 1))
             if planned or not self.running:
+                assert planned or not self.waiting, "what was let in fits into an empty cache"
                 return planned
             # Beams wait for others of theirs, and these for blocks that somebody holds.
             self._preempt(self.running[-1])

@@ -13,10 +13,14 @@ from mindformers.errors import EngineBusyError, GenerationError
 from mindformers.generation.engine_core import EngineCore
 from mindformers.generation.handle import Handle
 from mindformers.generation.job import Job
+from mindformers.generation.paged_step import PagedStep
 from mindformers.generation.request import EngineStats, Request
 from mindformers.generation.scheduler import EngineSettings
 from mindformers.generation.stopping import CANCELLED
 from mindformers.logger import logger
+from mindformers.machine import free_memory
+
+MEMORY_SHARE = 0.25  # of what is free when an engine opens, for a cache larger than was asked for
 
 
 class ServingEngine:
@@ -153,7 +157,9 @@ def open_engine(model: Any, tokenizer: Any = None, **settings: Any) -> ServingEn
     """
     given, step = EngineSettings(**settings), model.build_step()
     if given.num_blocks is None:
-        given = dataclasses.replace(given, num_blocks=model.config.num_blocks)
+        given = dataclasses.replace(
+            given, num_blocks=_num_blocks(step, given.max_running, model.config.num_blocks)
+        )
     allowed = getattr(model.config, "num_used_tokens", None)
     if allowed is None and hasattr(tokenizer, "__len__"):
         allowed = len(tokenizer)
@@ -163,3 +169,12 @@ def open_engine(model: Any, tokenizer: Any = None, **settings: Any) -> ServingEn
         given.num_blocks, step.block_size, core.model.max_length,
     )  # fmt: skip
     return ServingEngine(core, model.answering())
+
+
+def _num_blocks(step: PagedStep, max_running: int, configured: int) -> int:
+    """Return the blocks the model's settings ask for; or as many as all answers may need, if memory is free."""
+    free = free_memory()
+    if not step.block_bytes or free is None:
+        return configured
+    longest = -(-(step.prefix_length + step.max_length) // step.block_size)
+    return max(configured, min(max_running * longest, int(free * MEMORY_SHARE) // step.block_bytes))

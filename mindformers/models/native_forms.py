@@ -6,6 +6,7 @@ from typing import Any
 
 from mindformers.generation.native_runner import NativeRunner
 from mindformers.generation.native_step import NativeStep
+from mindformers.models.cache_size import cached_token_bytes
 
 
 def native_runner(
@@ -46,6 +47,7 @@ def native_step(
         vocab_size=config.vocab_size,
         max_length=config.seq_length,
         block_size=config.block_size,
+        block_bytes=int(config.block_size * cached_token_bytes(config, config.n_kv_heads)),
         prefix_length=prefix_length,
         prefix=prefix,
     )

@@ -33,8 +33,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation."""
     service = service_of(request)
     _check(service, body)
-    form = await asyncio.to_thread(form_of, service, body)
-    prompt = await asyncio.to_thread(prompt_ids, service, body.messages, form.tools)
+    form, prompt = await asyncio.to_thread(_prepare, service, body)
     wanted = engine_request(
         service,
         body,
@@ -48,16 +47,15 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     return await reply(service, [wanted], answer, request, as_stream=bool(body.stream))
 
 
+def _prepare(service: Service, body: ChatRequest) -> tuple[Form, list[int]]:
+    """Return the form and the prompt of a conversation; either may take long enough to hold streams up."""
+    form = form_of(service, body)
+    return form, prompt_ids(service, body.messages, form.tools)
+
+
 def _check(service: Service, body: ChatRequest) -> None:
     service.check_model(body.model)
     check_answers(service, body)
-    most = service.settings.limits.max_messages
-    if len(body.messages) > most:
-        raise ApiError(
-            400,
-            f"messages: {len(body.messages)}; a request may have {most}",
-            param="messages",
-        )
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs: needs logprobs: true", param="top_logprobs")
 

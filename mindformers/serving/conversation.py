@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mindformers.serving.errors import ApiError
 from mindformers.serving.requests import ChatMessage
 from mindformers.serving.service import Service
 
@@ -15,8 +16,14 @@ def prompt_ids(service: Service, messages: Sequence[ChatMessage], tools: Tools |
     """Return the prompt of a conversation, up to where the answer begins.
 
     Raises:
+        ApiError: 400, if the messages are too many.
         TokenizerError: If the conversation or the tools are malformed.
     """
+    most = service.settings.limits.max_messages
+    if len(messages) > most:
+        raise ApiError(
+            400, f"messages: {len(messages)}; a request may have {most}", param="messages"
+        )
     tokenizer = service.tokenizer
     plain = [_message(each) for each in in_order_of_calls(messages)]
     segments = tokenizer.render(plain, tools or None, add_generation_prompt=True)

@@ -13,7 +13,8 @@ from mindformers.serving.auth import ApiKeys, check_host
 from mindformers.serving.errors import CLIENT_GONE, ApiError, failed
 from mindformers.serving.service import Service
 
-_UNMATCHED = "other"  # paths that are none of ours are not named: whoever asks writes them
+# Paths that are none of ours are not named: whoever asks writes them. The page's files go by one name.
+_UNMATCHED, _PAGE = "other", "page"
 
 
 class Door:
@@ -70,8 +71,9 @@ class Door:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         state = scope["state"]
-        status = CLIENT_GONE if state.get("left") else status
-        route = getattr(scope.get("route"), "path", _UNMATCHED)
+        status = CLIENT_GONE if state.get("left") else status or CLIENT_GONE
+        unnamed = _PAGE if scope["path"] in self._open_paths else _UNMATCHED
+        route = getattr(scope.get("route"), "path", unnamed)
         metrics = self._service.metrics
         metrics.requests.labels(route, str(status)).inc()
         metrics.seconds.labels(route).observe(seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,41 +39,39 @@ def form_of(service: Service, body: ChatRequest) -> Form:
         TokenizerError: If a tool cannot be used.
     """
     tools = None if body.tool_choice == "none" else body.tools or None
-    schema = body.response_format
-    has_schema = schema is not None and schema.type != "text"
+    schema = _schema(body)
     if tools is None:
         _check_choice(body)
-        return Form(constraint=_json(service, body) if has_schema else None)
-    if has_schema:
-        raise ApiError(
-            400,
-            "response_format: not together with tools; leave one out, or send tool_choice: none",
-            param="response_format",
-        )
+        return Form(constraint=None if schema is None else service.grammars.json(schema))
     checked = check_tools(tools)
     choice: Any = body.tool_choice or "auto"
     is_named = isinstance(choice, NamedTool)
     is_parallel = body.parallel_tool_calls is not False and not is_named
-    constraint = None
     is_strict = any(each.get("function", {}).get("strict") for each in checked)
-    if choice != "auto" or is_strict:  # else the model is free, as its calls are then its own
-        chosen = choice.model_dump() if is_named else choice
+    constraint = None
+    if choice != "auto" or is_strict or schema is not None:  # else the model writes as it likes
         constraint = service.grammars.tool_calls(
-            checked, chosen, service.dialect, is_parallel=is_parallel
+            checked,
+            choice.model_dump() if is_named else choice,
+            service.dialect,
+            is_parallel=is_parallel,
+            plain=schema,
         )
     return Form(checked, service.dialect, is_parallel, constraint)
 
 
-def _json(service: Service, body: ChatRequest) -> Callable[[], Constraint]:
-    assert body.response_format is not None
-    if body.response_format.type == "json_object":
-        return service.grammars.json(None)
-    schema = body.response_format.json_schema
-    if schema is None:
+def _schema(body: ChatRequest) -> Mapping[str, Any] | None:
+    """Return the schema that an answer which calls nothing has to fit; None: it may be any text."""
+    form = body.response_format
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return {"type": "object"}
+    if form.json_schema is None:
         raise ApiError(
             400, "response_format.json_schema: is missing", param="response_format.json_schema"
         )
-    return service.grammars.json(schema.schema_ or {})
+    return form.json_schema.schema_ or {}
 
 
 def _check_choice(body: ChatRequest) -> None:

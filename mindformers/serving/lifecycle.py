@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from mindformers.logger import logger
 from mindformers.serving.service import Service
 
-_MAX_CONNECTIONS = 1024
+_MAX_CONNECTIONS = 768  # a process may have 1024 files open where nobody says otherwise
 _KEEP_ALIVE_SECONDS = 30
 _LAST_SECONDS = 5  # in which answers that were cut tell their clients so
 

@@ -12,6 +12,7 @@ from mindformers.serving.conversation import prompt_ids
 from mindformers.serving.errors import ApiError
 from mindformers.serving.requests import DetokenizeRequest, TokenizeRequest
 from mindformers.serving.service import service_of
+from mindformers.tokenizer.tool_schema import check_tools
 
 router = APIRouter()
 
@@ -24,7 +25,8 @@ async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
     if (body.prompt is None) == (body.messages is None):
         raise ApiError(400, "give prompt or messages, one of them", param="prompt")
     if body.messages is not None:
-        ids = await asyncio.to_thread(prompt_ids, service, body.messages, body.tools)
+        tools = check_tools(body.tools) if body.tools else None
+        ids = await asyncio.to_thread(prompt_ids, service, body.messages, tools)
     else:
         text = body.prompt or ""
         ids = await asyncio.to_thread(text_ids, service, text, body.add_special_tokens)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mindformers.models.cache_size import cached_token_bytes
 from mindformers.tasks.plan_held import Held
 from mindformers.tasks.plan_job import Job
 from mindformers.training.optimizer_slots import slot_shapes
@@ -281,17 +282,6 @@ def cache_tokens(job: Job) -> int:
 def token_cache_bytes(job: Job) -> float:
     """Return the bytes a token's keys and values take in the layers of one process."""
     return cached_token_bytes(job.network, job.groups, job.on_cpu)
-
-
-def cached_token_bytes(network: Any, groups: int, on_cpu: bool = True) -> float:
-    """Return the bytes a token's keys and values take in so many key/value heads of all layers."""
-    kind = network.compute_dtype
-    if on_cpu:
-        kind = network.kv_cache_dtype or kind
-    width = {"float32": 4.0, "bfloat16": 2.0, "float16": 4.0 if on_cpu else 2.0}
-    scale = 4.0 / network.kv_channels  # of a head's int8 row
-    element = width.get(kind, 1.0 + scale)
-    return float(2 * groups * network.kv_channels * element * network.num_layers)
 
 
 def _cache(job: Job) -> int:

@@ -23,6 +23,8 @@ PREFIX = -5  # what a trained prefix leaves in a slot
 class FakeStep:
     """A network whose cache holds ids; its logits are a function of the ids that a sequence's blocks hold."""
 
+    block_bytes = 0
+
     def __init__(
         self,
         logits: Callable[[Sequence[int]], np.ndarray],

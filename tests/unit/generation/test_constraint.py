@@ -204,6 +204,25 @@ def test_auto_leaves_the_choice(plain: Walker) -> None:
     assert not constraint.allowed()[special["<|user|>"]]  # a name must be whole
 
 
+def test_a_plain_answer_beside_tools_can_be_held_to_a_schema(walker: Walker, dialect: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"],
+              "additionalProperties": False}  # fmt: skip
+    opener = walker.compiler.tool_calls(TOOLS[:1], plain=schema)
+    kinds = set()
+    for rng in seeds(24):
+        text, end = walker.walk(opener, rng)
+        if not end:
+            continue
+        answer = parse_answer(text, TOOLS[:1], "tool_calls", dialect)
+        if answer.tool_calls:
+            kinds.add("call")
+            assert answer.tool_calls[0].name == "weather"
+        else:
+            kinds.add("json")
+            assert schema_problems(json.loads(without_thoughts(answer.content)), schema) == []
+    assert kinds == {"call", "json"}
+
+
 def test_none_calls_nothing(walker: Walker, dialect: str) -> None:
     opener = walker.compiler.tool_calls(TOOLS, "none")
     for rng in seeds(6):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mindformers.errors import EngineBusyError, GenerationError
+from mindformers.generation import serving_engine
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.request import Request
 from mindformers.generation.serving_engine import ServingEngine
@@ -257,11 +260,40 @@ def test_the_cache_limits_the_length_of_a_request(opened):
     engine = opened(chain((1, 1)), num_blocks=3)
     assert engine.max_length == 12
     with pytest.raises(
-        GenerationError, match="has 12 tokens and leaves no room .* holds 12 in all"
+        GenerationError, match="the cache holds 12 of a request, the model 64; raise num_blocks"
     ):
         engine.submit(Request([1] * 12, config()))
     (chunk,) = [each for each in engine.submit(Request([1] * 9, config())) if each.finish_reason]
     assert chunk.finish_reason == "length"
+
+
+class Model:
+    """As much of a model as opening an engine takes."""
+
+    def __init__(self, block_bytes):
+        self.config = SimpleNamespace(num_blocks=5)
+        self.step = FakeStep(CHAIN)  # 64 tokens, 4 in a block
+        self.step.block_bytes = block_bytes
+
+    def build_step(self):
+        return self.step
+
+    def answering(self):
+        return nullcontext()
+
+
+@pytest.mark.parametrize(
+    ("block_bytes", "free", "blocks"),
+    [(100, 10**9, 3 * 16), (100, 4_000, 10), (100, 400, 5), (100, None, 5), (0, 10**9, 5)],
+)
+def test_without_a_number_the_cache_holds_what_answers_may_need_if_memory_is_free(
+    monkeypatch, block_bytes, free, blocks
+):
+    monkeypatch.setattr(serving_engine, "free_memory", lambda: free)
+    with serving_engine.open_engine(Model(block_bytes), max_running=3) as engine:
+        assert engine.stats().blocks == blocks
+    with serving_engine.open_engine(Model(block_bytes), num_blocks=3) as engine:
+        assert engine.stats().blocks == 3
 
 
 @pytest.mark.parametrize(

@@ -80,3 +80,5 @@ def test_the_page_is_served_from_memory_under_a_strict_policy(
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert client.get("/js/main.js").headers["content-type"].startswith("text/javascript")
     assert client.get("/notes.txt").status_code == 401
+    counted = client.get("/metrics", headers={"authorization": "Bearer one"}).text
+    assert 'mindformers_requests_total{route="page",status="200"} 2.0' in counted

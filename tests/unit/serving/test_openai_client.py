@@ -185,13 +185,16 @@ def test_a_json_schema_holds_the_answer_to_it(talk: Talk, tokenizer: Any) -> Non
     format_ = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
     with talk('\n{"a": 1}') as (client, service):
         answer = client.chat.completions.create(model="tiny", messages=HI, response_format=format_)
-        client.chat.completions.create(
-            model="tiny", messages=HI, response_format={"type": "json_object"}
-        )
+        for more in ({}, {"tools": TOOLS}):
+            client.chat.completions.create(
+                model="tiny", messages=HI, response_format={"type": "json_object"}, **more
+            )
     assert json.loads(answer.choices[0].message.content) == {"a": 1}
     for request in service.engine.requests:
         allowed = request.constraint().allowed()
         assert not allowed[tokenizer.encode_text("x")[0]]
+        assert allowed[tokenizer.encode_text("{")[0]]
+    assert allowed[tokenizer.encode_text("g")[0]]  # with tools a call may begin as well
 
 
 def test_log_probabilities_are_told_with_the_likeliest_tokens(talk: Talk) -> None:

@@ -39,6 +39,8 @@ def test_a_conversation_costs_what_the_model_reads_of_it(serve: Callable[..., An
             {"prompt": "a", "messages": [{"role": "user", "content": "b"}]},
             "one of them",
         ),
+        ("/tokenize", {"messages": [{"role": "user", "content": "b"}] * 1025}, "may have 1024"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "b"}], "tools": [{}]}, "tools[0]"),
         ("/detokenize", {"tokens": [10**6]}, "no token has the id 1000000"),
         ("/detokenize", {"tokens": ["a"]}, "tokens.0"),
     ],

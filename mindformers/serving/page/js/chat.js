@@ -98,6 +98,7 @@ export class Chat extends EventTarget {
 
   rename(id, title) {
     const conversation = this.#store.get(id);
+    if (!conversation) return; // another tab has deleted it meanwhile
     conversation.title = title.trim();
     this.#save(conversation);
     this.#tell('change');

@@ -221,6 +221,8 @@ def test_a_plain_answer_beside_tools_can_be_held_to_a_schema(walker: Walker, dia
             kinds.add("json")
             assert schema_problems(json.loads(without_thoughts(answer.content)), schema) == []
     assert kinds == {"call", "json"}
+    text, _ = walker.walk(walker.compiler.tool_calls(TOOLS[:1], "none", plain=schema), seeds(1)[0])
+    assert schema_problems(json.loads(without_thoughts(text)), schema) == []
 
 
 def test_none_calls_nothing(walker: Walker, dialect: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from mindformers.errors import ConfigError
-from mindformers.guard import FlagParser
+from mindformers.guard import FlagParser, leaving_on_sigterm
 
 _WEB = ("http://", "https://")
 
@@ -81,6 +81,7 @@ def _add_tools(group: Any) -> None:
     add("--result_tokens", type=int, help="of a result; longer ones lose their middle (1024)")
 
 
+@leaving_on_sigterm()
 def chat_command(argv: Sequence[str]) -> int:
     """Run ``mindformers chat``."""
     options = {
@@ -120,13 +121,14 @@ def open_tools(options: dict[str, Any]) -> list[Any]:
     if may_run:
         from mindformers.agent.python_tool import PythonTool
 
-        python = PythonTool(folder, readable)
-        python.start()  # what it lacks is said before the conversation
-        tools.append(python)
+        tools.append(PythonTool(folder, readable))
     elif folder or readable:
         raise ConfigError("--python_dir and --python_read belong to --python", fix="add --python")
     if sources or may_visit:
         tools.append(_browser(sources, may_visit))
+    for tool in tools:
+        if hasattr(tool, "start"):  # what it lacks is said before the conversation
+            tool.start()
     return tools
 
 

@@ -91,8 +91,9 @@ class CallGrammar:
 
     def _glm45_call(self, rule: str, tool: Mapping[str, Any]) -> str:
         schema = _parameters(tool)
-        properties = schema.get("properties") or {}
-        required = schema.get("required") or ()
+        properties, required = schema.get("properties"), schema.get("required")
+        properties = properties if isinstance(properties, Mapping) else {}
+        required = required if isinstance(required, list) else []
         rules, parts = [], []
         for i, (key, value) in enumerate(properties.items()):
             name = f"{rule}_{i}"
@@ -115,11 +116,13 @@ class CallGrammar:
     @staticmethod
     def _value(rule: str, root: Mapping[str, Any], key: str, schema: Any) -> tuple[str, str]:
         """Return how a value is written, and the rules that takes: strings stand without quotes."""
-        choices = schema.get("enum") if isinstance(schema, Mapping) else None
+        choices = None
+        if isinstance(schema, Mapping):
+            choices = [schema["const"]] if "const" in schema else schema.get("enum")
         if "string" not in types_of(root, key):
             shared = {name: root[name] for name in _DEFINITIONS if name in root}
             return f"{rule}_json", _rule(f"{rule}_json", {**schema, **shared})
-        if choices and all(isinstance(choice, str) and choice for choice in choices):
+        if isinstance(choices, list) and choices and all(map(_is_word, choices)):
             return f"({' | '.join(map(_literal, choices))})", ""
         return "TEXT", ""
 
@@ -136,6 +139,10 @@ def _parameters(tool: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the schema of a tool's arguments; they are always an object."""
     schema = tool["function"].get("parameters") or {}
     return {"type": "object", **schema} if isinstance(schema, Mapping) else {"type": "object"}
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _is_strict(tool: Mapping[str, Any]) -> bool:

@@ -101,6 +101,8 @@ class GrammarCompiler:
         checked = callable_tools(_checked(check_tools, tools, "tools"), dialect)
         allowed, mode = _checked(chosen_tools, checked, choice)
         grammar = CallGrammar(self._special, dialect)
+        if not allowed and plain is not None:
+            return self.json(plain)
         if plain is not None:
             _checked(check_schema, plain, "json_schema")
         if not allowed:

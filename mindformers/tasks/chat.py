@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -59,12 +59,15 @@ def chat(  # noqa: PLR0913 -- the options of a command
         MindFormersError: If the model or a setting cannot be used; or, where questions are not typed at
             a terminal, a question. At a terminal that is shown, and the next question is read.
     """
-    check_settings(settings)
-    source = source or sys.stdin
-    view = open_view(source.isatty())
-    reader = QuestionReader(source, view)
-    model, tokenizer = open_chat(model_dir, device_target, quantization)
-    try:
+    with ExitStack() as held:
+        for tool in tools:
+            held.callback(tool.close)
+        check_settings(settings)
+        source = source or sys.stdin
+        view = open_view(source.isatty())
+        reader = QuestionReader(source, view)
+        model, tokenizer = open_chat(model_dir, device_target, quantization)
+        held.callback(model.close)
         session = ChatSession(
             model,
             tokenizer,
@@ -81,9 +84,6 @@ def chat(  # noqa: PLR0913 -- the options of a command
         if isinstance(view, TerminalView):
             logger.setLevel(logging.ERROR)  # the view itself says why an answer was cut
         return _converse(session, reader, view)
-    finally:
-        for each in (model, *tools):
-            each.close()
 
 
 def open_chat(model_dir: str | Path, device_target: str, quantization: str | None) -> Any:

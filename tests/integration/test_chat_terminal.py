@@ -56,32 +56,33 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def test_questions_are_edited_and_answered_and_ctrl_d_leaves(start: Start) -> None:
     chat = start()
-    chat.type(f"你好 wo{BACKSPACE * 3}们\r")
+    chat.enter(f"你好 wo{BACKSPACE * 3}们")
     chat.until("you said: 你好们\n")
     assert "tokens/s; prompt " in chat.until("\n")
+    chat.until("> ")
     chat.type(CTRL_D)
     assert chat.exit_code() == 0
 
 
 def test_a_question_of_several_lines(start: Start) -> None:
     chat = start()
-    chat.type('"""first line\r')
+    chat.enter('"""first line')
     chat.until("... ")
     chat.type('second"""\r')
     chat.until("you said: first line\nsecond\n")
-    chat.type(f"one{ALT_ENTER}two\r")
+    chat.enter(f"one{ALT_ENTER}two")
     chat.until("you said: one\ntwo\n")
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(start: Start, tmp_path: Path) -> None:
     chat = start(speed="slowly")
-    chat.type("slow please\r")
+    chat.enter("slow please")
     chat.until("1 2 3 4")
     chat.type(CTRL_C)
     chat.until("stopped\n")
-    chat.type("and now\r")
+    chat.enter("and now")
     chat.until("you said: and now\n")
-    chat.type(f"/save {tmp_path / 'saved.json'}\r")
+    chat.enter(f"/save {tmp_path / 'saved.json'}")
     chat.until("4 messages written to")
     messages = json.loads((tmp_path / "saved.json").read_text(encoding="utf-8"))["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant"] * 2
@@ -91,34 +92,35 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(start: Start, tmp_path:
 
 def test_ctrl_c_at_the_prompt_drops_the_line_and_stays(start: Start) -> None:
     chat = start()
+    chat.until("> ")
     chat.type("half a quest")
     chat.until("half a quest")
     chat.type(CTRL_C)
     chat.until("(Ctrl-D leaves)\n")
-    chat.type("whole\r")
+    chat.enter("whole")
     chat.until("you said: whole\n")
-    chat.type("/exit\r")
+    chat.enter("/exit")
     assert chat.exit_code() == 0
 
 
 def test_ctrl_c_ends_a_tool_that_runs(start: Start, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(TOOLS, encoding="utf-8")
     chat = start("--tools", str(tmp_path / "mine.py"))
-    chat.type('call add {"a": 2, "b": 3}\r')
+    chat.enter('call add {"a": 2, "b": 3}')
     chat.until('add {"a": 2, "b": 3}\n  -> 5\nthe tool said 5\n')
-    chat.type("call wait {}\r")
+    chat.enter("call wait {}")
     chat.until("waiting\n")
     chat.type(CTRL_C)
     chat.until("error: the call was ended: stopped by the user\n")
-    chat.type("go on\r")
+    chat.enter("go on")
     chat.until("you said: go on\n")
 
 
 def test_an_answer_cannot_steer_the_terminal_and_a_cut_is_told(start: Start) -> None:
     chat = start()
-    chat.type("raw\r")
+    chat.enter("raw")
     chat.until("␛[2Jhidden␇\n")
-    chat.type("cut\r")
+    chat.enter("cut")
     chat.until("never done\n")
     chat.until("cut at ")
     chat.until("/set max_new_tokens ")
@@ -126,28 +128,28 @@ def test_an_answer_cannot_steer_the_terminal_and_a_cut_is_told(start: Start) -> 
 
 def test_commands_change_the_conversation(start: Start, tmp_path: Path) -> None:
     chat = start("--seed", "3")
-    chat.type("one\r")
+    chat.enter("one")
     chat.until("you said: one\n")
-    chat.type("/regenerate\r")
+    chat.enter("/regenerate")
     chat.until("you said: one\n")
-    chat.type("/undo\r")
+    chat.enter("/undo")
     chat.until("taken back: one\n")
-    chat.type("/set temperature 0.5\r")
+    chat.enter("/set temperature 0.5")
     chat.until("temperature = 0.5\nhas an effect after: /set do_sample true\n")
-    chat.type("/set temperature -1\r")
+    chat.enter("/set temperature -1")
     chat.until("error: temperature: found -1")
-    chat.type("/set tempreature 1\r")
+    chat.enter("/set tempreature 1")
     chat.until("did you mean 'temperature'")
-    chat.type("/load nowhere.json\r")
+    chat.enter("/load nowhere.json")
     chat.until("error: nowhere.json: cannot be read")
-    chat.type("/stats\r")
+    chat.enter("/stats")
     chat.until("answers          2\n")
-    chat.type("/help\r")
+    chat.enter("/help")
     chat.until("/save FILE")
 
 
 def test_colours_are_left_out_where_nobody_wants_them(start: Start) -> None:
     chat = start(NO_COLOR="1", TERM="dumb")
-    chat.type("plain\r")
+    chat.enter("plain")
     chat.until("you said: plain\n")
-    assert "\x1b[3" not in chat._bytes.decode()
+    assert "\x1b[3" not in chat.raw.decode()

@@ -32,14 +32,20 @@ class Terminal:
         if self.process == 0:
             os.chdir(folder)
             os.execvpe(command[0], list(command), environment)
-        self.seen = ""  # all of it
+        self.raw = b""  # all that was written
+        self.seen = ""  # the same as text, without colours
         self._read = 0  # of it, by ``until``
 
     def type(self, text: str) -> None:
         """Type ``text``; ``\\r`` is Enter, ``\\x03`` Ctrl-C, ``\\x04`` Ctrl-D."""
         os.write(self._handle, text.encode())
 
-    def until(self, text: str, seconds: float = 60.0) -> str:
+    def enter(self, text: str) -> None:
+        """Type a line when the prompt is there: before that no line editor listens."""
+        self.until("> ")
+        self.type(f"{text}\r")
+
+    def until(self, text: str, seconds: float = 30.0) -> str:
         """Read until ``text`` is shown; return what was shown up to it, without colours."""
         deadline = time.monotonic() + seconds
         while (place := self.seen.find(text, self._read)) < 0:
@@ -74,6 +80,6 @@ class Terminal:
             data = os.read(self._handle, 65536)
         except OSError:  # Linux' way of saying that nobody writes any more
             return False
-        self._bytes = getattr(self, "_bytes", b"") + data
-        self.seen = _ESCAPES.sub("", self._bytes.decode("utf-8", "ignore")).replace("\r\n", "\n")
+        self.raw += data
+        self.seen = _ESCAPES.sub("", self.raw.decode("utf-8", "ignore")).replace("\r\n", "\n")
         return bool(data)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from mindformers.agent.web_pages import WebPages
-from mindformers.cli.chat import build_parser, open_tools
-from mindformers.errors import ConfigError
+from mindformers.cli.chat import build_parser, chat_command, open_tools
+from mindformers.errors import ConfigError, MindFormersError
 from tests.support.vocab import write_tiny_vocab
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -56,6 +57,15 @@ def test_addresses_of_the_web_need_leave(tmp_path: Path) -> None:
 def test_what_cannot_be_opened_is_one_line(flags: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         opened(*flags)
+
+
+def test_what_tools_hold_is_given_back_when_the_chat_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(MindFormersError):
+        chat_command([str(tmp_path / "none"), "--python"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_script_gets_the_answers_and_the_calls_and_nothing_else(tmp_path: Path) -> None:

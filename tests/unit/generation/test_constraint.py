@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mindformers.errors import GenerationError, MissingExtraError
 from mindformers.generation.config import GenerationConfig
@@ -218,6 +221,8 @@ def test_a_plain_answer_beside_tools_can_be_held_to_a_schema(walker: Walker, dia
             kinds.add("json")
             assert schema_problems(json.loads(without_thoughts(answer.content)), schema) == []
     assert kinds == {"call", "json"}
+    text, _ = walker.walk(walker.compiler.tool_calls(TOOLS[:1], "none", plain=schema), seeds(1)[0])
+    assert schema_problems(json.loads(without_thoughts(text)), schema) == []
 
 
 def test_none_calls_nothing(walker: Walker, dialect: str) -> None:
@@ -333,6 +338,34 @@ def test_grammars_are_compiled_once_and_few_are_kept(vocab: Path) -> None:
     assert compiler._compile.cache_info().hits == 1
 
 
+WORDS = st.sampled_from(
+    ["type", "properties", "items", "$ref", "allOf", "anyOf", "required", "enum", "const", "pattern",
+     "minItems", "prefixItems", "$defs", "patternProperties", "additionalProperties", "multipleOf", "a"]
+)  # fmt: skip
+LEAVES = st.sampled_from([None, 1, -1, "a", "(", "#", "#/$defs/a", "object", "string", True, 1.5])
+SCHEMAS = st.dictionaries(
+    WORDS,
+    st.recursive(
+        LEAVES,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+        max_leaves=12,
+    ),
+    max_size=5,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(SCHEMAS)
+def test_any_schema_is_taken_or_refused(walker: Walker, schema: dict[str, Any]) -> None:
+    tools = [{"name": "f", "parameters": schema}]
+    for open_form in (
+        lambda: walker.compiler.json(schema),
+        lambda: walker.compiler.tool_calls(tools, "required"),
+    ):
+        with suppress(GenerationError):
+            assert open_form()().allowed().any()
+
+
 def test_threads_share_a_compiler(vocab: Path) -> None:
     tokenizer = dialect_tokenizer(vocab, "glm4")
     compiler = GrammarCompiler(tokenizer, len(tokenizer))
@@ -352,8 +385,8 @@ def test_generate_keeps_to_a_constraint(plain: Walker) -> None:
     """The runner would rather say anything else; penalties and draws do not matter, and rows not meet."""
     logits = np.linspace(1, 0, plain.size, dtype=np.float32)
     form = plain.compiler.json({"enum": ["ab", "cd"]})
-    for settings in ({}, {"do_sample": True, "temperature": 2.0, "repetition_penalty": 1.5}):
-        config = GenerationConfig(max_new_tokens=60, eos_token_id=plain.ends, **settings)
+    for choice in ({}, {"do_sample": True, "temperature": 2.0, "repetition_penalty": 1.5}):
+        config = GenerationConfig(max_new_tokens=60, eos_token_id=plain.ends, **choice)
         output = generate(
             FakeRunner(lambda ids: logits, plain.size, 100), [[1, 2], [3]], config,
             constraint=form, tokenizer=plain.tokenizer, seed=0,

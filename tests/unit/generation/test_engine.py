@@ -96,6 +96,14 @@ def test_a_seed_repeats_an_answer_and_rows_with_one_prompt_differ():
     assert lists(other)[0] != lists(first)[0]
 
 
+def test_several_answers_to_a_prompt_stand_side_by_side():
+    settings = {"do_sample": True, "top_k": 5, "temperature": 3.0}
+    prompts = [[1], [2, 3]]
+    found = answers_of(prompts, num_return_sequences=2, **settings)
+    assert found == answers_of([[1], [1], [2, 3], [2, 3]], **settings)
+    assert found[0] != found[1]
+
+
 def test_sampling_leaves_the_global_generator_alone_when_a_seed_is_given_and_greedy_always():
     for settings, seed in ((config(do_sample=True), 5), (config(), None)):
         np.random.seed(0)

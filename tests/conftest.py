@@ -9,7 +9,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("untimed")
 os.environ.setdefault("GLOG_v", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 # A shell starts what runs in the background with Ctrl-C ignored, and so would be the programs that tests interrupt.

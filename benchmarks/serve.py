@@ -12,11 +12,11 @@ import argparse
 import json
 import os
 import random
-import re
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +38,6 @@ _FORMS = {
     "int4": "q4_0",
 }  # what llama.cpp has beside ours
 _PATIENCE = 600.0  # seconds a server may take to start
-_PORT = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
 
 def parse() -> argparse.Namespace:
@@ -64,8 +63,8 @@ def ours(arguments: argparse.Namespace) -> list[str]:
     number = "fp32" if arguments.dtype == "fp32" else "bf16"
     source = write(arguments.models, arguments.config, number)
     folder = served_directory(source, SIZES[arguments.config].vocab)
-    command = [sys.executable, "-m", "mindformers", "serve", str(folder), "--port", "0"]
-    command += ["--max_running", str(max(arguments.streams))]
+    command = [sys.executable, "-m", "mindformers", "serve", str(folder)]
+    command += ["--port", str(free_port()), "--max_running", str(max(arguments.streams))]
     tokens = max(arguments.streams) * (arguments.prompt + arguments.new + 32)
     command += ["--cache_tokens", str(tokens)]
     if arguments.dtype in ("int8", "int4"):
@@ -91,8 +90,6 @@ def llama(arguments: argparse.Namespace) -> list[str]:
 
 def free_port() -> int:
     """Return a port nobody listens at now."""
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -107,45 +104,29 @@ def server(command: list[str], threads: int) -> Iterator[int]:
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment |= {"MINDFORMERS_THREADS": str(threads)}
-    log = Path(os.devnull) if "--verbose" in command else None
-    lines: list[str] = []
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE if log is None else subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        port = int(command[command.index("--port") + 1]) or _told_port(process, lines)
-        _await(process, port)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(60)
+    port = int(command[command.index("--port") + 1])
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        try:
+            if not _answers(process, port):
+                log.seek(0)
+                raise RuntimeError((log.read().split("\n")[-2:-1] or ["it said nothing"])[0])
+            yield port
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
-def _told_port(process: subprocess.Popen[str], lines: list[str]) -> int:
-    import threading
-
-    assert process.stderr is not None
-    for line in process.stderr:
-        lines.append(line)
-        if found := _PORT.search(line):
-            # Its log goes on: somebody has to read it.
-            threading.Thread(target=lambda: list(process.stderr or ()), daemon=True).start()
-            return int(found[1])
-    raise RuntimeError((lines or ["the server ended"])[-1].strip())
-
-
-def _await(process: subprocess.Popen[str], port: int) -> None:
+def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until a server answers; return whether it does before it ends or the patience does."""
     ends = time.monotonic() + _PATIENCE
-    while time.monotonic() < ends:
-        if process.poll() is not None:
-            raise RuntimeError(f"the server ended with code {process.returncode}")
+    while process.poll() is None and time.monotonic() < ends:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
+                return True
+        except OSError:
             time.sleep(0.2)
-    raise RuntimeError(f"the server did not answer within {_PATIENCE:g} s")
+    return False
 
 
 def measure(who: str, command: list[str], arguments: argparse.Namespace, number: int) -> None:

@@ -77,7 +77,10 @@ def recompute_activation(mlp: nn.Cell) -> None:
     elif isinstance(down, Linear) and isinstance(down.product, NativeLinear):
         is_split = isinstance(mlp.activation, NativeSplitSwiGlu)
         mlp.activation = _Both() if is_split else Keep()
-        down.product = NativeActivatedLinear(down.product.to_float32)
+        # Trained or not decides how products are summed, so the new cell begins as the old one is.
+        down.product = NativeActivatedLinear(down.product.to_float32).set_train(
+            down.product.training
+        )
 
 
 class ChatGLM2MLP(nn.Cell):

@@ -4,7 +4,8 @@
 
 Both adapt the same random weights of a size of presets.py with adapters beside every linear layer, and see the
 same batches, filled up to their longest row; the first losses, before anything was learnt, must agree. The
-vocabulary is cut to the size's. A third figure packs the same conversations. All take turns in every round.
+vocabulary is cut to the size's. Further figures pack the same conversations, over weights as they are and held in
+int4 (QLoRA). All take turns in every round.
 One JSON line per figure: tokens of conversations per second (filling does not count), its ratio to peft in the
 same round, the first loss, and peak memory. Without the two paths: the reference files beside the checkout.
 """
@@ -33,6 +34,13 @@ from benchmarks.weights import hf_config, write
 CONFIG = "configs/glm4/lora_glm4_tiny_cpu.yaml"
 PEFT = "transformers + peft"
 RANK, ALPHA, DROPOUT, RATE, SEED = 8, 16, 0.05, 1e-4, 42
+PADDED, PACKED = {"dynamic_batch": True}, {"packing": True}
+INT4 = {"model.model_config.pet_config.base_quantization": "int4"}
+FORMS: dict[str, tuple[dict[str, bool], dict[str, str]]] = {
+    "padded": (PADDED, {}),
+    "packed": (PACKED, {}),
+    "packed, base in int4": (PACKED, INT4),
+}
 CONTROL_TOKENS = 64  # rows kept free behind the cut vocabulary
 
 
@@ -141,7 +149,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--models", type=Path, default=ROOT / ".bench/models")
     args = parser.parse_args()
-    forms = {"padded": {"dynamic_batch": True}, "packed": {"packing": True}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not (args.vocab_file and args.data_path):
@@ -151,27 +158,29 @@ def main() -> None:
             args.vocab_file, size.vocab - CONTROL_TOKENS, folder / "tokenizer.model"
         )
         model = write(args.models, args.size, "fp32")
-        rows = {form: folder / f"{form}.npz" for form in forms}
-        tokens = {form: write_batches(args, vocab, forms[form], rows[form]) for form in forms}
-        runs: dict[str, list[Seen]] = {PEFT: [], "padded": [], "packed": []}
+        rows = folder / "rows.npz"
+        tokens = {
+            figure: write_batches(args, vocab, FORMS.get(figure, (PADDED,))[0], rows)
+            for figure in (*FORMS, PEFT)  # the file of the last one is the rival's
+        }
+        runs: dict[str, list[Seen]] = {figure: [] for figure in (PEFT, *FORMS)}
         for _ in range(args.rounds):
             for figure in runs:
-                seen = (
-                    peft(args, model, rows["padded"], tokens["padded"])
-                    if figure == PEFT
-                    else ours(
-                        run_keys(args, vocab, model, forms[figure]), args.data_path, tokens[figure]
-                    )
-                )
+                if figure == PEFT:
+                    seen = peft(args, model, rows, tokens[figure])
+                else:
+                    form, keys = FORMS[figure]
+                    keys = {**run_keys(args, vocab, model, form), **keys}
+                    seen = ours(keys, args.data_path, tokens[figure])
                 print(f"{figure}: {seen}", file=sys.stderr, flush=True)  # a round may be broken off
                 runs[figure].append(seen)
-    for figure, seen in runs.items():
-        ratios = [own.speed / other.speed for own, other in zip(seen, runs[PEFT], strict=True)]
+    for figure, found in runs.items():
+        ratios = [own.speed / other.speed for own, other in zip(found, runs[PEFT], strict=True)]
         print(json.dumps({
             "bench": "lora", "figure": figure, "size": args.size, "batch_size": args.batch_size,
-            "seq_length": args.seq_length, "tokens/s": round(statistics.median(each.speed for each in seen), 1),
+            "seq_length": args.seq_length, "tokens/s": round(statistics.median(each.speed for each in found), 1),
             f"to {PEFT}": round(statistics.median(ratios), 2), "rounds": args.rounds,
-            "first_loss": round(seen[0].first_loss, 4), "peak_GiB": round(max(each.peak for each in seen) / 2**30, 2),
+            "first_loss": round(found[0].first_loss, 4), "peak_GiB": round(max(each.peak for each in found) / 2**30, 2),
         }), flush=True)  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from mindformers.logger import logger
 Callback = Callable[[Chunk | BaseException | None], None]
 
 
-class _Pending:
+class PendingChunks:
     """Chunks of one answer that nobody has taken yet, as one: a slow reader holds up nobody."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Handle:
         self.usage = Usage()
         self._on_cancel = on_cancel
         self._changed = threading.Condition(threading.RLock())
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, PendingChunks] = {}
         self._error: BaseException | None = None
         self._has_ended = False
         self._callback: Callback | None = None
@@ -80,7 +80,7 @@ class Handle:
     def put(self, chunk: Chunk) -> None:
         """Take a chunk of the engine's."""
         with self._changed:
-            self._pending.setdefault(chunk.index, _Pending()).add(chunk)
+            self._pending.setdefault(chunk.index, PendingChunks()).add(chunk)
             self._tell()
 
     def end(self, error: BaseException | None = None) -> None:

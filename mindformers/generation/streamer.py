@@ -10,7 +10,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -101,14 +101,7 @@ class TextStreamer(BaseStreamer):
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Write ``text``, with a line end after the last. Override to send it elsewhere."""
-        output = sys.stdout
-        text += "\n" if stream_end else ""
-        try:
-            output.write(text)
-        except UnicodeEncodeError:  # a terminal set to ASCII: show the code points, keep going
-            encoding = output.encoding or "ascii"
-            output.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        output.flush()
+        write_at_once(sys.stdout, text + ("\n" if stream_end else ""))
 
     def _restart(self) -> None:
         self._decoder = self._open()
@@ -199,6 +192,16 @@ class TextIteratorStreamer(TextStreamer):
         if piece is None:
             raise StopIteration
         raise piece
+
+
+def write_at_once(output: TextIO, text: str) -> None:
+    """Write to a terminal or a file; what its encoding lacks is shown as code points."""
+    try:
+        output.write(text)
+    except UnicodeEncodeError:
+        encoding = output.encoding or "ascii"
+        output.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    output.flush()
 
 
 @contextmanager

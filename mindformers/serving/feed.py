@@ -6,35 +6,10 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 
-from mindformers.generation.request import Chunk, RequestHandle, TokenLogprob
-
-
-@dataclass
-class _Pending:
-    """What is new in one answer since it was read last."""
-
-    tokens: list[int] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: str = ""
-
-    def add(self, chunk: Chunk) -> None:
-        self.tokens += chunk.tokens
-        self.texts.append(chunk.text)
-        self.logprobs += chunk.logprobs
-        self.finish_reason = chunk.finish_reason
-
-    def chunk(self, index: int) -> Chunk:
-        return Chunk(
-            index,
-            tuple(self.tokens),
-            "".join(self.texts),
-            self.finish_reason,
-            tuple(self.logprobs),
-        )
+from mindformers.generation.handle import PendingChunks
+from mindformers.generation.request import Chunk, RequestHandle
 
 
 class Bell:
@@ -80,7 +55,7 @@ class Feed:
         self._loop, self._bell = bell.loop, bell
         self._ready = asyncio.Event()
         self._lock = threading.Lock()
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, PendingChunks] = {}
         self._open = set(range(len(handles)))
         self._error: BaseException | None = None
         self._handles = handles
@@ -121,7 +96,7 @@ class Feed:
         with self._lock:
             is_awake = bool(self._pending)
             if isinstance(item, Chunk):
-                self._pending.setdefault(first + item.index, _Pending()).add(item)
+                self._pending.setdefault(first + item.index, PendingChunks()).add(item)
             else:
                 self._open.discard(place)
                 self._error = self._error or item

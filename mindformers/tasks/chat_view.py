@@ -8,6 +8,7 @@ from typing import Any, TextIO
 from mindformers.agent.cached_model import Answer
 from mindformers.agent.loop import REPEATED, TIME_LIMIT, TOOL_ROUNDS, ToolRun, Watcher
 from mindformers.generation.stopping import CANCELLED
+from mindformers.generation.streamer import write_at_once
 from mindformers.tokenizer.tool_calls import ToolCall
 
 _SHOWN_CHARS = 600  # of a result; the model gets more
@@ -72,13 +73,7 @@ class ChatView(Watcher):
         self.say(f"error: {error}")
 
     def _write(self, text: str) -> None:
-        output = self._output or sys.stdout
-        try:
-            output.write(text)
-        except UnicodeEncodeError:  # a terminal set to ASCII: show the code points, keep going
-            encoding = output.encoding or "ascii"
-            output.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        output.flush()
+        write_at_once(self._output or sys.stdout, text)
         self._is_at_start = text.endswith("\n") if text else self._is_at_start
 
 

@@ -55,6 +55,14 @@ class Terminal:
         self._read = place + len(text)
         return shown
 
+    def interrupt(self, text: str) -> str:
+        """Press Ctrl-C until ``text`` is shown: Python's ``input`` misses one that comes between two keys."""
+        for _ in range(15):
+            self.type("\x03")
+            with suppress(AssertionError):
+                return self.until(text, 2.0)
+        raise AssertionError(f"{text!r} was not shown after: {self.seen[self._read :]!r}")
+
     def exit_code(self, seconds: float = 60.0) -> int:
         """Read to the end; return the exit code."""
         deadline = time.monotonic() + seconds

@@ -5,40 +5,16 @@ Every step is one native call over the tokens of all running rows, side by side 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from mindformers.generation.array import Array
 from mindformers.generation.block_manager import BlockManager
+from mindformers.generation.paged_network import PagedNetwork, run_pieces
+from mindformers.generation.paged_step import Piece
 
 PREFILL_CHUNK = 1024  # tokens of a call; bounds the memory of its activations
-
-
-class PagedNetwork(Protocol):
-    """A network with a paged cache, seen from the runner; see ``NativeNetwork``."""
-
-    def allocate_cache(self, num_blocks: int) -> None:
-        """Give every layer an empty cache of ``num_blocks`` blocks."""
-
-    def write_cache(self, slots: Array, past: Array) -> None:
-        """Put keys and values that come from no token into slots of every layer."""
-
-    def run(
-        self,
-        ids: Array,
-        positions: Array,
-        slots: Array,
-        starts: Array,
-        lengths: Array,
-        tables: Array,
-        picked: Array,
-    ) -> Array:
-        """Run the network on some tokens; return the picked ones' logits, (R, V) float32."""
-
-    def hold(self) -> object:
-        """Return what keeps the weights where they are now."""
 
 
 class NativeRunner:
@@ -91,38 +67,22 @@ class NativeRunner:
                 self.network.write_cache(slots, past)
         logits = np.empty((len(prompts), self.vocab_size), np.float32)
         for pieces in _pieces([len(prompt) for prompt in prompts], self.chunk):
-            parts = [prompts[row][start:stop] for row, start, stop in pieces]
-            ends = np.cumsum([len(part) for part in parts]) - 1
-            last = [i for i, (row, _, stop) in enumerate(pieces) if stop == len(prompts[row])]
-            found = self._run([p[0] for p in pieces], [p[1] for p in pieces], parts, ends[last])
-            logits[[pieces[i][0] for i in last]] = found
+            ends = [row for row, _, stop in pieces if stop == len(prompts[row])]
+            found = self._run(
+                Piece(
+                    prompts[row][start:stop],
+                    start,
+                    self.blocks.table(row),
+                    (stop - start - 1,) if stop == len(prompts[row]) else (),
+                )
+                for row, start, stop in pieces
+            )
+            logits[ends] = found
         return logits
 
-    def _run(
-        self,
-        rows: Sequence[int],
-        firsts: Sequence[int],
-        parts: Sequence[Sequence[int]],
-        picked: Array,
-    ) -> Array:
-        """Run tokens of some rows, ``parts`` from the positions ``firsts`` on; return the picked ones' logits."""
+    def _run(self, pieces: Iterable[Piece]) -> Array:
         assert self.network is not None
-        positions = [
-            np.arange(first, first + len(part)) for first, part in zip(firsts, parts, strict=True)
-        ]
-        slots = [
-            self.blocks.slot_mapping([row], each + self.prefix_length)[0]
-            for row, each in zip(rows, positions, strict=True)
-        ]
-        return self.network.run(
-            np.concatenate(parts),
-            np.concatenate(positions),
-            np.concatenate(slots),
-            np.cumsum([0, *(len(part) for part in parts)]),
-            np.array([self.prefix_length + each[-1] + 1 for each in positions]),
-            self.blocks.block_tables(rows),
-            picked,
-        )
+        return run_pieces(self.network, list(pieces), self.block_size, self.prefix_length)
 
     def decode(self, tokens: Array, rows: Array) -> Array:
         """Append ``tokens`` (A,) to the prompts ``rows`` (A,) and return the logits after each, (A, V).
@@ -153,9 +113,11 @@ class NativeRunner:
         """
         running = self._only(rows)
         firsts = self.blocks.lengths(running) - self.prefix_length
-        counts = [len(each) for each in tokens]
-        self.blocks.append(running, counts)
-        return self._run(running, firsts.tolist(), tokens, np.arange(sum(counts)))
+        self.blocks.append(running, [len(each) for each in tokens])
+        return self._run(
+            Piece(ids, first, self.blocks.table(row), range(len(ids)))
+            for row, first, ids in zip(running, firsts.tolist(), tokens, strict=True)
+        )
 
     def rollback(self, lengths: Sequence[int], rows: Sequence[int]) -> None:
         """Forget of some rows what lies behind their first ``lengths`` tokens."""

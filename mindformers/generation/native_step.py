@@ -8,35 +8,15 @@ from typing import Protocol
 import numpy as np
 
 from mindformers.generation.array import Array
-from mindformers.generation.paged_step import Piece, flatten, prefix_slots
+from mindformers.generation.paged_network import PagedNetwork, run_pieces
+from mindformers.generation.paged_step import Piece, prefix_slots
 
 
-class PagedNetwork(Protocol):
-    """A network with a paged cache; see ``NativeNetwork``."""
-
-    def allocate_cache(self, num_blocks: int) -> None:
-        """Give every layer an empty cache of ``num_blocks`` blocks."""
-
-    def write_cache(self, slots: Array, past: Array) -> None:
-        """Put keys and values that come from no token into slots of every layer."""
+class SharedBlocksNetwork(PagedNetwork, Protocol):
+    """One whose sequences can share blocks."""
 
     def copy_blocks(self, sources: Array, targets: Array) -> None:
         """Copy whole blocks of every layer."""
-
-    def run(
-        self,
-        ids: Array,
-        positions: Array,
-        slots: Array,
-        starts: Array,
-        lengths: Array,
-        tables: Array,
-        picked: Array,
-    ) -> Array:
-        """Run the network on some tokens; return the picked ones' logits, (R, V) float32."""
-
-    def hold(self) -> object:
-        """Return what keeps the weights where they are now."""
 
 
 class NativeStep:
@@ -56,7 +36,7 @@ class NativeStep:
 
     def __init__(
         self,
-        network: PagedNetwork,
+        network: SharedBlocksNetwork,
         *,
         vocab_size: int,
         max_length: int,
@@ -88,13 +68,4 @@ class NativeStep:
 
     def run(self, pieces: Sequence[Piece]) -> Array:
         """Read the pieces' tokens; return the picked ones' logits in order, (R, V) float32."""
-        flat = flatten(pieces, self.block_size, self.prefix_length)
-        return self.network.run(
-            flat.ids,
-            flat.positions,
-            flat.slots,
-            flat.starts,
-            flat.lengths,
-            flat.tables,
-            flat.picked,
-        )
+        return run_pieces(self.network, pieces, self.block_size, self.prefix_length)

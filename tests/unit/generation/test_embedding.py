@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 
 from mindformers.errors import GenerationError
 from mindformers.generation import engine_job
@@ -14,7 +15,9 @@ from mindformers.generation.config import GenerationConfig
 from mindformers.generation.handle import Handle
 from mindformers.generation.request import EmbeddingRequest, Request
 from mindformers.generation.serving_engine import open_engine
+from mindformers.models.glm2.glm2 import ChatGLM2ForConditionalGeneration
 from mindformers.pet import Ptuning2Config, get_pet_model
+from tests.support import numpy_glm
 from tests.support.compare import MODEL_FP32, assert_close
 from tests.support.engine import (
     FakeStep,
@@ -26,8 +29,8 @@ from tests.support.engine import (
     submit,
 )
 from tests.support.generation import history_logits
-from tests.support.golden_model import CASES
-from tests.support.networks import golden_network, ints
+from tests.support.golden_model import CASES, GoldenCase
+from tests.support.networks import golden_config, golden_network, ints
 
 GREEDY = GenerationConfig(max_new_tokens=6, eos_token_id=[])
 
@@ -266,3 +269,19 @@ def test_an_engine_over_a_model_takes_both_kinds_of_requests(network):
         assert len(answers(answer)[0]) == 6
     expected = pooled(forward_states(network, prompts), "mean")
     assert_close(found, expected, MODEL_FP32)
+
+
+def test_embeddings_are_those_worked_out_by_hand(backend, pynative):
+    sizes = numpy_glm.Sizes(layers=1)
+    weights = numpy_glm.random_weights(sizes)
+    case = GoldenCase("numpy", layers=1, heads=sizes.heads, vocab=sizes.vocab, eps=sizes.eps)
+    network = ChatGLM2ForConditionalGeneration(golden_config(case, seq_length=40, num_blocks=20))
+    for name, parameter in network.weight_parameters().items():
+        original = name.replace("embedding_weight", "word_embeddings.weight")
+        parameter.set_data(Tensor(weights[original]))
+    prompts = [[3, 1, 4, 1, 5, 9], [2, 6]]
+    core = open_core(network.build_step(), 20)
+    handle = ask(core, prompts)
+    run_all(core)
+    states = [numpy_glm.hidden_states(weights, sizes, np.array(p)) for p in prompts]
+    assert_close(embeddings(handle), pooled(states, "mean"), MODEL_FP32)

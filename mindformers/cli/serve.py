@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 
 from mindformers.extras import import_extra
+from mindformers.generation.request import POOLINGS
 from mindformers.generation.scheduler import EngineSettings
 from mindformers.guard import FlagParser
 from mindformers.serving.settings import Limits, ServerSettings
@@ -32,6 +33,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--quantization", choices=("int8", "int4"), help="round the weights when they are loaded"
     )
     parser.add_argument("--served_model_name", help="the model's name; default: the folder's")
+    parser.add_argument(
+        "--pooling",
+        default=ServerSettings().pooling,
+        choices=POOLINGS,
+        help="what becomes a text's embedding: the mean of its tokens' hidden states, or the last one "
+        "(default: %(default)s)",
+    )
     _add_access(parser)
     _add_limits(parser)
     _add_engine(parser)
@@ -126,6 +134,7 @@ def serve_command(argv: Sequence[str]) -> int:
         allow_no_key=options["allow_no_key"],
         cors_origins=tuple(options["cors_origin"]),
         drain_timeout=options["drain_timeout"],
+        pooling=options["pooling"],
         limits=limits,
     )
     serve(

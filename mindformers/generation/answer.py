@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -30,8 +31,19 @@ class Owner(Protocol):
     def goes_together(self) -> bool:
         """Whether its answers are given up all at once: beams wait for one another."""
 
-    def note_start(self, num_cached: int) -> None:
-        """Take note that reading begins, or begins again, with so many tokens of the cache."""
+    @property
+    def reads_all(self) -> bool:
+        """Whether every token is read, also where the cache holds what others wrote of it."""
+
+    @property
+    def gives_hidden(self) -> bool:
+        """Whether it takes the hidden states of the tokens it picks, and not their logits."""
+
+    def picked(self, answer: Answer, count: int) -> Sequence[int]:
+        """Return which of an answer's next ``count`` tokens something is wanted of."""
+
+    def note_start(self, answer: Answer) -> None:
+        """Take note that an answer is read, or read again, from where the cache ends."""
 
     def note_overtaken(self) -> None:
         """Take note that a request which came later goes first."""

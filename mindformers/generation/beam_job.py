@@ -16,8 +16,9 @@ import numpy as np
 from mindformers.errors import GenerationError
 from mindformers.generation.answer import Answer
 from mindformers.generation.array import Array
+from mindformers.generation.engine_job import Model
 from mindformers.generation.handle import Handle
-from mindformers.generation.job import Job, Model
+from mindformers.generation.job import Job
 from mindformers.generation.logits import normalize
 from mindformers.generation.request import Chunk, Request
 from mindformers.generation.scheduler import Scheduler
@@ -91,7 +92,7 @@ class BeamJob(Job):
         for beam in self._beams:
             if beam.answer in by_answer:
                 # The array is part of the step's: a copy, lest a beam that waits keeps all of it.
-                beam.logits = by_answer[beam.answer].copy()
+                beam.logits = by_answer[beam.answer][-1].copy()
             elif beam.answer.num_unread:
                 beam.logits = None  # its blocks were given up: it is read again
         if all(beam.logits is not None for beam in self._beams):

@@ -92,19 +92,20 @@ class BlockManager:
             blocks = [self._take() for _ in range(self.blocks_for(length))]
             self._rows[row] = _Row(blocks, int(length))
 
-    def open(self, row: int, ids: Array, reserve: int = 0) -> int | None:
+    def open(self, row: int, ids: Array, reserve: int = 0, is_shared: bool = True) -> int | None:
         """Give a new row the blocks of its first tokens, shared where others hold the same tokens.
 
         Args:
             row: A row number that owns nothing yet.
             ids: (L,) int32.
             reserve: Blocks that must stay free.
+            is_shared: False: all are its own, whatever others hold.
 
         Returns:
             Tokens that need not be read, fewer than L; None if too few blocks are free.
         """
         assert row not in self._rows, f"row {row} owns blocks already"
-        shared, number = self._known.find(ids, self.block_size)
+        shared, number = self._known.find(ids, self.block_size) if is_shared else ([], START)
         idle = sum(self._owners[block] == 0 for block in shared)
         wanted = self.blocks_for(len(ids)) - len(shared)
         if wanted + idle + reserve > self.num_free:

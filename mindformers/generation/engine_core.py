@@ -8,18 +8,18 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from mindformers.errors import GenerationError
 from mindformers.generation.answer import Answer
 from mindformers.generation.array import Array
 from mindformers.generation.beam_job import BeamJob
 from mindformers.generation.block_manager import BlockManager
 from mindformers.generation.block_tables import stacked
+from mindformers.generation.embedding_job import EmbeddingJob
+from mindformers.generation.engine_job import EngineJob, Model
 from mindformers.generation.handle import Handle
-from mindformers.generation.job import Job, Model
+from mindformers.generation.job import Job
 from mindformers.generation.paged_step import PagedStep, Piece
-from mindformers.generation.request import EngineStats, Request
+from mindformers.generation.request import EmbeddingRequest, EngineStats, Request
 from mindformers.generation.sampled_job import SampledJob
 from mindformers.generation.scheduler import EngineSettings, Scheduler
 from mindformers.generation.stopping import TIMEOUT
@@ -55,12 +55,15 @@ class EngineCore:
         self.model = Model(
             step.vocab_size, min(step.max_length, room), step.prefix_length, allowed_vocab_size, tokenizer
         )  # fmt: skip
-        self.jobs: dict[Handle, Job] = {}
+        self.hidden_size = step.hidden_size
+        self.jobs: dict[Handle, EngineJob] = {}
         self._arrivals = itertools.count()
         self._finished: Counter[str] = Counter()
         self._ends: deque[float] = deque(maxlen=_RECENT)
 
-    def open_job(self, request: Request, handle: Handle, processors: Any = ()) -> Job:
+    def open_job(
+        self, request: Request | EmbeddingRequest, handle: Handle, processors: Any = ()
+    ) -> EngineJob:
         """Check a request and prepare its answers; may be called from any thread.
 
         Args:
@@ -71,6 +74,11 @@ class EngineCore:
         Raises:
             GenerationError: If it can never be answered.
         """
+        _check_timeout(request.timeout)
+        if isinstance(request, EmbeddingRequest):
+            # Half of the places at most: whoever asks for an answer meanwhile is let in.
+            places = max(1, self.settings.max_running // 2)
+            return EmbeddingJob(request, next(self._arrivals), self.model, handle, places)
         _check_request(request)
         self._require_cache(request)
         kind = SampledJob if request.config.num_beams == 1 else BeamJob
@@ -103,7 +111,7 @@ class EngineCore:
                 fix="lower num_beams or max_new_tokens, or raise num_blocks",
             )
 
-    def add(self, job: Job) -> None:
+    def add(self, job: EngineJob) -> None:
         """Let a request wait for its turn."""
         self.jobs[job.handle] = job
         for answer in job.answers:
@@ -127,16 +135,16 @@ class EngineCore:
         planned = self.scheduler.plan()
         if planned:
             try:
-                logits = self._read(planned)
+                found = self._read(planned)
             except Exception as error:
                 # Nobody can tell what the cache holds now of those that were in the step.
                 for handle in {answer.job.handle for answer, _ in planned}:
                     self._end(self.jobs[handle], FAILED, error)
                 return bool(self.jobs)
-            self._hand_out(planned, logits)
+            self._hand_out(planned, found)
         return bool(self.jobs)
 
-    def _read(self, planned: Sequence[tuple[Answer, int]]) -> Array:
+    def _read(self, planned: Sequence[tuple[Answer, int]]) -> list[Array]:
         blocks, prefix_length = self.scheduler.blocks, self._step.prefix_length
         copies = blocks.take_copies()
         if copies:
@@ -146,20 +154,17 @@ class EngineCore:
             self._step.write_prefix(stacked(fresh))
         pieces = []
         for answer, count in planned:
-            start = answer.num_read
-            ids = answer.row.ids[start : start + count]
-            picked = (count - 1,) if count == answer.num_unread else ()
-            pieces.append(Piece(ids, start, blocks.table(answer.place), picked))
+            start, job = answer.num_read, answer.job
+            ids, table = answer.row.ids[start : start + count], blocks.table(answer.place)
+            pieces.append(Piece(ids, start, table, job.picked(answer, count), job.gives_hidden))
         return self._step.run(pieces)
 
-    def _hand_out(self, planned: Sequence[tuple[Answer, int]], logits: Array) -> None:
+    def _hand_out(self, planned: Sequence[tuple[Answer, int]], found: Sequence[Array]) -> None:
         ready: dict[Handle, list[tuple[Answer, Array]]] = {}
-        rows = iter(np.asarray(logits, np.float32))
-        for answer, count in planned:
-            is_last = count == answer.num_unread
+        for (answer, count), rows in zip(planned, found, strict=True):
             self.scheduler.note_written(answer, count)
-            if is_last:
-                ready.setdefault(answer.job.handle, []).append((answer, next(rows)))
+            if len(rows):
+                ready.setdefault(answer.job.handle, []).append((answer, rows))
         for handle, own in ready.items():
             job = self.jobs[handle]
             try:
@@ -176,7 +181,7 @@ class EngineCore:
             if job.deadline is not None and now >= job.deadline:
                 self.stop(job.handle, TIMEOUT)
 
-    def _end(self, job: Job, reason: str, error: BaseException | None = None) -> None:
+    def _end(self, job: EngineJob, reason: str, error: BaseException | None = None) -> None:
         for answer in list(job.answers):
             job.leave(answer, self.scheduler)
         del self.jobs[job.handle]
@@ -219,9 +224,10 @@ def _check_request(request: Request) -> None:
         raise GenerationError(
             f"found {request.num_answers}", where="num_answers", allowed="1 or more"
         )
-    if request.timeout is not None and not request.timeout > 0:
-        raise GenerationError(
-            f"found {request.timeout}", where="timeout", allowed="above 0 seconds"
-        )
     if request.logprobs is not None and request.logprobs < 0:
         raise GenerationError(f"found {request.logprobs}", where="logprobs", allowed="0 or more")
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None and not timeout > 0:
+        raise GenerationError(f"found {timeout}", where="timeout", allowed="above 0 seconds")

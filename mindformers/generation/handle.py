@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
+from mindformers.generation.array import Array
 from mindformers.generation.request import Chunk, TokenLogprob, Usage
 from mindformers.logger import logger
 
@@ -19,18 +20,20 @@ class PendingChunks:
         self.texts: list[str] = []
         self.logprobs: list[TokenLogprob] = []
         self.finish_reason = ""
+        self.embedding: Array | None = None
 
     def add(self, chunk: Chunk) -> None:
         """Append a chunk."""
         self.tokens += chunk.tokens
         self.texts.append(chunk.text)
         self.logprobs += chunk.logprobs
-        self.finish_reason = chunk.finish_reason
+        self.finish_reason, self.embedding = chunk.finish_reason, chunk.embedding
 
     def chunk(self, index: int) -> Chunk:
         """Return all of them as one."""
         text = "".join(self.texts)
-        return Chunk(index, tuple(self.tokens), text, self.finish_reason, tuple(self.logprobs))
+        told = tuple(self.logprobs)
+        return Chunk(index, tuple(self.tokens), text, self.finish_reason, told, self.embedding)
 
 
 class Handle:

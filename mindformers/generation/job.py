@@ -1,54 +1,26 @@
-"""A request on its way through the engine: its answers, and which token each of them gets next."""
+"""A request for answers on its way through the engine, and which token each of them gets next."""
 
 from __future__ import annotations
 
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mindformers.generation.answer import Answer, open_buffer
-from mindformers.generation.array import Array
 from mindformers.generation.decoding import TextDecoder, open_decoder
+from mindformers.generation.engine_job import EngineJob, Model
 from mindformers.generation.handle import Handle
 from mindformers.generation.logits_pipeline import LogitsPipeline
 from mindformers.generation.prompts import answer_limits, check_prompts
-from mindformers.generation.request import Constraint, Request, Usage
+from mindformers.generation.request import Constraint, Request
 from mindformers.generation.rows import Row
 from mindformers.generation.sampling import call_seed
-from mindformers.generation.scheduler import Scheduler
 from mindformers.generation.stopping import StopRules, tool_call_id
 from mindformers.logger import warn_once
 
-PATIENCE = 64  # requests that came later and may go first, before a request goes before all others
 
-
-@dataclass(frozen=True)
-class Model:
-    """What a request has to know of the model that answers it.
-
-    Args:
-        vocab_size: Ids it gives logits for.
-        max_length: Tokens of prompt and answer.
-        prefix_length: Positions of a trained prefix.
-        allowed_vocab_size: Ids from here on stand for no token.
-        tokenizer: Turns ids into text; None: answers have no text.
-        totals: Tokens of all requests, counted as they come.
-    """
-
-    vocab_size: int
-    max_length: int
-    prefix_length: int = 0
-    allowed_vocab_size: int | None = None
-    tokenizer: Any = None
-    totals: Usage = field(default_factory=Usage)
-
-
-class Job(ABC):
-    """One request; what its answers share.
+class Job(EngineJob):
+    """One request for answers; what these share.
 
     Args:
         request: As it was asked.
@@ -61,14 +33,13 @@ class Job(ABC):
         GenerationError: If it can never be answered.
     """
 
-    goes_together = False
-
     def __init__(
         self, request: Request, arrival: int, model: Model, handle: Handle, processors: Any = ()
     ) -> None:
+        super().__init__(arrival, model, handle, priority=request.priority, timeout=request.timeout)
         config = request.config
         config.check()
-        self.request, self.model, self.handle = request, model, handle
+        self.request = request
         self.prompt = check_prompts([request.prompt], model.vocab_size, model.max_length)[0]
         limits, _ = answer_limits(
             [self.prompt], config.max_new_tokens, config.max_length, model.max_length
@@ -85,52 +56,12 @@ class Job(ABC):
         self.num_answers = (
             request.num_answers if request.num_answers > 1 else config.num_return_sequences
         )
-        self.arrival, self._num_overtaken, self.has_started = arrival, 0, False
-        started = time.monotonic()
-        self.deadline = None if request.timeout is None else started + request.timeout
-        self.finish_reason = ""  # of the answer that ended last
-        self.answers: list[Answer] = []  # those that go on
         handle.usage.prompt_tokens = len(self.prompt)
 
-    @property
-    def rank(self) -> tuple[bool, int, int]:
-        """Who goes first: the smallest."""
-        return (self._num_overtaken < PATIENCE, -self.request.priority, self.arrival)
-
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """Answers that go on at once, at most."""
-
-    @property
-    @abstractmethod
-    def num_coming(self) -> int:
-        """Answers that may yet be forked from those there are."""
-
-    @abstractmethod
-    def take(self, ready: Sequence[tuple[Answer, Array]], scheduler: Scheduler) -> None:
-        """Go on with the logits, (V,) float32 each, of what follows some of the answers.
-
-        Raises:
-            GenerationError: If no token can be chosen.
-        """
-
-    @abstractmethod
-    def stop(self, reason: str) -> None:
-        """Tell the handle that every answer which has not ended ends now."""
-
-    def note_start(self, num_cached: int) -> None:
-        """Take note that reading begins, or begins again, with so many tokens of the cache."""
-        if self.has_started:
-            return
-        self.has_started = True
-        self.handle.usage.cached_tokens = num_cached
-        self.model.totals.cached_tokens += num_cached
-        self.model.totals.prompt_tokens += len(self.prompt)
-
-    def note_overtaken(self) -> None:
-        """Take note that a request which came later goes first."""
-        self._num_overtaken += 1
+    def note_start(self, answer: Answer) -> None:
+        """Take note that reading begins, or begins again, with what the cache holds of the prompt."""
+        if not self.has_started:
+            self.count_prompt(len(self.prompt), answer.num_read)
 
     def row(self, index: int, length: int | None = None) -> Row:
         """Return an answer of ``length`` tokens (None: those of the prompt) that has no room for them yet."""
@@ -158,8 +89,3 @@ class Job(ABC):
         """Take note of tokens of answers that are handed out."""
         for usage in (self.handle.usage, self.model.totals):
             usage.completion_tokens += count
-
-    def leave(self, answer: Answer, scheduler: Scheduler) -> None:
-        """Take an answer that goes on no longer out of the engine."""
-        self.answers.remove(answer)
-        scheduler.remove(answer)

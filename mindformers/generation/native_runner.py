@@ -82,7 +82,7 @@ class NativeRunner:
 
     def _run(self, pieces: Iterable[Piece]) -> Array:
         assert self.network is not None
-        return run_pieces(self.network, list(pieces), self.block_size, self.prefix_length)
+        return run_pieces(self.network, list(pieces), self.block_size, self.prefix_length)[0]
 
     def decode(self, tokens: Array, rows: Array) -> Array:
         """Append ``tokens`` (A,) to the prompts ``rows`` (A,) and return the logits after each, (A, V).

@@ -9,7 +9,7 @@ import numpy as np
 
 from mindformers.generation.array import Array
 from mindformers.generation.paged_network import PagedNetwork, run_pieces
-from mindformers.generation.paged_step import Piece, prefix_slots
+from mindformers.generation.paged_step import Piece, by_piece, prefix_slots
 
 
 class SharedBlocksNetwork(PagedNetwork, Protocol):
@@ -25,6 +25,7 @@ class NativeStep:
     Args:
         network: The network; its cache is this object's alone.
         vocab_size: V.
+        hidden_size: H.
         max_length: Tokens of prompt and answer.
         block_size: Tokens of a block.
         block_bytes: Memory of a block in all layers.
@@ -39,6 +40,7 @@ class NativeStep:
         network: SharedBlocksNetwork,
         *,
         vocab_size: int,
+        hidden_size: int,
         max_length: int,
         block_size: int,
         block_bytes: int,
@@ -46,7 +48,7 @@ class NativeStep:
         prefix: Array | None = None,
     ):
         self.network, self.prefix = network, prefix
-        self.vocab_size, self.max_length = vocab_size, max_length
+        self.vocab_size, self.hidden_size, self.max_length = vocab_size, hidden_size, max_length
         self.block_size, self.block_bytes = block_size, block_bytes
         self.prefix_length = prefix_length
         self._held: object = None  # weights may be set anew while text is generated
@@ -66,6 +68,7 @@ class NativeStep:
         """Copy the keys and values of whole blocks; ``copies``: to which block, from which."""
         self.network.copy_blocks(np.array(list(copies.values())), np.array(list(copies)))
 
-    def run(self, pieces: Sequence[Piece]) -> Array:
-        """Read the pieces' tokens; return the picked ones' logits in order, (R, V) float32."""
-        return run_pieces(self.network, pieces, self.block_size, self.prefix_length)
+    def run(self, pieces: Sequence[Piece]) -> list[Array]:
+        """Read the pieces' tokens in one call; see ``PagedStep.run``."""
+        found = run_pieces(self.network, pieces, self.block_size, self.prefix_length)
+        return by_piece(pieces, *found)

@@ -30,16 +30,34 @@ class PagedNetwork(Protocol):
     ) -> Array:
         """Run the network on some tokens; return the picked ones' logits, (R, V) float32."""
 
+    def run_keeping(
+        self,
+        ids: Array,
+        positions: Array,
+        slots: Array,
+        starts: Array,
+        lengths: Array,
+        tables: Array,
+        picked: Array,
+        kept: Array,
+    ) -> tuple[Array, Array]:
+        """Return the logits of the picked ones and the hidden states of the kept ones, (K, H) float32."""
+
     def hold(self) -> object:
         """Return what keeps the weights where they are now."""
 
 
 def run_pieces(
     network: PagedNetwork, pieces: Sequence[Piece], block_size: int, prefix_length: int
-) -> Array:
-    """Read the pieces' tokens in one call; return the picked ones' logits in order, (R, V) float32."""
+) -> tuple[Array, Array]:
+    """Read the pieces' tokens in one call.
+
+    Returns:
+        In the order of the pieces, the picked tokens' logits, (R, V) float32, and of those pieces that
+        give hidden states these, (K, H) float32.
+    """
     flat = flatten(pieces, block_size, prefix_length)
-    return network.run(
+    return network.run_keeping(
         flat.ids,
         flat.positions,
         flat.slots,
@@ -47,4 +65,5 @@ def run_pieces(
         flat.lengths,
         flat.tables,
         flat.picked,
+        flat.kept,
     )

@@ -1,4 +1,7 @@
-"""One step of a network with a paged cache, whatever computes it: some tokens of some sequences in, logits out."""
+"""One step of a network with a paged cache, whatever computes it: some tokens in, logits or hidden states out.
+
+Letters: B pieces, T tokens, R picked tokens, K kept ones, V vocabulary, H hidden.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,22 @@ class Piece:
         start: Position of the first; those before it are in the cache.
         blocks: (W,) int32, the sequence's blocks in order, with room for these tokens. A trained
             prefix stands in them before position 0.
-        picked: Which of the tokens' logits are wanted, rising; ``(len(ids) - 1,)`` is the last.
+        picked: Which of the tokens something is wanted of, rising; ``(len(ids) - 1,)`` is the last.
+        gives_hidden: Whether that is their hidden states after the final norm, and not their logits.
     """
 
     ids: Sequence[int] | Array
     start: int
     blocks: Array
     picked: Sequence[int] = ()
+    gives_hidden: bool = False
 
 
 class PagedStep(Protocol):
     """A network and its cache, seen from whoever decides which tokens come next."""
 
     vocab_size: int  # V
+    hidden_size: int  # H
     max_length: int  # tokens of prompt and answer its positions allow
     block_size: int  # tokens
     block_bytes: int  # of memory, taken as it is written; 0 where the cache takes all of it at once
@@ -49,8 +55,12 @@ class PagedStep(Protocol):
     def copy_blocks(self, copies: Mapping[int, int]) -> None:
         """Copy the keys and values of whole blocks; ``copies``: to which block, from which."""
 
-    def run(self, pieces: Sequence[Piece]) -> Array:
-        """Read the pieces' tokens; return the picked ones' logits in order, (R, V) float32."""
+    def run(self, pieces: Sequence[Piece]) -> list[Array]:
+        """Read the pieces' tokens; return of each piece what its picked ones give.
+
+        Returns:
+            For each piece (R, V) float32, or (R, H) where it gives hidden states.
+        """
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,8 @@ class FlatStep:
         starts: (B + 1,) int32, first token of each piece, then T.
         lengths: (B,) int32, cached tokens of each once these are written.
         tables: (B, W) int32.
-        picked: (R,) int32, of the T tokens.
+        picked: (R,) int32, those of the T tokens whose logits are wanted.
+        kept: (K,) int32, those whose hidden states are.
     """
 
     ids: Array
@@ -74,6 +85,7 @@ class FlatStep:
     lengths: Array
     tables: Array
     picked: Array
+    kept: Array
 
 
 def flatten(pieces: Sequence[Piece], block_size: int, prefix_length: int) -> FlatStep:
@@ -87,7 +99,15 @@ def flatten(pieces: Sequence[Piece], block_size: int, prefix_length: int) -> Fla
     tables = stacked([piece.blocks for piece in pieces])
     cached = positions + prefix_length
     slots = tables[row, cached // block_size] * block_size + cached % block_size
-    picked = [starts[n] + offset for n, piece in enumerate(pieces) for offset in piece.picked]
+    picked, kept = (
+        [
+            starts[n] + offset
+            for n, piece in enumerate(pieces)
+            if piece.gives_hidden == gives_hidden
+            for offset in piece.picked
+        ]
+        for gives_hidden in (False, True)
+    )
     return FlatStep(
         ids=np.concatenate([np.asarray(piece.ids, np.int32) for piece in pieces]),
         positions=positions,
@@ -96,7 +116,19 @@ def flatten(pieces: Sequence[Piece], block_size: int, prefix_length: int) -> Fla
         lengths=first + counts + prefix_length,
         tables=tables,
         picked=np.array(picked, np.int32),
+        kept=np.array(kept, np.int32),
     )
+
+
+def by_piece(pieces: Sequence[Piece], logits: Array, states: Array) -> list[Array]:
+    """Return what each piece's picked tokens give, of the logits (R, V) and hidden states (K, H) of all."""
+    ends = {False: 0, True: 0}
+    found = []
+    for piece in pieces:
+        rows, start = states if piece.gives_hidden else logits, ends[piece.gives_hidden]
+        ends[piece.gives_hidden] += len(piece.picked)
+        found.append(rows[start : ends[piece.gives_hidden]])
+    return found
 
 
 def prefix_slots(tables: Array, block_size: int, prefix_length: int) -> Array:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import mindspore as ms
 import numpy as np
-from mindspore import nn
+from mindspore import Tensor, nn, ops
 
 from mindformers.errors import GenerationError
 from mindformers.generation.array import Array
@@ -17,12 +19,35 @@ from mindformers.ops.backend import active_backend
 from mindformers.parallel.mesh import mesh
 
 
+class CachedHidden(CachedForward):
+    """``network.cached_hidden`` in float32, as ``CachedForward`` is the logits."""
+
+    def __init__(self, network: nn.Cell):
+        super().__init__(network)
+        self.cast = ops.Cast()
+
+    def construct(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        slot_mapping: Tensor,
+        block_tables: Tensor,
+        batch_valid_length: Tensor,
+        picked_rows: Tensor,
+    ) -> Tensor:
+        """Return (R, H) float32; see ``cached_hidden`` of the network."""
+        hidden = self.network.cached_hidden(
+            input_ids, position_ids, slot_mapping, block_tables, batch_valid_length, picked_rows
+        )
+        return self.cast(hidden, ms.float32)
+
+
 class PortableStep:
     """A network and its cache. Single tokens and pieces of prompts go through it apart, each padded.
 
     Args:
-        network: A network with ``allocate_cache``, ``cached_logits``, ``copy_cache``, ``add_flags_custom``,
-            and ``prefix_length`` and ``write_prefix`` for a trained prefix.
+        network: A network with ``allocate_cache``, ``cached_logits``, ``cached_hidden``, ``copy_cache``,
+            ``add_flags_custom``, and ``prefix_length`` and ``write_prefix`` for a trained prefix.
 
     Raises:
         GenerationError: If several processes share the network, or an NPU's attention of a prompt would
@@ -34,7 +59,8 @@ class PortableStep:
     def __init__(self, network: Any) -> None:
         config = network.config
         self.network: Any = network
-        self.vocab_size, self.max_length = config.vocab_size, config.seq_length
+        self.vocab_size, self.hidden_size = config.vocab_size, config.hidden_size
+        self.max_length = config.seq_length
         self.block_size, self.prefix_length = config.block_size, network.prefix_length
         # An NPU's prompt attention sees the tokens of its pass alone.
         self.is_whole = active_backend() == "ascend"
@@ -50,13 +76,13 @@ class PortableStep:
                 where="engine",
                 fix="answer with generate(use_past=False), or on a CPU",
             )
-        self.forward: nn.Cell | None = None
+        self._forwards: dict[bool, nn.Cell] = {}  # for logits and for hidden states
         self._serial = -1
 
     def allocate(self, num_blocks: int) -> None:
         """Make the cache, empty; what it held before is gone."""
         self.network.allocate_cache(num_blocks)
-        self.forward = CachedForward(self.network)
+        self._forwards = {False: CachedForward(self.network), True: CachedHidden(self.network)}
         self._serial = self.network.cache_serial
 
     def write_prefix(self, tables: Array) -> None:
@@ -72,8 +98,8 @@ class PortableStep:
         )
         self.network.copy_cache(sources, targets)
 
-    def run(self, pieces: Sequence[Piece]) -> Array:
-        """Read the pieces' tokens; return the picked ones' logits in order, (R, V) float32.
+    def run(self, pieces: Sequence[Piece]) -> list[Array]:
+        """Read the pieces' tokens; see ``PagedStep.run``.
 
         Raises:
             GenerationError: If another call has made a cache of its own since.
@@ -84,14 +110,16 @@ class PortableStep:
                 where="engine",
                 fix="while an engine is open, ask it instead of the network",
             )
-        parts = [part for piece in pieces for part in self._cut(piece)]
-        ends = np.cumsum([0, *(len(part.picked) for part in parts)])
-        logits = np.empty((ends[-1], self.vocab_size), np.float32)
+        cut = [list(self._cut(piece)) for piece in pieces]
+        parts = [part for each in cut for part in each]
+        found: list[Array] = [np.empty(0)] * len(parts)
         for places in self._batches(parts):
-            found = self._run([parts[place] for place in places])
-            rows = [row for place in places for row in range(ends[place], ends[place + 1])]
-            logits[rows] = found
-        return logits
+            rows = self._run([parts[place] for place in places])
+            ends = np.cumsum([len(parts[place].picked) for place in places])
+            for place, own in zip(places, np.split(rows, ends[:-1]), strict=True):
+                found[place] = own
+        given = iter(found)
+        return [np.concatenate([next(given) for _ in each]) for each in cut]
 
     def _cut(self, piece: Piece) -> Iterator[Piece]:
         """Yield a piece in parts whose attention scores are not too many; on an NPU as it is."""
@@ -101,14 +129,16 @@ class PortableStep:
         for start in range(0, length, size):
             stop = min(start + size, length)
             picked = tuple(place - start for place in piece.picked if start <= place < stop)
-            yield Piece(piece.ids[start:stop], piece.start + start, piece.blocks, picked)
+            ids = piece.ids[start:stop]
+            yield Piece(ids, piece.start + start, piece.blocks, picked, piece.gives_hidden)
 
     def _batches(self, pieces: Sequence[Piece]) -> Iterator[list[int]]:
         """Yield the places of pieces that go through the network together, in order."""
-        for is_prompt in (True, False):
+        for is_prompt, gives_hidden in itertools.product((True, False), (False, True)):
             batch: list[int] = []
             for place, piece in enumerate(pieces):
-                if (piece.start == 0 if self.is_whole else len(piece.ids) > 1) != is_prompt:
+                kind = piece.start == 0 if self.is_whole else len(piece.ids) > 1
+                if (kind, piece.gives_hidden) != (is_prompt, gives_hidden):
                     continue
                 together = [*(pieces[each] for each in batch), piece]
                 if batch and not self.is_whole and self._num_scores(together) > SCORES:
@@ -127,6 +157,7 @@ class PortableStep:
         return int(len(pieces) * self.network.config.num_heads * width * cached)
 
     def _run(self, pieces: Sequence[Piece]) -> Array:
+        """Return what the picked tokens of pieces of one kind give, in order."""
         flat = flatten(pieces, self.block_size, self.prefix_length)
         counts = np.diff(flat.starts)
         width = int(counts.max())
@@ -134,12 +165,13 @@ class PortableStep:
         columns = np.arange(width)
         source = flat.starts[:-1, None] + np.minimum(columns, counts[:, None] - 1)  # (B, width)
         slots = np.where(columns < counts[:, None], flat.slots[source], DUMP_BLOCK)
-        piece = np.searchsorted(flat.starts, flat.picked, side="right") - 1
-        picked = piece * width + flat.picked - flat.starts[piece]
-        assert self.forward is not None
+        gives_hidden = pieces[0].gives_hidden
+        wanted = flat.kept if gives_hidden else flat.picked
+        piece = np.searchsorted(flat.starts, wanted, side="right") - 1
+        picked = piece * width + wanted - flat.starts[piece]
         if not len(picked):
-            picked = np.zeros(1, np.int32)  # a network gives the logits of one token or more
-        found = self.forward(
+            picked = np.zeros(1, np.int32)  # a network gives the rows of one token or more
+        found = self._forwards[gives_hidden](
             to_tensor(flat.ids[source]),
             to_tensor(flat.positions[source]),
             to_tensor(slots.reshape(-1)),
@@ -147,4 +179,4 @@ class PortableStep:
             to_tensor(flat.lengths),
             to_tensor(picked),
         )
-        return np.array(found.asnumpy())[: len(flat.picked)]
+        return np.array(found.asnumpy())[: len(wanted)]

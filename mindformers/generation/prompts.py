@@ -166,16 +166,35 @@ def check_prompts(prompts: Any, vocab_size: int, max_positions: int) -> list[lis
                 where=f"prompt {number}",
                 fix="shorten the prompt or raise seq_length",
             )
-        ids = np.asarray(row)
-        wrong = np.flatnonzero((ids < 0) | (ids >= vocab_size))
-        if len(wrong):
-            raise GenerationError(
-                f"id {row[wrong[0]]} at place {wrong[0]}",
-                where=f"prompt {number}",
-                allowed=f"0 to {vocab_size - 1}",
-                fix="use the tokenizer of this model",
-            )
+        _check_vocabulary(row, number, vocab_size)
     return rows
+
+
+def check_read_prompts(prompts: Any, vocab_size: int, max_positions: int) -> list[list[int]]:
+    """Check prompts that are only read, and may be as long as the model holds; else as ``check_prompts``."""
+    rows = prepare_prompts(prompts)
+    for number, row in enumerate(rows):
+        if len(row) > max_positions:
+            raise GenerationError(
+                f"has {len(row)} tokens",
+                where=f"prompt {number}",
+                allowed=f"1 to {max_positions}",
+                fix="shorten the prompt, or raise num_blocks or seq_length",
+            )
+        _check_vocabulary(row, number, vocab_size)
+    return rows
+
+
+def _check_vocabulary(row: list[int], number: int, vocab_size: int) -> None:
+    ids = np.asarray(row)
+    wrong = np.flatnonzero((ids < 0) | (ids >= vocab_size))
+    if len(wrong):
+        raise GenerationError(
+            f"id {row[wrong[0]]} at place {wrong[0]}",
+            where=f"prompt {number}",
+            allowed=f"0 to {vocab_size - 1}",
+            fix="use the tokenizer of this model",
+        )
 
 
 def answer_limits(

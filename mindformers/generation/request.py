@@ -9,6 +9,8 @@ from typing import Protocol
 from mindformers.generation.array import Array
 from mindformers.generation.config import GenerationConfig
 
+POOLINGS = ("mean", "last")
+
 
 class Constraint(Protocol):
     """Which tokens may come next in one answer; a state of its own for every sequence."""
@@ -52,6 +54,28 @@ class Request:
 
 
 @dataclass(frozen=True)
+class EmbeddingRequest:
+    """Prompts whose embeddings are wanted: the hidden states of their tokens, pooled, of length 1.
+
+    Args:
+        prompts: Ids of each, 1 or more, without padding, as many as the engine's ``max_length``.
+        pooling: ``mean`` of all tokens, or the ``last`` token alone.
+        priority: As ``Request``'s.
+        timeout: As ``Request``'s, for all prompts together.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    pooling: str = POOLINGS[0]
+    priority: int = 0
+    timeout: float | None = None
+
+    @property
+    def num_answers(self) -> int:
+        """Chunks it gets: one for each prompt."""
+        return len(self.prompts)
+
+
+@dataclass(frozen=True)
 class TokenLogprob:
     """The log probability of a chosen token and of the likeliest ones in its place, by the model's own logits."""
 
@@ -65,13 +89,14 @@ class Chunk:
     """What is new in one answer of a request.
 
     Args:
-        index: Which answer, from 0.
+        index: Which answer, or which prompt of several, from 0.
         tokens: New ids; the end token is the last.
         text: New text: whole characters, nothing that may be the beginning of a stop string, no
             control tokens but the request's ``shown``. All chunks joined are the answer.
         finish_reason: Empty while the answer goes on; then ``stop``, ``length``, ``tool_calls``,
             ``stop_string``, ``cancelled`` or ``timeout``.
         logprobs: One for each of ``tokens`` when asked for.
+        embedding: Of a prompt whose embedding was asked for, (H,) float32; its one chunk has no tokens.
     """
 
     index: int
@@ -79,6 +104,7 @@ class Chunk:
     text: str
     finish_reason: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
+    embedding: Array | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -125,9 +151,10 @@ class Engine(Protocol):
     """Answers many requests at once; each as if it were alone."""
 
     vocab_size: int
+    hidden_size: int  # numbers of an embedding
     max_length: int  # tokens of prompt and answer
 
-    def submit(self, request: Request) -> RequestHandle:
+    def submit(self, request: Request | EmbeddingRequest) -> RequestHandle:
         """Take a request.
 
         Raises:

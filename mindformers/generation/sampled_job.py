@@ -8,8 +8,9 @@ from typing import Any
 from mindformers.errors import GenerationError
 from mindformers.generation.answer import Answer
 from mindformers.generation.array import Array
+from mindformers.generation.engine_job import Model
 from mindformers.generation.handle import Handle
-from mindformers.generation.job import Job, Model
+from mindformers.generation.job import Job
 from mindformers.generation.logprobs import token_logprob
 from mindformers.generation.request import Chunk, Request
 from mindformers.generation.rows import Row
@@ -61,7 +62,7 @@ class SampledJob(Job):
 
     def take(self, ready: Sequence[tuple[Answer, Array]], scheduler: Scheduler) -> None:
         """Choose a token for each of ``ready``; see ``Job.take``."""
-        ready = list(ready)
+        ready = [(answer, rows[-1]) for answer, rows in ready]
         first, logits = ready[0]
         for row in self._others:
             other = first.copy(row)

@@ -117,16 +117,21 @@ class Scheduler:
     def _open(self, answer: Answer) -> bool:
         place = next(self._places)
         # A block for each that runs: else the next step would give up what this one began.
-        num_cached = self.blocks.open(place, answer.cached_ids, reserve=len(self.running))
+        num_cached = self.blocks.open(
+            place,
+            answer.cached_ids,
+            reserve=len(self.running),
+            is_shared=not answer.job.reads_all,
+        )
         if num_cached is None:
             return False
         answer.place, answer.num_written = place, num_cached
-        answer.job.note_start(answer.num_read)
+        answer.job.note_start(answer)
         self.waiting.remove(answer)
         self.running.append(answer)
-        for other in self.waiting:
-            if other.job.rank[-1] < answer.job.rank[-1]:
-                other.job.note_overtaken()
+        for job in {other.job for other in self.waiting}:
+            if job.rank[-1] < answer.job.rank[-1]:
+                job.note_overtaken()
         return True
 
     def _make_room(self) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 from mindformers.errors import EngineBusyError, GenerationError
 from mindformers.generation.engine_core import EngineCore
+from mindformers.generation.engine_job import EngineJob
 from mindformers.generation.handle import Handle
-from mindformers.generation.job import Job
 from mindformers.generation.paged_step import PagedStep
-from mindformers.generation.request import EngineStats, Request
+from mindformers.generation.request import EmbeddingRequest, EngineStats, Request
 from mindformers.generation.scheduler import EngineSettings
 from mindformers.generation.stopping import CANCELLED
 from mindformers.logger import logger
@@ -36,14 +36,15 @@ class ServingEngine:
     ) -> None:
         self._core, self._answering = core, answering or nullcontext()
         self.vocab_size, self.max_length = core.model.vocab_size, core.model.max_length
+        self.hidden_size = core.hidden_size
         self._changed = threading.Condition()
-        self._submitted: deque[Job] = deque()
+        self._submitted: deque[EngineJob] = deque()
         self._cancelled: deque[Handle] = deque()
         self._is_draining = self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request) -> Handle:
+    def submit(self, request: Request | EmbeddingRequest) -> Handle:
         """Take a request; see ``Engine.submit``."""
         handle = Handle(self._cancel)
         with self._changed:

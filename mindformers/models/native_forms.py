@@ -45,6 +45,7 @@ def native_step(
     return NativeStep(
         network.twin(),
         vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
         max_length=config.seq_length,
         block_size=config.block_size,
         block_bytes=int(config.block_size * cached_token_bytes(config, config.n_kv_heads)),

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from mindformers.serving.errors import ApiError
 from mindformers.serving.service import Service, service_of
 
 router = APIRouter()
@@ -44,17 +43,6 @@ async def metrics(request: Request) -> Response:
     """Return the counters in Prometheus's text form."""
     text = await asyncio.to_thread(service_of(request).metrics.text)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
-
-
-@router.post("/v1/embeddings", response_model=None, include_in_schema=False)
-async def embeddings() -> Response:
-    """Say that there are none: these networks give the scores of the next token and nothing else."""
-    raise ApiError(
-        501,
-        "embeddings are not available: a GLM-4 chat model gives none; use an embedding model",
-        code="not_available",
-        headers={"x-should-retry": "false"},
-    )
 
 
 def _model(service: Service) -> dict[str, Any]:

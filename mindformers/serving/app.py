@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from mindformers.serving import about, chat, completions, tokens
+from mindformers.serving import about, chat, completions, embeddings, tokens
 from mindformers.serving.body import BodyGate
 from mindformers.serving.door import Door
 from mindformers.serving.errors import add_handlers
@@ -58,7 +58,7 @@ def build_app(service: Service, *, is_local: bool = True) -> ASGIApp:
         redirect_slashes=False,
     )
     app.state.service = service
-    for part in (about, chat, completions, tokens):
+    for part in (about, chat, completions, embeddings, tokens):
         app.include_router(part.router)
     pages = page_routes()
     app.router.routes += pages

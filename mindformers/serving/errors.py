@@ -80,7 +80,7 @@ def timed_out(seconds: float) -> ApiError:
     """Return what a request gets whose answer took too long."""
     return ApiError(
         504,
-        f"the answer was not ready within {seconds:g} seconds; ask for fewer tokens, or stream it",
+        f"the answer was not ready within {seconds:g} seconds; ask for less, or stream an answer",
         code="timeout",
         headers=_NO_RETRY,
     )

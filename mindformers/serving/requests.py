@@ -8,11 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from mindformers.serving.fields import MAX_TOP_LOGPROBS, AnswerFields, Ids, Strict, either
+from mindformers.serving.fields import MAX_TOP_LOGPROBS, AnswerFields, Ids, Strict, Text, either
 from mindformers.serving.settings import MAX_MESSAGES
 
 _TEMPLATE = "the server's own chat template is used; a request cannot bring one"
 _TOOLS = "an older form; use tools and tool_choice"
+_SomeIds = Annotated[Ids, Field(min_length=1)]
 
 
 class TextPart(Strict):
@@ -175,6 +176,31 @@ class CompletionRequest(AnswerFields):
     refused: ClassVar[Mapping[str, str]] = {
         "suffix": "these models only continue a text; they do not fill one in",
     }
+
+
+class EmbeddingsRequest(Strict):
+    """``POST /v1/embeddings``: texts as vectors.
+
+    Args:
+        input: A text, texts, ids, or lists of ids, none empty. Texts get the model's own beginning
+            (``[gMASK]<sop>``); ids are taken as they are.
+        model: The served model's name; may be left out.
+        encoding_format: ``float``, or ``base64`` of little-endian float32.
+        dimensions: Accepted when it is what the model's embeddings have.
+        user: Accepted without effect.
+    """
+
+    input: Annotated[
+        Text
+        | _SomeIds
+        | Annotated[list[Text], Field(fail_fast=True, min_length=1)]
+        | Annotated[list[_SomeIds], Field(fail_fast=True, min_length=1)],
+        either("a text, texts, ids, or lists of ids, none empty"),
+    ]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    user: str | None = None
 
 
 class TokenizeRequest(Strict):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from starlette.datastructures import State
 
-from mindformers.generation.request import Chunk, Request, RequestHandle, Usage
+from mindformers.generation.request import Chunk, EmbeddingRequest, Request, RequestHandle, Usage
 from mindformers.serving.errors import failed, stopping, timed_out
 from mindformers.serving.feed import Feed
 from mindformers.serving.service import Service
@@ -20,7 +20,7 @@ class Run:
 
     Args:
         service: Whose engine answers.
-        requests: One for each prompt, with as many answers each.
+        requests: One for each prompt, with as many answers each; or one for embeddings.
         state: Of the client's request; gets ``usage``.
 
     Raises:
@@ -29,7 +29,9 @@ class Run:
         GenerationError: If a request can never be answered.
     """
 
-    def __init__(self, service: Service, requests: Sequence[Request], state: State) -> None:
+    def __init__(
+        self, service: Service, requests: Sequence[Request | EmbeddingRequest], state: State
+    ) -> None:
         if service.is_stopping:
             raise stopping()
         self._service, self._state = service, state
@@ -62,7 +64,7 @@ class Run:
                 raise timed_out(self._service.settings.limits.request_timeout)
             if chunk.finish_reason == "cancelled":
                 raise stopping()
-        if chunks:
+        if any(chunk.embedding is None for chunk in chunks or ()):
             self._time()
         return chunks
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mindformers.errors import ConfigError
+from mindformers.generation.request import POOLINGS
 
 _ORIGIN = re.compile(r"https?://[^\s/?#@]+")
 
@@ -33,6 +34,7 @@ class Limits:
     max_messages: int = _limit(1024, "messages of a conversation", MAX_MESSAGES)
     max_answers: int = _limit(16, "answers of one request: its prompts times n")
     max_stop: int = _limit(16, "stop strings")
+    max_inputs: int = _limit(2048, "inputs of one request for embeddings")
     default_max_tokens: int = _limit(2048, "tokens of an answer where a request names no number")
     request_timeout: float = _limit(600.0, "seconds from a request to the end of its answer")
 
@@ -63,10 +65,11 @@ class ServerSettings:
         allow_no_key: Listen beyond this machine without a key.
         cors_origins: Origins whose pages may call from a browser, as ``https://example.org``.
         drain_timeout: Seconds that running answers get after SIGTERM.
+        pooling: What becomes a text's embedding: the ``mean`` of its tokens' hidden states, or the ``last`` one.
         limits: Of every request.
 
     Raises:
-        ConfigError: If an origin is none, or every one is let in without a key.
+        ConfigError: If an origin is none, every one is let in without a key, or there is no such pooling.
     """
 
     host: str = "127.0.0.1"
@@ -75,9 +78,14 @@ class ServerSettings:
     allow_no_key: bool = False
     cors_origins: tuple[str, ...] = ()
     drain_timeout: float = 30.0
+    pooling: str = POOLINGS[0]
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise ConfigError(
+                f"found {self.pooling!r}", where="--pooling", allowed=", ".join(POOLINGS)
+            )
         for origin in self.cors_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ConfigError(

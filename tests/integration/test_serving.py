@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
 from mindformers.serving.serve import open_service
 from mindformers.serving.settings import Limits, ServerSettings
+from tests.support.compare import MODEL_FP32, assert_close
 from tests.support.model_dir import write_model_dir
 from tests.support.serving import raw_request, running, wait_for
 
@@ -146,6 +148,48 @@ def test_log_probabilities_are_the_networks(client: Any) -> None:
         assert values == sorted(values, reverse=True)
         assert each.logprob == pytest.approx(values[0])
         assert each.token == each.top_logprobs[0].token
+
+
+def test_embeddings_beside_answers_are_the_networks_own(
+    client: Any, model_dir: Path, served: Any
+) -> None:
+    from mindspore import Tensor
+
+    from mindformers.models.auto import AutoModel, AutoTokenizer
+
+    texts = [question(number) for number in range(6)]
+
+    def answer(number: int) -> str:
+        return str(client.completions.create(model="tiny", prompt=texts[number], max_tokens=20))
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(answer, number) for number in range(3)]
+        found = client.embeddings.create(model="tiny", input=texts)
+        assert all(each.result() for each in answers)
+    network, tokenizer = (kind.from_pretrained(model_dir) for kind in (AutoModel, AutoTokenizer))
+    for text, each in zip(texts, found.data, strict=True):
+        ids = tokenizer.build_inputs_with_special_tokens(tokenizer.encode_text(text))
+        states = network.transformer(Tensor(np.array([ids], np.int32))).asnumpy()
+        mean = states.astype(np.float64).mean(0)
+        assert_close(each.embedding, mean / np.linalg.norm(mean), MODEL_FP32)
+
+
+def test_a_client_that_leaves_its_embeddings_gives_all_blocks_back(served: Any) -> None:
+    url, service = served
+    content = json.dumps({"input": [[1] * 500] * 200}).encode()
+    head = "POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\n"
+    head += f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    before = service.engine.stats().finished.get("cancelled", 0)
+    with raw_request(url, head.encode() + content):
+        assert wait_for(lambda: service.engine.stats().running > 0)
+
+    def is_idle() -> bool:
+        stats = service.engine.stats()
+        return not stats.running and not stats.waiting and stats.free_blocks == stats.blocks
+
+    assert wait_for(is_idle, 30)
+    assert service.running == 0
+    assert service.engine.stats().finished["cancelled"] == before + 1
 
 
 def test_clients_that_leave_give_all_their_blocks_back(served: Any) -> None:

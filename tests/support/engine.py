@@ -36,6 +36,7 @@ class FakeStep:
         is_whole: bool = False,
     ) -> None:
         self.logits, self.vocab_size, self.max_length = logits, vocab_size, max_length
+        self.hidden_size = len(hidden_state([0]))
         self.block_size, self.prefix_length, self.is_whole = block_size, prefix_length, is_whole
         self.steps: list[list[Piece]] = []
         self.num_copied = 0
@@ -51,13 +52,13 @@ class FakeStep:
         blocks[list(copies)] = blocks[list(copies.values())]
         self.num_copied += len(copies)
 
-    def run(self, pieces: Sequence[Piece]) -> np.ndarray:
+    def run(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
         self.steps.append(list(pieces))
         flat = flatten(pieces, self.block_size, self.prefix_length)
         assert len(set(flat.slots)) == len(flat.slots)
         assert (flat.slots >= self.block_size).all()
         self.cache[flat.slots] = flat.ids
-        rows = []
+        found = []
         for number, piece in enumerate(pieces):
             slots = (
                 flat.tables[number][:, None] * self.block_size + np.arange(self.block_size)
@@ -67,10 +68,18 @@ class FakeStep:
             ids = held[self.prefix_length :]
             assert NOTHING not in ids
             assert ids[piece.start : piece.start + len(piece.ids)].tolist() == list(piece.ids)
-            rows += [
-                self.logits(ids[: piece.start + offset + 1].tolist()) for offset in piece.picked
-            ]
-        return np.array(rows, np.float32).reshape(-1, self.vocab_size)
+            give, width = self.logits, self.vocab_size
+            if piece.gives_hidden:
+                give, width = hidden_state, self.hidden_size
+            rows = [give(ids[: piece.start + offset + 1].tolist()) for offset in piece.picked]
+            found.append(np.array(rows, np.float32).reshape(-1, width))
+        return found
+
+
+def hidden_state(ids: Sequence[int]) -> np.ndarray:
+    """Return a state of the last token that depends on all before it and on their order."""
+    mark = float(np.dot(np.arange(1, len(ids) + 1), np.asarray(ids) + 1))
+    return np.sin(mark * np.arange(1, 6))
 
 
 def open_core(

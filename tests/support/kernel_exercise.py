@@ -13,8 +13,8 @@ import numpy as np
 from mindformers.ops.native import network
 from mindformers.ops.native.arrays import of_array
 from mindformers.ops.native.library import open_library
-from mindformers.ops.native.network import LinearWeight
 from mindformers.ops.native.self_test import refuse_wrong_numbers
+from mindformers.ops.native.weights import LinearWeight
 from tests.support.native_kernels import Sequences, linear, make_case, reference_logits, sizes
 
 SIZES = (

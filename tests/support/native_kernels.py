@@ -9,12 +9,8 @@ from typing import Any
 import numpy as np
 
 from mindformers.ops.native.arrays import of_array
-from mindformers.ops.native.network import (
-    LayerWeights,
-    LinearWeight,
-    NativeNetwork,
-    NetworkSizes,
-)
+from mindformers.ops.native.network import NativeNetwork
+from mindformers.ops.native.weights import LayerWeights, LinearWeight, NetworkSizes
 from mindformers.ops.rotary_table import RotaryTable
 
 # Nothing here is a multiple of a vector: 20 channels a head, 52 hidden, 36 in between, 97 ids.
@@ -129,6 +125,11 @@ def make_case(
 
 def reference_logits(case: Case, ids: Sequence[int]) -> np.ndarray:
     """Return the logits (S, V) of one sequence in float64, written out and without a cache."""
+    return reference_states(case, ids) @ case.head.T
+
+
+def reference_states(case: Case, ids: Sequence[int]) -> np.ndarray:
+    """Return what the final norm gives for each token, (S, H), likewise."""
     shape, rows = case.sizes, len(ids)
 
     def rms(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -162,7 +163,7 @@ def reference_logits(case: Case, ids: Sequence[int]) -> np.ndarray:
         gate, up = np.split(rms(hidden, layer["mlp_norm"]) @ layer["gate_up"].T, 2, -1)
         added = (gate / (1 + np.exp(-gate)) * up) @ layer["down"].T
         hidden = hidden + (rms(added, layer["after_mlp"]) if "after_mlp" in layer else added)
-    return rms(hidden, case.final_norm) @ case.head.T
+    return rms(hidden, case.final_norm)
 
 
 class Sequences:

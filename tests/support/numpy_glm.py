@@ -62,7 +62,15 @@ def random_weights(sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray]:
 def logits(
     weights: Weights, sizes: Sizes, ids: np.ndarray, prefix: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the logits (S, V) of one sequence.
+    """Return the logits (S, V) of one sequence; arguments as for ``hidden_states``."""
+    head = weights["transformer.output_layer.weight"].astype(np.float64)
+    return hidden_states(weights, sizes, ids, prefix) @ head.T
+
+
+def hidden_states(
+    weights: Weights, sizes: Sizes, ids: np.ndarray, prefix: np.ndarray | None = None
+) -> np.ndarray:
+    """Return what the final norm gives for the tokens of one sequence, (S, H).
 
     Args:
         weights: The network's.
@@ -81,8 +89,7 @@ def logits(
         h = _norm(x, w[layer + "post_attention_layernorm.weight"], sizes)
         gate, up = np.split(h @ w[layer + "mlp.dense_h_to_4h.weight"].T, 2, axis=-1)
         x = x + (gate / (1 + np.exp(-gate)) * up) @ w[layer + "mlp.dense_4h_to_h.weight"].T
-    x = _norm(x, w["transformer.encoder.final_layernorm.weight"], sizes)
-    return x @ w["transformer.output_layer.weight"].T
+    return _norm(x, w["transformer.encoder.final_layernorm.weight"], sizes)
 
 
 def loss(

@@ -6,14 +6,23 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mindformers.errors import EngineBusyError
 from mindformers.generation.config import GenerationConfig
-from mindformers.generation.request import Chunk, EngineStats, Request, TokenLogprob, Usage
+from mindformers.generation.request import (
+    Chunk,
+    EmbeddingRequest,
+    EngineStats,
+    Request,
+    TokenLogprob,
+    Usage,
+)
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 from mindformers.serving.address import claim_address, url_of
 from mindformers.serving.app import build_app
@@ -28,8 +37,10 @@ Script = Callable[[Request, int], Iterable[Any]]  # texts, chunks or an error, f
 class ScriptedHandle:
     """What a scripted answer comes through."""
 
-    def __init__(self, request: Request) -> None:
-        self.usage = Usage(prompt_tokens=len(request.prompt))
+    def __init__(self, request: Request | EmbeddingRequest) -> None:
+        is_read = isinstance(request, EmbeddingRequest)
+        prompts = request.prompts if is_read else [request.prompt]
+        self.usage = Usage(prompt_tokens=sum(map(len, prompts)))
         self.is_cancelled = threading.Event()
         self.is_heard = threading.Event()
         self._callback: Any = None
@@ -59,14 +70,14 @@ class ScriptedEngine:
     def __init__(
         self, script: Script, tokenizer: Any, max_length: int = 512, room: int = 1000
     ) -> None:
-        self.vocab_size, self.max_length = len(tokenizer), max_length
-        self.requests: list[Request] = []
+        self.vocab_size, self.hidden_size, self.max_length = len(tokenizer), 3, max_length
+        self.requests: list[Any] = []
         self.handles: list[ScriptedHandle] = []
         self.running = 0
         self._script, self._tokenizer, self._room = script, tokenizer, room
         self._lock = threading.Lock()
 
-    def submit(self, request: Request) -> ScriptedHandle:
+    def submit(self, request: Any) -> ScriptedHandle:
         with self._lock:
             if self.running >= self._room:
                 raise EngineBusyError("too many requests", retry_after=2.3)
@@ -77,7 +88,7 @@ class ScriptedEngine:
         threading.Thread(target=self._answer, args=(request, handle), daemon=True).start()
         return handle
 
-    def _answer(self, request: Request, handle: ScriptedHandle) -> None:
+    def _answer(self, request: Any, handle: ScriptedHandle) -> None:
         error = None
         try:
             for index in range(request.num_answers):
@@ -90,7 +101,11 @@ class ScriptedEngine:
             handle.tell(error)
         handle.tell(None)
 
-    def _answer_one(self, request: Request, handle: ScriptedHandle, index: int) -> None:
+    def _answer_one(self, request: Any, handle: ScriptedHandle, index: int) -> None:
+        if isinstance(request, EmbeddingRequest):
+            embedding = scripted_embedding(request.prompts[index])
+            handle.tell(Chunk(index, (), "", "stop", embedding=embedding))
+            return
         for piece in self._script(request, index):
             if handle.is_cancelled.is_set():
                 handle.tell(Chunk(index, (), "", "cancelled"))
@@ -124,6 +139,12 @@ class ScriptedEngine:
     def close(self) -> None:
         for handle in self.handles:
             handle.cancel()
+
+
+def scripted_embedding(prompt: Sequence[int]) -> np.ndarray:
+    """Return what a scripted engine gives for a prompt, (3,) float32 of length 1."""
+    found = np.array([len(prompt), prompt[-1] + 1, -1 / 3], np.float32)
+    return found / np.linalg.norm(found)
 
 
 def tiny_tokenizer(folder: Path, **settings: Any) -> ChatGLM4Tokenizer:

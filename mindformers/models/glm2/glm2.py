@@ -21,8 +21,9 @@ from mindformers.ops.attention import build_mask, causal_mask
 from mindformers.ops.backend import active_backend, compute_dtype, storage_dtype
 from mindformers.ops.cast import build_cast
 from mindformers.ops.native.arrays import Buffer
-from mindformers.ops.native.network import NativeNetwork, Vectors
+from mindformers.ops.native.network import NativeNetwork
 from mindformers.ops.native.tensors import of_parameter
+from mindformers.ops.native.weights import Vectors
 from mindformers.ops.regions import build_enter, build_join_channels
 from mindformers.ops.rotary import RotaryAngles
 from mindformers.parallel.mesh import mesh
@@ -238,29 +239,33 @@ class ChatGLM2ForConditionalGeneration(SharedGLM2Model):
         # The new parameters need names of their own before they meet in one graph.
         self.update_parameters_name()
 
-    def cached_logits(
+    def cached_hidden(
         self,
         input_ids: Tensor,
         position_ids: Tensor,
         slot_mapping: Tensor,
         block_tables: Tensor,
         batch_valid_length: Tensor,
-        last_rows: Tensor,
+        picked_rows: Tensor,
     ) -> Tensor:
-        """Return the logits (B, V) float32 of the tokens ``last_rows`` (B,) points at, using the cache.
+        """Return the hidden states (R, H) after the final norm of the tokens ``picked_rows`` (R,) points at.
 
         Args:
-            input_ids: (B, S) int32.
+            input_ids: (B, S) int32; these and the following as in ``ChatGLM2Model.with_cache``.
             position_ids: (B, S) int32.
             slot_mapping: (B * S,) int32.
             block_tables: (B, W) int32.
             batch_valid_length: (B,) int32.
-            last_rows: (B,) int32, row of B * S to take for each sequence.
+            picked_rows: (R,) int32, which of the B * S tokens.
         """
         hidden = self.transformer.with_cache(
             input_ids, position_ids, slot_mapping, block_tables, batch_valid_length
         )
-        return self.cast(self.transformer.head(ops.gather(hidden, last_rows, 0)), ms.float32)
+        return ops.gather(hidden, picked_rows, 0)
+
+    def cached_logits(self, *step: Tensor) -> Tensor:
+        """Return the logits (R, V) float32 of some tokens, using the cache; takes what ``cached_hidden`` takes."""
+        return self.cast(self.transformer.head(self.cached_hidden(*step)), ms.float32)
 
     def native_network(self) -> NativeNetwork | None:
         """Return this network for the native kernels; it computes with the parameters' own memory.

@@ -10,13 +10,8 @@ from mindformers.checkpoint.quantized import held_scales
 from mindformers.checkpoint.quantized_files import SCALES, ZEROS
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.ops.native.arrays import Buffer
-from mindformers.ops.native.network import (
-    LayerWeights,
-    LinearWeight,
-    NativeNetwork,
-    NetworkSizes,
-    Vectors,
-)
+from mindformers.ops.native.network import NativeNetwork
+from mindformers.ops.native.weights import LayerWeights, LinearWeight, NetworkSizes, Vectors
 
 Parts = Sequence[Buffer]
 EMBEDDING = "transformer.embedding.embedding_weight"

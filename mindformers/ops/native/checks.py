@@ -12,7 +12,7 @@ from mindformers.errors import ConfigError
 from mindformers.ops.native.arrays import ITEM_BYTES, Buffer
 
 if TYPE_CHECKING:
-    from mindformers.ops.native.network import LayerWeights, LinearWeight, NetworkSizes
+    from mindformers.ops.native.weights import LayerWeights, LinearWeight, NetworkSizes
 
 MOST_PARTS = 3
 LARGEST = 2**31 - 1  # ids, positions and slots are int32

@@ -56,10 +56,19 @@ class StepStruct(ctypes.Structure):
     """``Step`` of cache.h."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("tokens", "sequences", "table_width", "outputs")),
+        *((name, c_int64) for name in ("tokens", "sequences", "table_width", "outputs", "keeps")),
         *(
             (name, c_void_p)
-            for name in ("ids", "positions", "slots", "starts", "lengths", "tables", "picked")
+            for name in (
+                "ids",
+                "positions",
+                "slots",
+                "starts",
+                "lengths",
+                "tables",
+                "picked",
+                "kept",
+            )
         ),
     )
 
@@ -119,7 +128,7 @@ _SIGNATURES: dict[str, tuple[tuple[Any, ...], Any]] = {
 _KERNELS: dict[str, tuple[Any, ...]] = {
     "mf_gemm": (c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64, c_int),
     "mf_linear": (c_void_p, c_int64, c_void_p, c_void_p, c_int64),
-    "mf_run_step": (c_void_p, c_void_p, c_void_p),
+    "mf_run_step": (c_void_p, c_void_p, c_void_p, c_void_p),
     "mf_sharpen": (c_void_p, c_int64, c_float, c_int64, ctypes.c_double),
 }
 

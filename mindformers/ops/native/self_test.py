@@ -9,7 +9,7 @@ import numpy as np
 from mindformers.errors import DeviceError
 from mindformers.ops.native.arrays import of_array
 from mindformers.ops.native.library import MatrixStruct
-from mindformers.ops.native.network import LinearWeight
+from mindformers.ops.native.weights import LinearWeight
 
 _TOLERANCE = 1e-3  # of sums of 75 products of normal numbers: a wrong one is off by far more
 

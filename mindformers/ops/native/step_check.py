@@ -9,20 +9,29 @@ import numpy as np
 from mindformers.errors import ConfigError
 from mindformers.ops.native.library import StepStruct
 
-_NAMES = ("ids", "positions", "slots", "starts", "lengths", "block tables", "picked tokens")
+_NAMES = (
+    "ids",
+    "positions",
+    "slots",
+    "starts",
+    "lengths",
+    "block tables",
+    "picked tokens",
+    "kept tokens",
+)
 
 
 def step_arrays(given: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return ids, positions, slots, starts, lengths, tables and picked tokens as contiguous int32.
+    """Return ids, positions, slots, starts, lengths, tables, picked and kept tokens as contiguous int32.
 
     Raises:
         ConfigError: If one holds no whole numbers, or one beyond int32, or has too many axes, or their
             sizes do not fit one another.
     """
     arrays = [_as_int32(name, array) for name, array in zip(_NAMES, given, strict=True)]
-    ids, positions, slots, starts, lengths, tables, picked = arrays
+    ids, positions, slots, starts, lengths, tables, picked, kept = arrays
     fits = (
-        tables.ndim == 2 and all(each.ndim == 1 for each in (*arrays[:5], picked))
+        tables.ndim == 2 and all(each.ndim == 1 for each in (*arrays[:5], picked, kept))
         and ids.size > 0 and positions.size == slots.size == ids.size and lengths.size > 0
         and starts.size == lengths.size + 1 and tables.shape[0] == lengths.size
     )  # fmt: skip
@@ -30,7 +39,7 @@ def step_arrays(given: Sequence[np.ndarray]) -> list[np.ndarray]:
         raise ConfigError(
             f"arrays of {', '.join(f'{n} {a.shape}' for n, a in zip(_NAMES, arrays, strict=True))}",
             where="step",
-            allowed="(T,), (T,), (T,), (B + 1,), (B,), (B, W), (R,) with T and B from 1",
+            allowed="(T,), (T,), (T,), (B + 1,), (B,), (B, W), (R,), (K,) with T and B from 1",
         )
     return arrays
 
@@ -52,10 +61,9 @@ def _as_int32(name: str, given: np.ndarray) -> np.ndarray:
 
 def step_struct(arrays: Sequence[np.ndarray]) -> StepStruct:
     """Return the C structure over the arrays; valid as long as they live."""
-    ids, _, _, _, lengths, tables, picked = arrays
-    return StepStruct(
-        ids.size, lengths.size, tables.shape[1], picked.size, *(each.ctypes.data for each in arrays)
-    )
+    ids, _, _, _, lengths, tables, picked, kept = arrays
+    sizes = ids.size, lengths.size, tables.shape[1], picked.size, kept.size
+    return StepStruct(*sizes, *(each.ctypes.data for each in arrays))
 
 
 def refuse_step(fault: int, arrays: Sequence[np.ndarray], limits: Sequence[int]) -> None:
@@ -69,17 +77,18 @@ def refuse_step(fault: int, arrays: Sequence[np.ndarray], limits: Sequence[int])
     Raises:
         ConfigError: Always.
     """
-    ids, positions, slots, starts, lengths, tables, picked = arrays
+    ids, positions, slots, starts, lengths, tables, picked, kept = arrays
     vocab, angles, blocks, block_size = limits
     if not blocks:
         raise ConfigError("no cache", where="step", fix="call allocate_cache first")
     bounded = {
         1: ("ids", ids, vocab), 2: ("positions", positions, angles),
         3: ("slots", slots, blocks * block_size), 6: ("picked tokens", picked, ids.size),
+        7: ("kept tokens", kept, ids.size),
     }  # fmt: skip
     if fault in bounded:
         name, array, limit = bounded[fault]
-        rising = ", rising" if name.startswith("picked") else ""
+        rising = ", rising" if fault >= 6 else ""
         raise ConfigError(
             f"{array.min()} to {array.max()}", where=name, allowed=f"0 to {limit - 1}{rising}"
         )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mindformers.errors import GenerationError
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.engine import generate
-from mindformers.generation.job import PATIENCE
+from mindformers.generation.engine_job import PATIENCE
 from tests.support.engine import (
     FakeStep,
     alone,

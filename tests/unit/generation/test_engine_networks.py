@@ -161,12 +161,12 @@ def test_logits_hardly_depend_on_the_company_a_sequence_is_read_in(native, pynat
 
     tables = [np.arange(1 + 10 * n, 11 + 10 * n, dtype=np.int32) for n in range(8)]
     whole = [Piece(text, 0, table, (39,)) for text, table in zip(texts, tables, strict=True)]
-    alone = np.concatenate([step.run([piece]) for piece in whole])
-    together = step.run(whole)
+    alone = np.concatenate([step.run([piece])[0] for piece in whole])
+    together = np.concatenate(step.run(whole))
     by_token = []
     for text, table in zip(texts, tables, strict=True):
         for place in range(40):
-            found = step.run([Piece(text[place : place + 1], place, table, (0,))])
+            (found,) = step.run([Piece(text[place : place + 1], place, table, (0,))])
         by_token.append(found[0])
     scale = np.abs(alone).max()
     for other in (together, np.stack(by_token)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mindformers.generation.logprobs import token_logprob
-from mindformers.generation.paged_step import Piece, flatten, prefix_slots
+from mindformers.generation.paged_step import Piece, by_piece, flatten, prefix_slots
 
 
 def blocks(*numbers: int) -> np.ndarray:
@@ -28,8 +28,22 @@ def test_pieces_lie_side_by_side_with_their_own_positions_and_slots():
     assert flat.starts.tolist() == [0, 3, 4, 6]
     assert flat.lengths.tolist() == [3, 7, 5]
     assert flat.tables.tolist() == [[3, 0], [1, 5], [2, 4]]
-    assert flat.picked.tolist() == [3, 4, 5]
+    assert (flat.picked.tolist(), flat.kept.tolist()) == ([3, 4, 5], [])
     assert {array.dtype for array in vars(flat).values()} == {np.dtype(np.int32)}
+
+
+def test_pieces_give_hidden_states_or_logits_each_its_own():
+    pieces = [
+        Piece([7, 8, 9], 0, blocks(3), (0, 2), gives_hidden=True),
+        Piece([5], 6, blocks(1, 5), (0,)),
+        Piece([1, 2], 3, blocks(2, 4), gives_hidden=True),
+        Piece([4, 6], 0, blocks(6), (1,), gives_hidden=True),
+        Piece([3, 3], 0, blocks(7), (0, 1)),
+    ]
+    flat = flatten(pieces, block_size=4, prefix_length=0)
+    assert (flat.picked.tolist(), flat.kept.tolist()) == ([3, 8, 9], [0, 2, 7])
+    found = by_piece(pieces, np.arange(3)[:, None], np.arange(10, 13)[:, None])
+    assert [rows.ravel().tolist() for rows in found] == [[10, 11], [0], [], [12], [1, 2]]
 
 
 def test_a_trained_prefix_stands_before_position_0():

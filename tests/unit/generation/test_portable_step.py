@@ -14,7 +14,7 @@ VOCAB = 50
 
 
 class Config:
-    vocab_size, seq_length, block_size, num_heads = VOCAB, 32, 4, 2
+    vocab_size, hidden_size, seq_length, block_size, num_heads = VOCAB, 3, 32, 4, 2
 
 
 class Network:
@@ -37,11 +37,20 @@ class Network:
         rows = np.eye(VOCAB, dtype=np.float32)[ids.asnumpy().reshape(-1)[picked.asnumpy()]]
         return type("Tensor", (), {"asnumpy": lambda self: rows})()
 
+    def states(self, ids, positions, *rest):
+        """Give each picked token's id, its position and a number that says what was asked for."""
+        self(ids, positions, *rest)
+        picked = rest[-1].asnumpy()
+        places = [each.asnumpy().reshape(-1)[picked] for each in (ids, positions)]
+        rows = np.stack([*places, np.full(len(picked), -1)], 1).astype(np.float32)
+        return type("Tensor", (), {"asnumpy": lambda self: rows})()
+
 
 @pytest.fixture(params=["portable", "ascend"])
 def step(request, monkeypatch):
     monkeypatch.setattr(portable_step, "active_backend", lambda: request.param)
     monkeypatch.setattr(portable_step, "CachedForward", lambda network: network)
+    monkeypatch.setattr(portable_step, "CachedHidden", lambda network: network.states)
     opened = PortableStep(Network())
     opened.allocate(8)
     return opened
@@ -59,8 +68,12 @@ PIECES = [
 ]
 
 
+def likeliest(found):
+    return [rows.argmax(-1).tolist() for rows in found]
+
+
 def test_logits_come_in_the_order_of_the_pieces(step):
-    assert step.run(PIECES).argmax(-1).tolist() == [7, 12, 13, 9]
+    assert likeliest(step.run(PIECES)) == [[7], [12, 13], [9], []]
 
 
 def test_short_pieces_are_filled_up_where_nobody_reads(step):
@@ -92,12 +105,23 @@ def test_no_pass_computes_more_scores_than_memory_is_meant_for(step, monkeypatch
     long = Piece(list(range(1, 12)), 0, blocks(1, 2, 3), (4, 5, 10))
     single = [Piece([30 + n], 11, blocks(4, 5, 6), (0,)) for n in range(3)]
     found = step.run([single[0], long, single[1], single[2]])
-    assert found.argmax(-1).tolist() == [30, 5, 6, 11, 31, 32]
+    assert likeliest(found) == [[30], [5, 6, 11], [31], [32]]
     shapes = [np.shape(call[0]) for call in step.network.calls if not isinstance(call, bool)]
     if step.is_whole:
         assert shapes == [(1, 11), (3, 1)]
     else:  # 2 heads: 4 tokens on 11 cached ones make 88 scores, 3 x 1 on 12 make 72
         assert shapes == [(1, 4), (1, 4), (1, 3), (3, 1)]
+
+
+def test_pieces_that_give_hidden_states_go_through_apart(step, monkeypatch):
+    monkeypatch.setattr(portable_step, "SCORES", 30)
+    monkeypatch.setattr(portable_step, "SMALLEST_CHUNK", 2)
+    states = Piece([31, 32, 33, 34], 0, blocks(6), range(4), gives_hidden=True)
+    last = Piece([41], 3, blocks(7), (0,), gives_hidden=True)
+    found = step.run([states, *PIECES, last])
+    assert found[0].tolist() == [[31, 0, -1], [32, 1, -1], [33, 2, -1], [34, 3, -1]]
+    assert likeliest(found[1:5]) == [[7], [12, 13], [9], []]
+    assert found[5].tolist() == [[41, 3, -1]]
 
 
 def test_a_cache_that_another_call_took_is_not_read(step):

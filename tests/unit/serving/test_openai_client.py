@@ -255,15 +255,6 @@ def test_models_are_listed(talk: Talk) -> None:
             client.chat.completions.create(model="gpt-4o", messages=HI)
 
 
-def test_embeddings_say_that_there_are_none(talk: Talk) -> None:
-    with (
-        talk("x") as (client, _),
-        pytest.raises(openai.InternalServerError, match="not available") as caught,
-    ):
-        client.with_options(max_retries=2).embeddings.create(model="tiny", input="x")
-    assert caught.value.status_code == 501
-
-
 def test_a_wrong_field_is_an_error_that_names_it(talk: Talk) -> None:
     with talk("x") as (client, _):
         for body, message in (

@@ -120,7 +120,7 @@ int mf_sharpen(float* scores, int64_t n, float temperature, int64_t top_k, doubl
   return guarded([&] { kernels->sharpen(scores, n, temperature, top_k, top_p); });
 }
 
-int mf_run_step(const Network* network, const Step* step, float* logits) {
-  return guarded([&] { kernels->run_step(*network, *step, logits); });
+int mf_run_step(const Network* network, const Step* step, float* logits, float* states) {
+  return guarded([&] { kernels->run_step(*network, *step, logits, states); });
 }
 }

@@ -18,7 +18,7 @@ struct CacheLayer {
 
 // What is computed in one call. Tokens of a sequence stand side by side; a sequence's last token is its newest.
 struct Step {
-  int64_t tokens, sequences, table_width, outputs;
+  int64_t tokens, sequences, table_width, outputs, keeps;
   const int32_t* ids;        // (tokens,)
   const int32_t* positions;  // (tokens,)
   const int32_t* slots;      // (tokens,) block * block_size + offset
@@ -26,6 +26,7 @@ struct Step {
   const int32_t* lengths;    // (sequences,) cached tokens once this step is written
   const int32_t* tables;     // (sequences, table_width) blocks in order
   const int32_t* picked;     // (outputs,) tokens whose logits are wanted
+  const int32_t* kept;       // (keeps,) tokens whose hidden states after the final norm are wanted
 };
 
 struct Shape {

@@ -30,10 +30,11 @@ bool tables_fit(const Shape& s, const Step& step, int64_t num_blocks) {
   return true;
 }
 
-bool is_rising(const int32_t* values, int64_t count) {
+// Some of the step's tokens, none twice.
+bool chooses(const Step& step, const int32_t* chosen, int64_t count) {
   for (int64_t i = 1; i < count; ++i)
-    if (values[i] <= values[i - 1]) return false;
-  return true;
+    if (chosen[i] <= chosen[i - 1]) return false;
+  return within(chosen, count, step.tokens);
 }
 
 }  // namespace
@@ -44,7 +45,8 @@ StepFault check_step(const Shape& s, const Step& step, int64_t num_blocks) {
   if (!within(step.slots, step.tokens, num_blocks * s.block_size)) return BAD_SLOTS;
   if (!sequences_fit(step)) return BAD_SEQUENCES;
   if (!tables_fit(s, step, num_blocks)) return BAD_TABLES;
-  if (!within(step.picked, step.outputs, step.tokens) || !is_rising(step.picked, step.outputs)) return BAD_PICKED;
+  if (!chooses(step, step.picked, step.outputs)) return BAD_PICKED;
+  if (!chooses(step, step.kept, step.keeps)) return BAD_KEPT;
   return NO_FAULT;
 }
 

@@ -14,6 +14,7 @@ enum StepFault : int32_t {
   BAD_SEQUENCES,
   BAD_TABLES,
   BAD_PICKED,
+  BAD_KEPT,
 };
 
 // The first fault of a step whose arrays have the sizes it says.

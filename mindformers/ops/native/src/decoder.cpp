@@ -106,16 +106,18 @@ void run_layer(const Network& n, const Layer& layer, const Step& step, const Buf
 
 }  // namespace
 
-void run_step(const Network& n, const Step& step, float* logits) {
+void run_step(const Network& n, const Step& step, float* logits, float* states) {
   const Shape& s = n.shape;
   const Buffers b = carved(Slot::STEP, [&](Carver& carver) { return carve(carver, step.tokens, s); });
   each_token(step.tokens, [&](int64_t t) { embed_row(n.embedding, step.ids[t], b.hidden + t * s.hidden); });
   for (int64_t i = 0; i < s.layers; ++i) run_layer(n, n.layers[i], step, b, i == 0);
-  for (int64_t i = 0; i < step.outputs; ++i) {
-    const int64_t t = step.picked[i];
-    float *row = b.hidden + t * s.hidden, *out = b.normed + i * s.hidden;
-    rms_norm_row(row, b.added + t * s.hidden, n.final_norm, s.eps, s.hidden, out);
-  }
+  auto final_norm = [&](int64_t t, float* out) {
+    float* added = b.added + t * s.hidden;
+    rms_norm_row(b.hidden + t * s.hidden, added, n.final_norm, s.eps, s.hidden, out);
+    std::fill_n(added, s.hidden, 0.0f);  // a token may be both kept and picked
+  };
+  each_token(step.keeps, [&](int64_t i) { final_norm(step.kept[i], states + i * s.hidden); });
+  for (int64_t i = 0; i < step.outputs; ++i) final_norm(step.picked[i], b.normed + i * s.hidden);
   linear(b.normed, step.outputs, n.head, logits, s.vocab);
 }
 

@@ -45,8 +45,8 @@ void linear_large(const float* x, int64_t tokens, const Weight& w, float* y, int
 bool is_integer_product(const Weight& w, int64_t tokens);
 void linear_quantized(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy);
 void attention(const AttentionCall& call);
-// Runs the network on the step's tokens; logits: (outputs, vocab).
-void run_step(const Network& network, const Step& step, float* logits);
+// Runs the network on the step's tokens; logits: (outputs, vocab), states: (keeps, hidden).
+void run_step(const Network& network, const Step& step, float* logits, float* states);
 // Divides n scores by the temperature and sets those that cannot be drawn to -inf: all but the top_k largest (0: all
 // stay), then all but the likeliest whose probability together reaches top_p.
 void sharpen(float* scores, int64_t n, float temperature, int64_t top_k, double top_p);
@@ -59,7 +59,7 @@ struct Kernels {
   const char* name;
   void (*gemm)(const Matrix&, const Matrix&, int64_t, int64_t, int64_t, float*, int64_t, bool);
   void (*linear)(const float*, int64_t, const Weight&, float*, int64_t);
-  void (*run_step)(const Network&, const Step&, float*);
+  void (*run_step)(const Network&, const Step&, float*, float*);
   void (*sharpen)(float*, int64_t, float, int64_t, double);
   const TrainKernels* train;
 };

@@ -19,7 +19,7 @@ void mf_set_threads(int count);
 int mf_gemm(const Matrix*, const Matrix*, int64_t, int64_t, int64_t, float*, int64_t, int);
 int mf_linear(const float*, int64_t, const Weight*, float*, int64_t);
 int mf_check_step(const Network*, const Step*, int64_t);
-int mf_run_step(const Network*, const Step*, float*);
+int mf_run_step(const Network*, const Step*, float*, float*);
 }
 
 namespace {
@@ -80,12 +80,14 @@ void steps(Source& source, DType cache_dtype, DType dtype, std::vector<float>& r
         where.push_back(int32_t(tables[size_t(q * width + at / block)] * block + at % block));
       }
     const int32_t picked[2] = {starts[1] - 1, starts[2] - 1};
-    const Step step{starts[2], 2, width, 2, ids.data(), positions.data(), where.data(), starts, cached,
-                    tables.data(), picked};
-    std::vector<float> logits(size_t(2 * vocab));
+    const int32_t kept[2] = {0, starts[2] - 1};  // of the last token both are wanted
+    const Step step{starts[2], 2, width, 2, 2, ids.data(), positions.data(), where.data(), starts, cached,
+                    tables.data(), picked, kept};
+    std::vector<float> logits(size_t(2 * vocab)), states(size_t(2 * hidden));
     require(mf_check_step(&network, &step, 2 * width) == 0, "a proper step is refused");
-    require(mf_run_step(&network, &step, logits.data()) == 0, "a step ran out of memory");
+    require(mf_run_step(&network, &step, logits.data(), states.data()) == 0, "a step ran out of memory");
     keep(results, logits);
+    keep(results, states);
   }
 }
 

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from tests.support.compare import BF16, MODEL_FP32
-from tests.support.native_kernels import Sequences, make_case, reference_logits, sizes
+from tests.support.native_kernels import (
+    Sequences,
+    make_case,
+    reference_logits,
+    reference_states,
+    sizes,
+)
 
 CACHED_INT8 = 5e-2  # a channel of a cached row is rounded to 1/127 of the row's largest
 
@@ -115,3 +121,21 @@ def test_a_residual_is_added_once_to_each_picked_token(kernels: ctypes.CDLL) -> 
     ids = random_ids(case, 12)
     found = Sequences(case, 1, 12).step([(0, ids)], "all")
     check(found, reference_logits(case, ids))
+
+
+def test_hidden_states_of_some_tokens_are_kept_beside_the_logits_of_others(
+    kernels: ctypes.CDLL,
+) -> None:
+    case = make_case(has_after_norms=True)
+    first, second = random_ids(case, 30), random_ids(case, 9, seed=1)
+    rows = Sequences(case, 2, 30)
+    rows.step([(0, first[:10])])
+    arrays = rows.arrays([(0, first[10:]), (1, second)])
+    # Of tokens 19 and 28 both are wanted: the last ones of each sequence.
+    kept = np.array([0, 4, 19, 22, 28])
+    arrays["picked"] = np.array([3, 19, 28])
+    logits, states = case.network.run_keeping(**arrays, kept=kept)
+    whole = [reference_states(case, ids) for ids in (first, second)]
+    check(states, np.concatenate([whole[0][[10, 14, 29]], whole[1][[2, 8]]]))
+    wanted = [reference_logits(case, ids) for ids in (first, second)]
+    check(logits, np.concatenate([wanted[0][[13, 29]], wanted[1][[8]]]))

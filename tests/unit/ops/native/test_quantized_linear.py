@@ -9,7 +9,7 @@ import pytest
 
 from mindformers.checkpoint.quantized import QuantizedMatrix, Scheme, dequantize, pack_nibbles
 from mindformers.ops.native.arrays import of_array
-from mindformers.ops.native.network import LinearWeight
+from mindformers.ops.native.weights import LinearWeight
 
 FEW = 8  # tokens whose activations are rounded to int8 in every instruction set
 SCHEMES = [

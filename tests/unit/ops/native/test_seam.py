@@ -20,7 +20,8 @@ from mindformers.errors import ConfigError, DeviceError
 from mindformers.ops.native.arrays import Buffer, as_float32, of_array
 from mindformers.ops.native.checks import check_linear
 from mindformers.ops.native.library import kernels as own_kernels
-from mindformers.ops.native.network import LinearWeight, NativeNetwork
+from mindformers.ops.native.network import NativeNetwork
+from mindformers.ops.native.weights import LinearWeight
 from tests.support.native_kernels import Sequences, make_case, reference_logits
 
 pytestmark = pytest.mark.skipif(own_kernels() is None, reason="there are no kernels here")
@@ -94,6 +95,21 @@ def test_a_number_out_of_range_is_refused_by_name(
 )
 def test_an_array_of_another_shape_or_kind_is_refused(change: dict, message: str) -> None:
     assert message in refused({**a_step(), **change})
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ([0, 10], "kept tokens: 0 to 10; allowed: 0 to 9, rising"),
+        ([-1, 3], "kept tokens: -1 to 3; allowed: 0 to 9, rising"),
+        ([3, 3], "kept tokens: 3 to 3; allowed: 0 to 9, rising"),
+        ([[3]], "kept tokens (1, 1)"),
+    ],
+)
+def test_tokens_that_cannot_be_kept_are_refused(kept: list, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        CASE.network.run_keeping(**a_step(), kept=np.array(kept))
+    assert message in str(caught.value)
 
 
 def test_what_is_not_used_may_hold_anything() -> None:

@@ -67,6 +67,7 @@ class BeamJob(Job):
         refused = {
             "do_sample": request.config.do_sample,
             "stop_strings": request.config.stop_strings,
+            "prompt_lookup_num_tokens": request.config.prompt_lookup_num_tokens is not None,
             "logprobs": request.logprobs is not None,
         }
         for name, is_asked in refused.items():
@@ -91,7 +92,7 @@ class BeamJob(Job):
         for beam in self._beams:
             if beam.answer in by_answer:
                 # The array is part of the step's: a copy, lest a beam that waits keeps all of it.
-                beam.logits = by_answer[beam.answer].copy()
+                beam.logits = by_answer[beam.answer][0].copy()
             elif beam.answer.num_unread:
                 beam.logits = None  # its blocks were given up: it is read again
         if all(beam.logits is not None for beam in self._beams):

@@ -16,6 +16,7 @@ from mindformers.generation.array import Array
 from mindformers.generation.beam_job import BeamJob
 from mindformers.generation.block_manager import BlockManager
 from mindformers.generation.block_tables import stacked
+from mindformers.generation.drafts import NOT_ON_NPU
 from mindformers.generation.handle import Handle
 from mindformers.generation.job import Job, Model
 from mindformers.generation.paged_step import PagedStep, Piece
@@ -23,6 +24,7 @@ from mindformers.generation.request import EngineStats, Request
 from mindformers.generation.sampled_job import SampledJob
 from mindformers.generation.scheduler import EngineSettings, Scheduler
 from mindformers.generation.stopping import TIMEOUT
+from mindformers.logger import warn_once
 
 FAILED = "error"  # how a request ends in the counters that raised
 _RECENT = 32  # requests whose ends tell how fast others end
@@ -72,6 +74,8 @@ class EngineCore:
             GenerationError: If it can never be answered.
         """
         _check_request(request)
+        if self._step.is_whole and request.config.prompt_lookup_num_tokens is not None:
+            warn_once(NOT_ON_NPU)
         self._require_cache(request)
         kind = SampledJob if request.config.num_beams == 1 else BeamJob
         job = kind(request, next(self._arrivals), self.model, handle, processors)
@@ -147,19 +151,21 @@ class EngineCore:
         pieces = []
         for answer, count in planned:
             start = answer.num_read
-            ids = answer.row.ids[start : start + count]
-            picked = (count - 1,) if count == answer.num_unread else ()
+            ids = [*answer.row.ids[start : start + count].tolist(), *answer.draft]
+            picked = range(count - 1, len(ids)) if count == answer.num_unread else ()
             pieces.append(Piece(ids, start, blocks.table(answer.place), picked))
         return self._step.run(pieces)
 
     def _hand_out(self, planned: Sequence[tuple[Answer, int]], logits: Array) -> None:
         ready: dict[Handle, list[tuple[Answer, Array]]] = {}
-        rows = iter(np.asarray(logits, np.float32))
+        logits, row = np.asarray(logits, np.float32), 0
         for answer, count in planned:
             is_last = count == answer.num_unread
             self.scheduler.note_written(answer, count)
             if is_last:
-                ready.setdefault(answer.job.handle, []).append((answer, next(rows)))
+                own = logits[row : row + 1 + len(answer.draft)]
+                ready.setdefault(answer.job.handle, []).append((answer, own))
+                row += len(own)
         for handle, own in ready.items():
             job = self.jobs[handle]
             try:
@@ -209,6 +215,8 @@ class EngineCore:
             prompt_tokens=totals.prompt_tokens,
             cached_tokens=totals.cached_tokens,
             generated_tokens=totals.completion_tokens,
+            drafted_tokens=totals.drafted_tokens,
+            accepted_tokens=totals.accepted_tokens,
             preemptions=self.scheduler.num_preempted,
             finished=dict(self._finished),
         )

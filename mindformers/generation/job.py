@@ -21,7 +21,6 @@ from mindformers.generation.rows import Row
 from mindformers.generation.sampling import call_seed
 from mindformers.generation.scheduler import Scheduler
 from mindformers.generation.stopping import StopRules, tool_call_id
-from mindformers.logger import warn_once
 
 PATIENCE = 64  # requests that came later and may go first, before a request goes before all others
 
@@ -78,10 +77,6 @@ class Job(ABC):
         self.pipeline = LogitsPipeline(config, model.vocab_size, processors, allowed)
         self.rules = StopRules(config, tool_call_id(model.tokenizer))
         self.seed = call_seed(request.seed)
-        if config.prompt_lookup_num_tokens is not None:
-            warn_once(
-                "prompt_lookup_num_tokens: no effect in an engine, where answers share each step"
-            )
         self.num_answers = (
             request.num_answers if request.num_answers > 1 else config.num_return_sequences
         )
@@ -109,7 +104,7 @@ class Job(ABC):
 
     @abstractmethod
     def take(self, ready: Sequence[tuple[Answer, Array]], scheduler: Scheduler) -> None:
-        """Go on with the logits, (V,) float32 each, of what follows some of the answers.
+        """Go on with the logits, (1 + k, V) float32, of what follows some answers and the k guesses of each.
 
         Raises:
             GenerationError: If no token can be chosen.
@@ -131,6 +126,11 @@ class Job(ABC):
     def note_overtaken(self) -> None:
         """Take note that a request which came later goes first."""
         self._num_overtaken += 1
+
+    def guess(self, row: Row, most: int) -> list[int]:
+        """Return guesses of how an answer goes on, no more than ``most``; here none."""
+        del row, most
+        return []
 
     def row(self, index: int, length: int | None = None) -> Row:
         """Return an answer of ``length`` tokens (None: those of the prompt) that has no room for them yet."""
@@ -158,6 +158,12 @@ class Job(ABC):
         """Take note of tokens of answers that are handed out."""
         for usage in (self.handle.usage, self.model.totals):
             usage.completion_tokens += count
+
+    def count_guesses(self, drafted: int, accepted: int) -> None:
+        """Take note of guesses that were read, and of those of them that were right."""
+        for usage in (self.handle.usage, self.model.totals):
+            usage.drafted_tokens += drafted
+            usage.accepted_tokens += accepted
 
     def leave(self, answer: Answer, scheduler: Scheduler) -> None:
         """Take an answer that goes on no longer out of the engine."""

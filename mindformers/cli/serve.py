@@ -31,6 +31,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quantization", choices=("int8", "int4"), help="round the weights when they are loaded"
     )
+    parser.add_argument(
+        "--prompt_lookup",
+        metavar="N",
+        type=int,
+        help="tokens guessed at a time from the text so far, as 7: what repeats comes faster",
+    )
     parser.add_argument("--served_model_name", help="the model's name; default: the folder's")
     _add_access(parser)
     _add_limits(parser)
@@ -126,6 +132,7 @@ def serve_command(argv: Sequence[str]) -> int:
         allow_no_key=options["allow_no_key"],
         cors_origins=tuple(options["cors_origin"]),
         drain_timeout=options["drain_timeout"],
+        prompt_lookup=options["prompt_lookup"],
         limits=limits,
     )
     serve(

@@ -163,9 +163,9 @@ class EngineCore:
             is_last = count == answer.num_unread
             self.scheduler.note_written(answer, count)
             if is_last:
-                own = logits[row : row + 1 + len(answer.draft)]
-                ready.setdefault(answer.job.handle, []).append((answer, own))
-                row += len(own)
+                found = logits[row : row + 1 + len(answer.draft)]
+                ready.setdefault(answer.job.handle, []).append((answer, found))
+                row += len(found)
         for handle, own in ready.items():
             job = self.jobs[handle]
             try:

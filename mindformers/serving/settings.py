@@ -63,10 +63,11 @@ class ServerSettings:
         allow_no_key: Listen beyond this machine without a key.
         cors_origins: Origins whose pages may call from a browser, as ``https://example.org``.
         drain_timeout: Seconds that running answers get after SIGTERM.
+        prompt_lookup: Tokens guessed at a time from the text so far; None: as the model's own settings say.
         limits: Of every request.
 
     Raises:
-        ConfigError: If an origin is none, or every one is let in without a key.
+        ConfigError: If an origin is none, every one is let in without a key, or nothing is to be guessed.
     """
 
     host: str = "127.0.0.1"
@@ -75,9 +76,16 @@ class ServerSettings:
     allow_no_key: bool = False
     cors_origins: tuple[str, ...] = ()
     drain_timeout: float = 30.0
+    prompt_lookup: int | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        if self.prompt_lookup is not None and self.prompt_lookup < 1:
+            raise ConfigError(
+                f"found {self.prompt_lookup}",
+                where="--prompt_lookup",
+                allowed="1 or more; without it nothing is guessed",
+            )
         for origin in self.cors_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ConfigError(

@@ -93,7 +93,7 @@ def check_sizes(step, step_tokens):
             assert sum(len(piece.ids) for piece in pieces) <= min(GUESSED_STEP, step_tokens)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     REQUESTS,
     st.integers(0, 3),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mindformers.errors import GenerationError
+from mindformers.generation.answer import PREFIX_ID
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.scheduler import GUESSED_STEP
 from tests.support.engine import (
+    PREFIX,
     FakeStep,
     answers,
     chunks,
@@ -20,9 +20,17 @@ from tests.support.engine import (
     run_all,
     submit,
 )
-from tests.support.generation import ByteTokenizer, fresh_warnings, pair_logits, script
+from tests.support.generation import (
+    END,
+    ByteTokenizer,
+    chain,
+    fresh_warnings,
+    pair_logits,
+    script,
+)
 
 VOCAB = 12
+NUM_MIXES = 30
 TOKENIZER = ByteTokenizer()
 LOOP = np.eye(VOCAB, dtype=np.float32)
 
@@ -59,99 +67,102 @@ CHOICES = [
     {"do_sample": True, "top_k": 0, "temperature": 0.7, "top_p": 0.8},
     {"bad_words_ids": [[1, 2]], "stop_strings": ["\x06"]},
 ]
-REQUESTS = st.lists(
-    st.tuples(
-        st.integers(1, 18),  # tokens of the prompt
-        st.integers(1, 20),  # of the answer
-        st.integers(0, 5),  # steps until the next request comes
-        st.sampled_from(CHOICES),
-        st.integers(1, 3),  # answers
-        st.integers(0, 12),  # steps until it is cancelled; 8 and above: never
-        st.sampled_from([None, 1, 4, 10]),  # guesses at a time
-        st.booleans(),  # whether it is held to a form
-    ),
-    min_size=1,
-    max_size=7,
-)
 
 
-def prompt_of(number, length):
-    return np.resize([number % 2, 1, 2 + number % 3, 1, 2], length).tolist()
+def mix(rng):
+    """Yield prompts, settings, options, and after how many steps each is cancelled; most never are."""
+    for _ in range(rng.integers(1, 7)):
+        # It repeats itself, and holds what ends answers: both are guessed.
+        prompt = np.resize(rng.integers(0, VOCAB, rng.integers(2, 7)), rng.integers(1, 19)).tolist()
+        choice = CHOICES[rng.integers(len(CHOICES))]
+        limit = max(int(rng.integers(1, 40)), choice.get("min_new_tokens", 0))
+        options = {
+            "seed": int(rng.integers(2**32)),
+            "num_answers": int(rng.choice([1, 1, 1, 3])),
+            "logprobs": 1,
+            "constraint": NeverTwice if rng.random() < 0.3 else None,
+        }
+        patience = int(rng.integers(40))
+        yield prompt, {"max_new_tokens": limit, **choice}, options, patience
 
 
-def plain(step_of, prompt, asked, **options):
-    """Return the answers of a request that has an engine for itself, without guesses."""
-    core = open_core(step_of(), 64, TOKENIZER)
-    handle = submit(core, prompt, asked, **options)
+def check_blocks(core, step):
+    """Check that answers have the room they need, and that blocks kept for others hold what they are known by."""
+    for answer in core.scheduler.running:
+        assert answer.draft == []
+        assert answer.num_unread > 0
+        assert core.scheduler.blocks.length(answer.place) >= answer.num_written
+        assert core.scheduler.blocks.length(answer.place) <= answer.num_positions
+    held = step.cache.reshape(-1, step.block_size)
+    for block, (_, ids) in core.scheduler.blocks._known._keys.items():
+        known = np.frombuffer(ids, np.int32)
+        assert held[block].tolist() == np.where(known == PREFIX_ID, PREFIX, known).tolist()
+
+
+def check_mix(seed):
+    """Check one mix against each request alone without guesses; return the engine's counters."""
+    rng = np.random.default_rng(seed)
+    logits, prefix_length = pair_logits(VOCAB, seed), int(rng.choice([0, 0, 3]))
+
+    def open_step():
+        return FakeStep(
+            lambda ids: 3 * logits(ids), VOCAB, max_length=60, prefix_length=prefix_length
+        )
+
+    def plain(prompt, asked, **options):
+        core = open_core(open_step(), 64, TOKENIZER)
+        handle = submit(core, prompt, asked, **options)
+        run_all(core)
+        return chunks(handle)
+
+    step, prefix_cache = open_step(), bool(rng.random() < 0.7)
+    step_tokens = int(rng.choice([5, 8, 64]))
+    core = open_core(
+        step, int(rng.integers(16, 28)), TOKENIZER, step_tokens=step_tokens,
+        prefix_cache=prefix_cache, max_running=int(rng.choice([3, 64])),
+    )  # fmt: skip
+    going = []
+    for prompt, given, options, patience in mix(rng):
+        guesses = int(rng.choice([1, 4, 7, 10]))
+        asked = GenerationConfig(prompt_lookup_num_tokens=guesses, **given)
+        wanted = plain(prompt, GenerationConfig(**given), **options)
+        going.append((submit(core, prompt, asked, **options), prompt, wanted))
+        for _ in range(int(rng.integers(0, 16))):
+            core.run_once()
+            check_blocks(core, step)
+            patience -= 1
+            if patience == 0:
+                core.stop(going[-1][0], "cancelled")
     run_all(core)
-    return chunks(handle)
-
-
-def check_sizes(step, step_tokens):
+    stats = core.stats()
+    assert is_empty(core)
     for pieces in step.steps:
         if any(len(piece.picked) > 1 for piece in pieces):
             assert sum(len(piece.ids) for piece in pieces) <= min(GUESSED_STEP, step_tokens)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    REQUESTS,
-    st.integers(0, 3),
-    st.integers(12, 40),
-    st.sampled_from([2, 5, 64]),
-    st.booleans(),
-    st.sampled_from([0, 0, 3]),
-    st.sampled_from([3, 64]),
-)
-def test_guesses_change_no_answer(
-    requests, seed, num_blocks, step_tokens, prefix_cache, prefix_length, max_running
-):
-    def step_of():
-        return FakeStep(pair_logits(VOCAB, seed), VOCAB, max_length=40, prefix_length=prefix_length)
-
-    step = step_of()
-    core = open_core(step, num_blocks, TOKENIZER, step_tokens=step_tokens,
-                     prefix_cache=prefix_cache, max_running=max_running)  # fmt: skip
-    going = []
-    for number, (length, limit, pause, choice, count, patience, guesses, held) in enumerate(
-        requests
-    ):
-        given = {"max_new_tokens": max(limit, choice.get("min_new_tokens", 0)), **choice}
-        options = {"seed": 1000 + number, "num_answers": count, "logprobs": 1}
-        options["constraint"] = NeverTwice if held else None
-        prompt = prompt_of(number, length)
-        wanted = plain(step_of, prompt, GenerationConfig(**given), **options)
-        asked = GenerationConfig(prompt_lookup_num_tokens=guesses, **given)
-        going.append([submit(core, prompt, asked, **options), wanted, patience, prompt])
-        for _ in range(pause):
-            core.run_once()
-        for each in going:
-            if each[2] == 0:
-                core.stop(each[0], "cancelled")
-            each[2] -= each[2] < 8
-    run_all(core)
-    assert is_empty(core)
-    check_sizes(step, step_tokens)
-    again = []
-    for handle, wanted, _, prompt in going:
+    for handle, prompt, wanted in going:
         found = chunks(handle)
         for index, chunk in found.items():
-            if chunk.finish_reason != "cancelled":
-                assert chunk == wanted[index]
             size = len(chunk.tokens)
+            assert chunk == wanted[index] or chunk.finish_reason == "cancelled"
             assert chunk.tokens == wanted[index].tokens[:size]
             assert chunk.logprobs == wanted[index].logprobs[:size]
         assert handle.usage.completion_tokens == sum(len(each.tokens) for each in found.values())
-        assert 0 <= handle.usage.accepted_tokens <= handle.usage.drafted_tokens
-        again.append([*prompt, *found[0].tokens][:39])
-    # What the prefix cache kept of them is what was said: who goes on from there reads nothing else.
-    asked = GenerationConfig(max_new_tokens=1)
-    for prompt in again:
-        wanted = plain(step_of, prompt, asked)[0].tokens
-        handle = submit(core, prompt, asked)
+        # What the prefix cache kept is what was said: who goes on from there reads nothing else.
+        asked, talk = GenerationConfig(max_new_tokens=1), [*prompt, *found[0].tokens][:58]
+        again = submit(core, talk, asked)
         run_all(core)
-        assert chunks(handle)[0].tokens == wanted
-    assert (core.stats().cached_tokens == 0) or prefix_cache
+        assert chunks(again)[0].tokens == plain(talk, asked)[0].tokens
+    assert prefix_cache or core.stats().cached_tokens == 0
+    return stats
+
+
+def test_guesses_change_no_answer():
+    stats = [check_mix(seed) for seed in range(NUM_MIXES)]
+    drafted = sum(each.drafted_tokens for each in stats)
+    accepted = sum(each.accepted_tokens for each in stats)
+    assert accepted > 5 * NUM_MIXES
+    assert drafted - accepted > 2 * NUM_MIXES
+    assert sum(each.preemptions for each in stats) > NUM_MIXES // 4
 
 
 def test_a_right_guess_saves_a_step_and_is_counted():
@@ -168,6 +179,21 @@ def test_a_right_guess_saves_a_step_and_is_counted():
     assert (stats.drafted_tokens, stats.accepted_tokens, stats.generated_tokens) == (8, 8, 12)
     # Sixteen positions were read, the last token was not: four blocks, those of guesses among them.
     assert stats.cached_blocks == 4
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [({"eos_token_id": END}, "stop"), ({"stop_strings": "\x05\x09"}, "stop_string")],
+)
+def test_an_end_that_was_guessed_is_the_end(ending, reason):
+    core = open_core(FakeStep(chain((4, 5))), tokenizer=TOKENIZER)
+    asked = GenerationConfig(max_new_tokens=9, prompt_lookup_num_tokens=4, **ending)
+    handle = submit(core, [4, 5, END, END, 6, 4], asked)
+    run_all(core)
+    found = chunks(handle)[0]
+    assert (found.tokens, found.finish_reason) == ((5, END), reason)
+    assert (handle.usage.drafted_tokens, handle.usage.accepted_tokens) == (4, 1)
+    assert is_empty(core)
 
 
 def test_blocks_of_wrong_guesses_are_free_in_the_next_step():

@@ -98,7 +98,7 @@ def answer(
     if isinstance(network, CachedModel):
         return network.answer(prompt, settings, seed, on_text, is_unwanted)
     listener = _Listener(tokenizer, ends, on_text, is_unwanted)
-    started = time.monotonic()
+    started, drafted, accepted = time.monotonic(), 0, 0
     try:
         output = network.generate(
             [prompt],
@@ -108,6 +108,7 @@ def answer(
             **{**settings, "return_dict_in_generate": True},
         )
         reason = output.finish_reasons[0]
+        drafted, accepted = sum(output.num_drafted), sum(output.num_accepted)
     except _StoppedError:
         reason = CANCELLED
     return Answer(
@@ -116,4 +117,6 @@ def answer(
         listener.num_prompt,
         listener.num_made,
         time.monotonic() - started,
+        drafted_tokens=drafted,
+        accepted_tokens=accepted,
     )

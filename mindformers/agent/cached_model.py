@@ -28,6 +28,8 @@ class Answer:
         completion_tokens: Tokens that were made, the end token included.
         seconds: From the question to the last token.
         cached_tokens: Of the prompt's, those that did not have to be computed again.
+        drafted_tokens: Guesses that were read.
+        accepted_tokens: Of them right: tokens of the answer that took no step of their own.
     """
 
     text: str
@@ -36,6 +38,8 @@ class Answer:
     completion_tokens: int
     seconds: float
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class CachedModel:
@@ -99,6 +103,8 @@ class CachedModel:
             usage.completion_tokens,
             time.monotonic() - started,
             usage.cached_tokens,
+            usage.drafted_tokens,
+            usage.accepted_tokens,
         )
 
     def close(self) -> None:

@@ -32,6 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quantization", choices=("int8", "int4"), help="round the weights when they are loaded"
     )
+    parser.add_argument(
+        "--prompt_lookup",
+        dest="prompt_lookup_num_tokens",
+        metavar="N",
+        type=int,
+        help="tokens guessed at a time from the text so far, as 7: what repeats comes faster",
+    )
     parser.add_argument("--max_new_tokens", type=int, help="longest answer (tokens)")
     parser.add_argument(
         "--do_sample", action="store_true", help="draw tokens instead of taking the likeliest"

@@ -32,6 +32,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quantization", choices=("int8", "int4"), help="round the weights when they are loaded"
     )
+    parser.add_argument(
+        "--prompt_lookup",
+        metavar="N",
+        type=int,
+        help="tokens guessed at a time from the text so far, as 7: what repeats comes faster",
+    )
     parser.add_argument("--served_model_name", help="the model's name; default: the folder's")
     parser.add_argument(
         "--pooling",
@@ -135,6 +141,7 @@ def serve_command(argv: Sequence[str]) -> int:
         cors_origins=tuple(options["cors_origin"]),
         drain_timeout=options["drain_timeout"],
         pooling=options["pooling"],
+        prompt_lookup=options["prompt_lookup"],
         limits=limits,
     )
     serve(

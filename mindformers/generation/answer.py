@@ -48,6 +48,9 @@ class Owner(Protocol):
     def note_overtaken(self) -> None:
         """Take note that a request which came later goes first."""
 
+    def guess(self, row: Row, most: int) -> list[int]:
+        """Return guesses of how an answer goes on, no more than ``most``."""
+
 
 class Answer:
     """Ids so far, and how many of them the cache holds.
@@ -62,6 +65,7 @@ class Answer:
         self.job, self.row = job, row
         self.place = -1  # its row of the block manager while it runs
         self.num_written = 0  # positions of the cache, the prefix included
+        self.draft: list[int] = []  # guesses the step under way reads behind the newest token
         self._whole, self._prefix_length = whole, len(whole) - len(row.buffer)
 
     @property

@@ -68,6 +68,7 @@ class BeamJob(Job):
         refused = {
             "do_sample": request.config.do_sample,
             "stop_strings": request.config.stop_strings,
+            "prompt_lookup_num_tokens": request.config.prompt_lookup_num_tokens is not None,
             "logprobs": request.logprobs is not None,
         }
         for name, is_asked in refused.items():

@@ -93,7 +93,6 @@ def refuse_in_search(
         "streamer": streamer is not None,
         "use_past: false": not use_cache,
         "assistant_model": assistant is not None,
-        "prompt_lookup_num_tokens": config.prompt_lookup_num_tokens is not None,
         "output_scores": config.output_scores,
         "output_logits": config.output_logits,
     }

@@ -8,7 +8,7 @@ random numbers, so a seed gives the same answer with and without guesses.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from mindformers.generation.rows import Row
 from mindformers.generation.sampling import choose_greedy, choose_sampled
 
 SHORTEST_MATCH = 2  # tokens; what follows a single one is a guess too bad for its cost
+NOT_ON_NPU = "guessed tokens (prompt_lookup_num_tokens, assistant_model) have no effect on an NPU"
 
 
 class Drafter(Protocol):
@@ -167,6 +168,35 @@ def _agreeing(read: Array, ids: Array) -> int:
     return int(differs[0]) if len(differs) else common
 
 
+def verify(row: Row, logits: Array, draft: Sequence[int], go_on: Callable[[Array], int]) -> int:
+    """Let a row go on by what follows its newest token, and by what follows each guess that is right.
+
+    Args:
+        row: It notes what its guesses were worth.
+        logits: (1 + k, V) float32, after the newest token and after each of k guesses.
+        draft: The guesses.
+        go_on: Chooses the next token by logits (V,), appends it to the row and returns it.
+
+    Returns:
+        How many guesses were right.
+    """
+    num_right = 0
+    for own, guess in zip(logits, [*draft, None], strict=True):
+        if go_on(own) != guess:
+            break
+        num_right += 1
+        if row.finish_reason:
+            break
+    row.count_draft(len(draft), num_right)
+    return num_right
+
+
+def open_lookup(config: GenerationConfig) -> PromptLookup | None:
+    """Return what guesses from the text so far; None: that is not asked for."""
+    count = config.prompt_lookup_num_tokens
+    return None if count is None else PromptLookup(count, config.max_matching_ngram_size)
+
+
 def open_drafter(
     config: GenerationConfig,
     runner: ModelRunner,
@@ -184,12 +214,12 @@ def open_drafter(
     Raises:
         GenerationError: If two kinds of guesses are asked for, or the smaller model has another vocabulary.
     """
-    lookup = config.prompt_lookup_num_tokens
+    lookup = open_lookup(config)
     if assistant is None:
-        return None if lookup is None else PromptLookup(lookup, config.max_matching_ngram_size)
+        return lookup
     if lookup is not None:
         raise GenerationError(
-            f"found prompt_lookup_num_tokens {lookup} and an assistant model",
+            f"found prompt_lookup_num_tokens {lookup.num_tokens} and an assistant model",
             where="prompt_lookup_num_tokens",
             fix="leave one of the two out: tokens are guessed in one way",
         )

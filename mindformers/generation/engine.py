@@ -16,7 +16,7 @@ from mindformers.errors import GenerationError
 from mindformers.generation.array import Array
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.decoding import open_decoder
-from mindformers.generation.drafts import Drafter, open_drafter
+from mindformers.generation.drafts import Drafter, open_drafter, verify
 from mindformers.generation.logits_pipeline import LogitsPipeline
 from mindformers.generation.model_runner import ModelRunner
 from mindformers.generation.output import GenerateOutput, report
@@ -159,9 +159,7 @@ class _Call:
         if drafter is None:
             return [[]] * len(running)
         room = min(drafter.num_tokens, self.runner.room(len(running)) - 1)
-        # One token comes without a guess; the last one of a row is never read.
-        left = [min(room, row.next_draft(), len(row.buffer) - row.length - 1) for row in running]
-        return drafter.draft(running, [max(0, count) for count in left])
+        return drafter.draft(running, [max(0, min(room, row.next_draft())) for row in running])
 
     def _read(self, running: list[Row], drafts: list[list[int]]) -> list[Array]:
         """Read each row's newest token and the guesses after it; return the logits after each, (1 + k, V) a row."""
@@ -199,16 +197,13 @@ class _Call:
     def _take(self, row: Row, logits: Array, draft: list[int]) -> list[int]:
         """Append what the logits after the newest token and after each right guess say; return what can be shown."""
         shown: list[int] = []
-        accepted = 0
-        for own, guess in zip(logits, [*draft, None], strict=True):
+
+        def go_on(own: Array) -> int:
             token = self._choose(row, own)
-            shown += row.accept(token, self.rules)
-            if token != guess:
-                break
-            accepted += 1
-            if row.finish_reason:
-                break
-        row.count_draft(len(draft), accepted)
+            shown.extend(row.accept(token, self.rules))
+            return token
+
+        verify(row, logits, draft, go_on)
         return shown
 
     def _choose(self, row: Row, logits: Array) -> int:

@@ -14,6 +14,7 @@ from mindformers.generation.array import Array
 from mindformers.generation.beam_job import BeamJob
 from mindformers.generation.block_manager import BlockManager
 from mindformers.generation.block_tables import stacked
+from mindformers.generation.drafts import NOT_ON_NPU
 from mindformers.generation.embedding_job import EmbeddingJob
 from mindformers.generation.engine_job import EngineJob, Model
 from mindformers.generation.handle import Handle
@@ -23,6 +24,7 @@ from mindformers.generation.request import EmbeddingRequest, EngineStats, Reques
 from mindformers.generation.sampled_job import SampledJob
 from mindformers.generation.scheduler import EngineSettings, Scheduler
 from mindformers.generation.stopping import TIMEOUT
+from mindformers.logger import warn_once
 
 FAILED = "error"  # how a request ends in the counters that raised
 _RECENT = 32  # requests whose ends tell how fast others end
@@ -80,6 +82,8 @@ class EngineCore:
             places = max(1, self.settings.max_running // 2)
             return EmbeddingJob(request, next(self._arrivals), self.model, handle, places)
         _check_request(request)
+        if self._step.is_whole and request.config.prompt_lookup_num_tokens is not None:
+            warn_once(NOT_ON_NPU)
         self._require_cache(request)
         kind = SampledJob if request.config.num_beams == 1 else BeamJob
         job = kind(request, next(self._arrivals), self.model, handle, processors)
@@ -155,8 +159,9 @@ class EngineCore:
         pieces = []
         for answer, count in planned:
             start, job = answer.num_read, answer.job
-            ids, table = answer.row.ids[start : start + count], blocks.table(answer.place)
-            pieces.append(Piece(ids, start, table, job.picked(answer, count), job.gives_hidden))
+            ids = [*answer.row.ids[start : start + count].tolist(), *answer.draft]
+            table, picked = blocks.table(answer.place), job.picked(answer, count)
+            pieces.append(Piece(ids, start, table, picked, job.gives_hidden))
         return self._step.run(pieces)
 
     def _hand_out(self, planned: Sequence[tuple[Answer, int]], found: Sequence[Array]) -> None:
@@ -214,6 +219,8 @@ class EngineCore:
             prompt_tokens=totals.prompt_tokens,
             cached_tokens=totals.cached_tokens,
             generated_tokens=totals.completion_tokens,
+            drafted_tokens=totals.drafted_tokens,
+            accepted_tokens=totals.accepted_tokens,
             preemptions=self.scheduler.num_preempted,
             finished=dict(self._finished),
         )

@@ -12,6 +12,7 @@ from mindformers.generation.answer import Answer
 from mindformers.generation.array import Array
 from mindformers.generation.handle import Handle
 from mindformers.generation.request import Usage
+from mindformers.generation.rows import Row
 from mindformers.generation.scheduler import Scheduler
 
 PATIENCE = 64  # requests that came later and may go first, before a request goes before all others
@@ -79,8 +80,16 @@ class EngineJob(ABC):
         return 0
 
     def picked(self, answer: Answer, count: int) -> Sequence[int]:
-        """Return which of an answer's next ``count`` tokens something is wanted of: the last that is known."""
-        return (count - 1,) if count == answer.num_unread else ()
+        """Return which of an answer's next ``count`` tokens and its guesses something is wanted of.
+
+        Here the last that is known, and all guesses.
+        """
+        return range(count - 1, count + len(answer.draft)) if count == answer.num_unread else ()
+
+    def guess(self, row: Row, most: int) -> list[int]:
+        """Return guesses of how an answer goes on, no more than ``most``; here none."""
+        del row, most
+        return []
 
     @abstractmethod
     def take(self, ready: Sequence[tuple[Answer, Array]], scheduler: Scheduler) -> None:

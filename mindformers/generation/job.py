@@ -16,7 +16,6 @@ from mindformers.generation.request import Constraint, Request
 from mindformers.generation.rows import Row
 from mindformers.generation.sampling import call_seed
 from mindformers.generation.stopping import StopRules, tool_call_id
-from mindformers.logger import warn_once
 
 
 class Job(EngineJob):
@@ -49,10 +48,6 @@ class Job(EngineJob):
         self.pipeline = LogitsPipeline(config, model.vocab_size, processors, allowed)
         self.rules = StopRules(config, tool_call_id(model.tokenizer))
         self.seed = call_seed(request.seed)
-        if config.prompt_lookup_num_tokens is not None:
-            warn_once(
-                "prompt_lookup_num_tokens: no effect in an engine, where answers share each step"
-            )
         self.num_answers = (
             request.num_answers if request.num_answers > 1 else config.num_return_sequences
         )
@@ -89,3 +84,9 @@ class Job(EngineJob):
         """Take note of tokens of answers that are handed out."""
         for usage in (self.handle.usage, self.model.totals):
             usage.completion_tokens += count
+
+    def count_guesses(self, drafted: int, accepted: int) -> None:
+        """Take note of guesses that were read, and of those of them that were right."""
+        for usage in (self.handle.usage, self.model.totals):
+            usage.drafted_tokens += drafted
+            usage.accepted_tokens += accepted

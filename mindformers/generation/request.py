@@ -114,6 +114,8 @@ class Usage:
     prompt_tokens: int = 0
     cached_tokens: int = 0  # of the prompt, found in the prefix cache
     completion_tokens: int = 0
+    drafted_tokens: int = 0  # guesses that were read
+    accepted_tokens: int = 0  # of them right
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ class EngineStats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     preemptions: int = 0
     finished: dict[str, int] = field(default_factory=dict)  # requests by finish reason
 

@@ -53,7 +53,9 @@ class Row:
 
     def next_draft(self) -> int:
         """Return how many tokens are worth guessing now."""
-        return self.draft_length if self.length >= self.draft_from else 0
+        # One token comes without a guess, and the last one of an answer is never read.
+        left = len(self.buffer) - self.length - 1
+        return max(0, min(self.draft_length, left)) if self.length >= self.draft_from else 0
 
     def count_draft(self, drafted: int, accepted: int) -> None:
         """Note how many guessed tokens were right, and what is worth guessing from now on.

@@ -16,6 +16,7 @@ from mindspore import Tensor, nn
 
 from mindformers.generation.array import Array
 from mindformers.generation.block_manager import BlockManager
+from mindformers.generation.drafts import NOT_ON_NPU
 from mindformers.logger import warn_once
 from mindformers.ops.backend import active_backend
 
@@ -238,9 +239,7 @@ class CachedRunner:
     def room(self, num_rows: int) -> int:
         """Return how many tokens each of so many rows can surely take at once."""
         if self.tells_passes_apart:  # an NPU's attention takes one token of a row at a time
-            warn_once(
-                "guessed tokens (prompt_lookup_num_tokens, assistant_model) have no effect on an NPU"
-            )
+            warn_once(NOT_ON_NPU)
             return 1
         return self.blocks.spare(num_rows)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from mindformers.errors import GenerationError
 from mindformers.generation.answer import Answer
 from mindformers.generation.array import Array
+from mindformers.generation.drafts import open_lookup, verify
 from mindformers.generation.engine_job import Model
 from mindformers.generation.handle import Handle
 from mindformers.generation.job import Job
@@ -36,6 +38,7 @@ class SampledJob(Job):
                 where="stop_strings",
                 fix="open the engine with a tokenizer",
             )
+        self._lookup = open_lookup(request.config)
         rows = [self._voiced_row(index, strings) for index in range(self.num_answers)]
         self.answers = [self.first_answer(rows[0])]
         self._others = rows[1:]
@@ -43,6 +46,7 @@ class SampledJob(Job):
     def _voiced_row(self, index: int, strings: StopStrings) -> Row:
         row = self.row(index)
         row.constraint = self.open_constraint()
+        row.draft_length = self._lookup.num_tokens if self._lookup is not None else 0
         if not self.request.config.is_greedy:
             row.generator = row_generator(self.seed, index)
         if self.model.tokenizer is not None:
@@ -60,9 +64,15 @@ class SampledJob(Job):
         """Answers that may yet be forked from those there are."""
         return len(self._others)
 
+    def guess(self, row: Row, most: int) -> list[int]:
+        """Return guesses of how an answer goes on; see ``Job.guess``. None while others begin with what it read."""
+        if self._lookup is None or self._others:
+            return []
+        return self._lookup.draft([row], [min(most, self._lookup.num_tokens, row.next_draft())])[0]
+
     def take(self, ready: Sequence[tuple[Answer, Array]], scheduler: Scheduler) -> None:
-        """Choose a token for each of ``ready``; see ``Job.take``."""
-        ready = [(answer, rows[-1]) for answer, rows in ready]
+        """Choose a token for each of ``ready``, and one more for each right guess; see ``Job.take``."""
+        ready = list(ready)
         first, logits = ready[0]
         for row in self._others:
             other = first.copy(row)
@@ -71,11 +81,13 @@ class SampledJob(Job):
             ready.append((other, logits))
         self._others = []
         for answer, own in ready:
-            self._go_on(answer, own)
+            num_right = verify(answer.row, own, answer.draft, partial(self._go_on, answer))
+            self.count_guesses(len(answer.draft), num_right)
+            scheduler.settle(answer, num_right)
             if answer.row.finish_reason:
                 self.leave(answer, scheduler)
 
-    def _go_on(self, answer: Answer, logits: Array) -> None:
+    def _go_on(self, answer: Answer, logits: Array) -> int:
         row = answer.row
         where = f"answer {row.index}, token {row.length - row.prompt_length + 1}"
         scores = self.pipeline(logits, row.ids, row.prompt_length, where, row.constraint)
@@ -87,6 +99,7 @@ class SampledJob(Job):
         self.count_tokens(1)
         text = "" if row.scanner is None else row.scanner.take()
         self.handle.put(Chunk(row.index, (token,), text, row.finish_reason, told))
+        return token
 
     def stop(self, reason: str) -> None:
         """Tell the handle that every answer which has not ended ends now."""

@@ -1,8 +1,8 @@
 """Which answers go on in the next step, with how many tokens, and what gives way when the cache is full.
 
 Every answer that has been read so far gets its next token in every step; what room a step has left is shared
-out among the prompts that are still being read. What is given up is read again later, from the prompt and what
-was answered: no answer depends on it.
+out among the prompts that are still being read, and a small step is filled up with guesses. What is given up is
+read again later, from the prompt and what was answered: no answer depends on it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from mindformers.generation.answer import Answer
 from mindformers.generation.block_manager import BlockManager
 
 PROMPT_PART = 4  # at least a quarter of a step goes to prompts, however many answers are under way
+# Tokens of a step with guesses, at most. Kernels take so many at once, and a step still costs little more than
+# reading the weights; in a larger one every wrong guess costs its share of the products.
+GUESSED_STEP = 8
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class Scheduler:
             planned += self._share_out(reading, max(most - len(planned), most // PROMPT_PART, 1))
             if planned or not self.running:
                 assert planned or not self.waiting, "what was let in fits into an empty cache"
+                self._add_guesses(planned)
                 return planned
             # Beams wait for others of theirs, and these for blocks that somebody holds.
             self._preempt(self.running[-1])
@@ -101,6 +105,13 @@ class Scheduler:
         answer.num_written = answer.num_positions - answer.num_unread + count
         if self._shares:
             self.blocks.note(answer.place, answer.cached_ids, answer.num_written)
+
+    def settle(self, answer: Answer, num_right: int) -> None:
+        """Take note that so many guesses of an answer were right; what the others took is free."""
+        if answer.draft:
+            self.note_written(answer, num_right)
+            self.blocks.truncate([answer.place], [answer.num_written])
+            answer.draft = []
 
     def _admit(self) -> None:
         """Let those that wait run, in their order, as long as there is room."""
@@ -168,3 +179,18 @@ class Scheduler:
                 planned.append((answer, count))
                 room -= count
         return planned
+
+    def _add_guesses(self, planned: list[tuple[Answer, int]]) -> None:
+        """Fill a small step up with guesses, an equal part for each answer under way; nobody gives way for them."""
+        if self._is_whole:
+            return
+        room = min(GUESSED_STEP, self.settings.step_tokens) - sum(count for _, count in planned)
+        guessing = [answer for answer, _ in planned if answer.num_unread == 1]
+        for place, answer in enumerate(guessing):
+            share = -(-room // (len(guessing) - place))
+            most = min(share, self.blocks.spare(1))
+            draft = answer.job.guess(answer.row, most) if most > 0 else []
+            if draft:
+                self.blocks.append([answer.place], [len(draft)])
+                answer.draft = draft
+                room -= len(draft)

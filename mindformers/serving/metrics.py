@@ -25,6 +25,8 @@ _COUNTERS = {
     "prompt_tokens": ("prompt_tokens", "Tokens of prompts"),
     "cached_prompt_tokens": ("cached_tokens", "Tokens of prompts found in the cache"),
     "answer_tokens": ("generated_tokens", "Tokens of answers"),
+    "drafted_tokens": ("drafted_tokens", "Tokens that were guessed"),
+    "accepted_tokens": ("accepted_tokens", "Guessed tokens that were right"),
     "preemptions": ("preemptions", "Answers put back to make room for others"),
 }
 

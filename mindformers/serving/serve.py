@@ -87,7 +87,9 @@ def open_service(
         engine=open_engine(network, tokenizer, **asdict(limits)),
         tokenizer=tokenizer,
         defaults=network.generation_defaults().merged(
-            eos_token_id=turn_ends(network, tokenizer), allowed_vocab_size=len(tokenizer)
+            eos_token_id=turn_ends(network, tokenizer),
+            allowed_vocab_size=len(tokenizer),
+            prompt_lookup_num_tokens=settings.prompt_lookup,
         ),
         settings=settings,
     )

@@ -65,11 +65,13 @@ class ServerSettings:
         allow_no_key: Listen beyond this machine without a key.
         cors_origins: Origins whose pages may call from a browser, as ``https://example.org``.
         drain_timeout: Seconds that running answers get after SIGTERM.
+        prompt_lookup: Tokens guessed at a time from the text so far; None: as the model's own settings say.
         pooling: What becomes a text's embedding: the ``mean`` of its tokens' hidden states, or the ``last`` one.
         limits: Of every request.
 
     Raises:
-        ConfigError: If an origin is none, every one is let in without a key, or there is no such pooling.
+        ConfigError: If an origin is none, every one is let in without a key, nothing is to be guessed, or there is
+            no such pooling.
     """
 
     host: str = "127.0.0.1"
@@ -78,6 +80,7 @@ class ServerSettings:
     allow_no_key: bool = False
     cors_origins: tuple[str, ...] = ()
     drain_timeout: float = 30.0
+    prompt_lookup: int | None = None
     pooling: str = POOLINGS[0]
     limits: Limits = field(default_factory=Limits)
 
@@ -85,6 +88,12 @@ class ServerSettings:
         if self.pooling not in POOLINGS:
             raise ConfigError(
                 f"found {self.pooling!r}", where="--pooling", allowed=", ".join(POOLINGS)
+            )
+        if self.prompt_lookup is not None and self.prompt_lookup < 1:
+            raise ConfigError(
+                f"found {self.prompt_lookup}",
+                where="--prompt_lookup",
+                allowed="1 or more; without it nothing is guessed",
             )
         for origin in self.cors_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):

@@ -84,6 +84,7 @@ def _stats(session: ChatSession, view: ChatView, _: str) -> None:
         ("answers", f"{counts.answers}"),
         ("prompt tokens", f"{counts.prompt_tokens} ({counts.cached_tokens} of them cached)"),
         ("answer tokens", f"{counts.completion_tokens} ({speed:.1f} tokens/s)"),
+        ("guessed tokens", f"{counts.drafted_tokens} ({counts.accepted_tokens} of them right)"),
         ("context", f"{counts.context_tokens} of {length or 'unlimited'} tokens"),
     ):
         view.say(f"{name:<16} {value}")

@@ -27,6 +27,8 @@ class Counts:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     seconds: float = 0.0
     context_tokens: int = 0  # of the last prompt and its answer
 
@@ -36,6 +38,8 @@ class Counts:
         self.prompt_tokens += found.prompt_tokens
         self.cached_tokens += found.cached_tokens
         self.completion_tokens += found.completion_tokens
+        self.drafted_tokens += found.drafted_tokens
+        self.accepted_tokens += found.accepted_tokens
         self.seconds += found.seconds
         self.context_tokens = found.prompt_tokens + found.completion_tokens
 

@@ -138,6 +138,36 @@ def test_a_schema_and_a_tool_hold_a_network_that_knows_neither(client: Any) -> N
     assert whole
 
 
+def test_a_server_that_guesses_answers_alike(model_dir: Path, served: Any) -> None:
+    service = open_service(model_dir, ServerSettings(prompt_lookup=7), name="tiny",
+                           cache_tokens=4096)  # fmt: skip
+    schema = {"type": "object", "properties": {"a": {"enum": ["one one one", "two two two"]}}}
+    format_ = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    messages = [{"role": "user", "content": "one two one two one two one"}]
+    asked = [
+        {"messages": messages, "max_tokens": 40, "temperature": 0, "logprobs": True},
+        {"messages": messages, "max_tokens": 40, "temperature": 1, "seed": 3, "n": 2},
+        {"messages": messages, "max_tokens": 40, "temperature": 1, "seed": 1, "response_format": format_},
+    ]  # fmt: skip
+    path = "/v1/chat/completions"
+    with running(service) as url:
+        for body in asked:
+            found, plain = (
+                httpx.post(f"{each}{path}", json=body, timeout=60).json()["choices"]
+                for each in (url, served[0])
+            )
+            for own, other in zip(found, plain, strict=True):
+                assert own["message"]["content"] == other["message"]["content"]
+                assert own["finish_reason"] == other["finish_reason"]
+        counted = httpx.get(f"{url}/metrics").text
+    drafted, accepted = (
+        float(re.search(rf"^mindformers_{name}_tokens_total (\S+)", counted, re.M)[1])
+        for name in ("drafted", "accepted")
+    )
+    assert 0 < accepted <= drafted
+    assert served[1].engine.stats().drafted_tokens == 0
+
+
 def test_log_probabilities_are_the_networks(client: Any) -> None:
     answer = client.chat.completions.create(
         model="tiny", messages=[{"role": "user", "content": "Hello"}], max_tokens=4,

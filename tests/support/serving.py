@@ -128,7 +128,10 @@ class ScriptedEngine:
         return Chunk(index, tokens, text, logprobs=logprobs)
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=self.running, blocks=8, free_blocks=8, finished={"stop": 1})
+        return EngineStats(
+            running=self.running, blocks=8, free_blocks=8, drafted_tokens=5, accepted_tokens=3,
+            finished={"stop": 1},
+        )  # fmt: skip
 
     def drain(self, timeout: float) -> bool:
         ends = time.monotonic() + timeout

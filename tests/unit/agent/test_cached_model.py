@@ -74,6 +74,15 @@ def test_what_was_said_before_is_not_read_again(network, cached, tokenizer) -> N
     assert second.text == answer(network, tokenizer, talk, max_new_tokens=4).text
 
 
+def test_guesses_change_no_answer_and_are_counted(network, cached, tokenizer) -> None:
+    plain = answer(cached, tokenizer, ASKED, max_new_tokens=24)
+    for model in (network, cached):
+        found = answer(model, tokenizer, ASKED, max_new_tokens=24, prompt_lookup_num_tokens=5)
+        assert found.text == plain.text
+        assert 0 <= found.accepted_tokens <= found.drafted_tokens
+        assert found.drafted_tokens > plain.drafted_tokens == 0
+
+
 def test_an_answer_that_nobody_wants_ends_with_what_was_said(cached, tokenizer) -> None:
     pieces: list[str] = []
     found = answer(

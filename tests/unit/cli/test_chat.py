@@ -59,6 +59,18 @@ def test_what_cannot_be_opened_is_one_line(flags: tuple[str, ...], message: str)
         opened(*flags)
 
 
+def test_guesses_are_a_setting_of_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr("mindformers.tasks.chat.chat", lambda _, **given: asked.append(given))
+    chat_command(["model", "--prompt_lookup", "7"])
+    chat_command(["model"])
+    assert asked[0]["prompt_lookup_num_tokens"] == 7
+    assert asked[0].keys() - asked[1].keys() == {"prompt_lookup_num_tokens"}
+    monkeypatch.undo()
+    with pytest.raises(MindFormersError, match="prompt_lookup_num_tokens: found 0; allowed: "):
+        chat_command(["/no/such/model", "--prompt_lookup", "0"])
+
+
 def test_what_tools_hold_is_given_back_when_the_chat_does_not_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

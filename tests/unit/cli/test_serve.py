@@ -21,6 +21,13 @@ def test_flags_left_out_are_the_settings_defaults() -> None:
     assert {name: given[name] for name in shared} == {name: expected[name] for name in shared}
 
 
+def test_no_guess_at_all_is_no_number_of_guesses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_guarded(dispatch, ["serve", "/no/such/model", "--prompt_lookup", "0"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --prompt_lookup: found 0; allowed: 1 or more; without it nothing is guessed\n"
+    )
+
+
 def test_a_package_that_is_missing_is_named_with_its_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

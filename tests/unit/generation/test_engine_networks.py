@@ -71,6 +71,30 @@ def check_mix(network, num_blocks, step_tokens, prefix_cache, count):
     assert (stats.cached_tokens > 0) == prefix_cache
 
 
+def test_guesses_beside_one_another_change_no_token(backend, pynative):
+    network = golden_network(CASES[1], seq_length=80, num_blocks=64)
+    rng = np.random.default_rng(4)
+    count, length = (10, 24) if backend == "native" else (3, 12)
+    requests = list(mix(rng, network.config.vocab_size, count))
+    handles: list[list] = [[], []]
+    stats = []
+    for own, guesses in zip(handles, (None, 5), strict=True):
+        core = open_core(network.build_step(), 24, step_tokens=11)
+        for prompt, config, seed, n in requests:
+            # Longer answers of few tokens: they repeat themselves.
+            asked = config.merged(
+                max_new_tokens=length, allowed_vocab_size=12, prompt_lookup_num_tokens=guesses
+            )
+            own.append(submit(core, prompt, asked, seed=seed, num_answers=n))
+            core.run_once()
+        run_all(core)
+        assert is_empty(core)
+        stats.append(core.stats())
+    assert [answers(each) for each in handles[1]] == [answers(each) for each in handles[0]]
+    assert 0 < stats[1].accepted_tokens < stats[1].drafted_tokens
+    assert stats[1].preemptions > 0 or backend == "portable"
+
+
 def test_an_engine_opened_over_a_model_answers_beside_generate(network):
     prompt = [3, 1, 4, 1, 5]
     config = GenerationConfig(max_new_tokens=9)

@@ -36,6 +36,8 @@ def test_requests_and_the_engine_are_counted(serve: Serve) -> None:
     assert found["mindformers_request_seconds_count", "/v1/completions"] == 4
     assert found["mindformers_first_token_seconds_count",] == 3
     assert found["mindformers_cache_blocks",] == 8
+    assert found["mindformers_drafted_tokens_total",] == 5
+    assert found["mindformers_accepted_tokens_total",] == 3
     assert found["mindformers_answers_total", "stop"] == 1
 
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from mindformers.agent.cached_model import Answer
 from mindformers.agent.loop import Watcher
 from mindformers.dataset.formats import read_conversations
 from mindformers.dataset.messages import Conversation
 from mindformers.errors import ConfigError, DataError, GenerationError
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
+from mindformers.tasks.chat_commands import run_command
 from mindformers.tasks.chat_session import ChatSession
 from mindformers.tasks.chat_view import ChatView, visible
 from tests.support.scripted_chat import answer_to
@@ -109,6 +111,21 @@ def test_settings_are_checked_and_can_be_taken_back(tokenizer) -> None:
     assert session.settings == {"temperature": 0.5}
     session.set("temperature", None)
     assert session.settings == {}
+
+
+def test_stats_are_sums_over_the_answers(tokenizer) -> None:
+    session = begin(tokenizer)
+    session.counts.add(Answer("a", "stop", 10, 5, 2.0, 4, 6, 3))
+    session.counts.add(Answer("b", "stop", 20, 15, 2.0, 8, 1, 0))
+    output = io.StringIO()
+    run_command("/stats", session, ChatView(output))
+    assert output.getvalue().splitlines() == [
+        "answers          2",
+        "prompt tokens    30 (12 of them cached)",
+        "answer tokens    20 (5.0 tokens/s)",
+        "guessed tokens   7 (3 of them right)",
+        "context          35 of 4096 tokens",
+    ]
 
 
 def test_a_saved_conversation_is_loaded_again_and_is_a_row_of_training_data(

@@ -63,6 +63,7 @@ void linear_few(const float* x, int64_t tokens, const Weight& w, float* y, int64
 }  // namespace
 
 void linear(const float* x, int64_t tokens, const Weight& w, float* y, int64_t ldy) {
+  if (tokens == 0) return;  // the head, of a step that only reads
   if (is_integer_product(w, tokens)) return linear_quantized(x, tokens, w, y, ldy);
   if (tokens > MOST || w.dtype == I8 || w.dtype == I4) return linear_large(x, tokens, w, y, ldy);
   linear_few(x, tokens, w, y, ldy);

@@ -82,7 +82,8 @@ def run_guarded(main: Main, argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         _trace(is_debug)
         _say(
-            f"error: {_one_line(error)}; the installation is incomplete, install mindformers again"
+            f"error: {_one_line(error)}; the installation is incomplete: activate the environment it is in "
+            "(source .venv/bin/activate), or install mindformers again"
         )
         return EXIT_BUG
     except MemoryError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import traceback
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from mindformers.errors import ConfigError, MindFormersError
+from mindformers.errors import ConfigError, MindFormersError, did_you_mean
 
 DEBUG_FLAG = "--debug"
 EXIT_BUG = 1
@@ -27,8 +28,10 @@ class FlagParser(argparse.ArgumentParser):
     """An argument parser whose errors are ConfigErrors: one line instead of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what ``run_guarded`` prints."""
-        raise ConfigError(message, where="command line", fix="--help lists the flags")
+        """Raise what ``run_guarded`` prints, with the flags that an unknown one is near to."""
+        unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
+        near = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
+        raise ConfigError(message, where="command line", fix=near or "--help lists the flags")
 
 
 def truth(text: str) -> bool:
@@ -79,7 +82,8 @@ def run_guarded(main: Main, argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         _trace(is_debug)
         _say(
-            f"error: {_one_line(error)}; the installation is incomplete, install mindformers again"
+            f"error: {_one_line(error)}; the installation is incomplete: activate the environment it is in "
+            "(source .venv/bin/activate), or install mindformers again"
         )
         return EXIT_BUG
     except MemoryError as error:

@@ -132,10 +132,9 @@ class MindFormerConfig(dict[str, Any]):
 
     def _apply(self, patches: list[Patch]) -> None:
         patched = apply_patches(Document(self.to_dict()), patches)
-        for key in {str(patch.path[0]) for patch in patches}:
-            self[key] = patched.data[key]
-        for key in patched.data.keys() - self.keys():
-            self[key] = patched.data[key]
+        for key, value in patched.data.items():  # a data set's copy in its task is patched with it
+            if key not in self or _plain(self[key]) != value:
+                self[key] = value
 
     # The whole
 

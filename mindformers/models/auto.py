@@ -53,7 +53,9 @@ class AutoConfig(SupportList):
         path = resolve_source(yaml_name_or_path)
         if path.is_dir():
             described = path / "config.json"
-            path = described if described.is_file() else yaml_in(path) or described
+            if not described.is_file():
+                described = yaml_in(path, "config.json", "give the directory of a model")
+            path = described
         if is_yaml(path):
             return _build(
                 MindFormerModuleType.CONFIG,
@@ -249,14 +251,11 @@ def _from_pretrained(
     overrides = without_loader_options("AutoTokenizer", overrides)
     path = resolve_source(name_or_path)
     if path.is_dir() and vocabulary_in(path) is None:
-        found = yaml_in(path)
-        if found is None:
-            raise ConfigError(
-                "no tokenizer.model, no tokenizer.json and no YAML file",
-                where=str(path),
-                fix="copy tokenizer.model or tokenizer.json, and tokenizer_config.json, there",
-            )
-        path = found
+        path = yaml_in(
+            path,
+            "tokenizer.model, no tokenizer.json",
+            "copy tokenizer.model or tokenizer.json, and tokenizer_config.json, there",
+        )
     if is_yaml(path):
         if not (settings := section(MindFormerConfig(str(path)))):
             raise ConfigError(

@@ -49,8 +49,9 @@ def resolve_source(name_or_path: str | Path) -> Path:
         import huggingface_hub
     except ImportError:
         raise MissingExtraError(
-            f"{name} is not a local path; to look it up on the hub",
-            fix="run: pip install 'mindformers[hub]'",
+            f"{name} is no local path, and looking it up on the hub needs huggingface_hub, "
+            "which is not installed",
+            fix="check the path, or run: pip install 'mindformers[hub]'",
         ) from None
     try:
         return Path(
@@ -73,11 +74,16 @@ def is_yaml(path: Path) -> bool:
     return path.suffix in (".yaml", ".yml")
 
 
-def yaml_in(folder: Path) -> Path | None:
-    """Return the one YAML file of a folder, or None.
+def yaml_in(folder: Path, others: str, fix: str) -> Path:
+    """Return the one YAML file of a folder that has none of the other files.
+
+    Args:
+        folder: Where to look.
+        others: The files that would do as well, for the message.
+        fix: What to do without any.
 
     Raises:
-        ConfigError: If there are several.
+        ConfigError: If there is none, or there are several.
     """
     found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     if len(found) > 1:
@@ -87,7 +93,9 @@ def yaml_in(folder: Path) -> Path | None:
             allowed="one",
             fix="give the YAML file itself",
         )
-    return found[0] if found else None
+    if not found:
+        raise ConfigError(f"no {others} and no YAML file", where=str(folder), fix=fix)
+    return found[0]
 
 
 _NO_EFFECT = (

@@ -81,7 +81,7 @@ def open_service(
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     limits = engine or EngineSettings()
     if cache_tokens is not None:
-        limits = replace(limits, num_blocks=cache_tokens // network.config.block_size)
+        limits = replace(limits, num_blocks=_blocks(cache_tokens, network.config.block_size))
     return Service(
         name=name or Path(model_dir).resolve().name,
         engine=open_engine(network, tokenizer, **asdict(limits)),
@@ -93,3 +93,13 @@ def open_service(
         ),
         settings=settings,
     )
+
+
+def _blocks(cache_tokens: int, block_size: int) -> int:
+    if cache_tokens < block_size:
+        raise ConfigError(
+            f"found {cache_tokens}",
+            where="--cache_tokens",
+            allowed=f"{block_size} or more: the tokens of a block",
+        )
+    return cache_tokens // block_size

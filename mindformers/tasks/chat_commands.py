@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from mindformers.errors import ConfigError
+from mindformers.errors import ConfigError, did_you_mean
 from mindformers.generation.config_fields import FIELDS
 from mindformers.tasks.chat_session import ChatSession
 from mindformers.tasks.chat_view import ChatView
@@ -35,7 +35,7 @@ class Command:
 
 
 def run_command(line: str, session: ChatSession, view: ChatView) -> Then:
-    """Run the command a line names and return what comes next; an unknown one shows the help line.
+    """Run the command a line names and return what comes next; an unknown one is named with the nearest there is.
 
     Raises:
         MindFormersError: If it cannot be done; nothing has changed then.
@@ -43,7 +43,8 @@ def run_command(line: str, session: ChatSession, view: ChatView) -> Then:
     name, _, rest = line.partition(" ")
     command = COMMANDS.get(name)
     if command is None:
-        view.say(HELP)
+        hint = did_you_mean(name, COMMANDS) or "/help shows all commands"
+        view.say(f"no command is called {name!r}; {hint}")
         return Then.READ
     return command.run(session, view, rest.strip()) or Then.READ
 

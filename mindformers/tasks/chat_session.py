@@ -135,11 +135,11 @@ class ChatSession:
         """Take back the last question and all that followed; return the question.
 
         Raises:
-            DataError: If nothing was asked.
+            DataError: If nothing was asked, or no conversation is kept.
         """
         asked = [n for n, message in enumerate(self.messages) if message["role"] == "user"]
         if not asked:
-            raise DataError("there is nothing to take back")
+            raise self._nothing("there is nothing to take back")
         question = str(normalise_messages([self.messages[asked[-1]]])[0]["content"])
         self.messages = self.messages[: asked[-1]]
         return question
@@ -171,12 +171,12 @@ class ChatSession:
             How many messages were written.
 
         Raises:
-            DataError: If nothing was said, or another file has this name.
+            DataError: If nothing was said, no conversation is kept, or another file has this name.
             CheckpointError: If it cannot be written.
         """
         path = Path(path).expanduser()
         if not self.messages:
-            raise DataError("nothing was said yet")
+            raise self._nothing("nothing was said yet")
         if path.exists() and path.resolve() not in self._own_files:
             raise DataError(
                 "the file exists already", where=str(path), fix="choose another name, or remove it"
@@ -217,6 +217,14 @@ class ChatSession:
         )
         self._own_files.add(path.resolve())
         return len(self.messages)
+
+    def _nothing(self, found: str) -> DataError:
+        if self.keep_history:
+            return DataError(found)
+        return DataError(
+            "no conversation is kept: every question stands alone",
+            fix="start without --no_history",
+        )
 
 
 def check_settings(settings: dict[str, Any]) -> None:

@@ -143,6 +143,8 @@ def test_commands_change_the_conversation(start: Start, tmp_path: Path) -> None:
     chat.until("error: nowhere.json: cannot be read")
     chat.enter("/stats")
     chat.until("answers          2\n")
+    chat.enter("/stat")
+    chat.until("no command is called '/stat'; did you mean '/stats'")
     chat.enter("/help")
     chat.until("/save FILE")
 

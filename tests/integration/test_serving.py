@@ -19,6 +19,7 @@ import numpy as np
 import openai
 import pytest
 
+from mindformers.errors import ConfigError
 from mindformers.serving.serve import open_service
 from mindformers.serving.settings import Limits, ServerSettings
 from tests.support.compare import MODEL_FP32, assert_close
@@ -240,6 +241,11 @@ def test_clients_that_leave_give_all_their_blocks_back(served: Any) -> None:
     assert wait_for(is_idle, 30)
     assert service.running == 0
     assert service.engine.stats().finished["cancelled"] >= 90
+
+
+def test_a_cache_below_one_block_is_refused(model_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="--cache_tokens: found 3; allowed: 4 or more"):
+        open_service(model_dir, ServerSettings(), cache_tokens=3)
 
 
 def test_a_request_that_takes_too_long_is_ended(model_dir: Path) -> None:

@@ -150,5 +150,6 @@ def test_a_package_that_is_not_installed_is_named(capsys):
     error = ModuleNotFoundError("No module named 'yaml'", name="yaml")
     assert run_guarded(raising(error), []) == 1
     assert capsys.readouterr().err == (
-        "error: No module named 'yaml'; the installation is incomplete, install mindformers again\n"
+        "error: No module named 'yaml'; the installation is incomplete: activate the environment it is in "
+        "(source .venv/bin/activate), or install mindformers again\n"
     )

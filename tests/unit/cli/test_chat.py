@@ -51,7 +51,10 @@ def test_addresses_of_the_web_need_leave(tmp_path: Path) -> None:
         (("--tools", "none.py"), r"none\.py: no such file"),
         (("--browser", "none"), "none: no such folder"),
         (("--max_tool_rounds", "x"), "invalid int value"),
-        (("--tool", WEATHER, "--pythn"), "unrecognized arguments: --pythn"),
+        (
+            ("--tool", WEATHER, "--pythn"),
+            "unrecognized arguments: --pythn; did you mean '--python'",
+        ),
     ],
 )
 def test_what_cannot_be_opened_is_one_line(flags: tuple[str, ...], message: str) -> None:

@@ -101,6 +101,16 @@ def test_dotted_paths_set_and_get(config):
         config.set_value("callbacks.5.prefix", "x")
 
 
+@pytest.mark.parametrize("name", ["train_dataset", "eval_dataset"])
+def test_a_data_set_set_by_its_path_is_set_in_its_tasks_copy_too(name: str) -> None:
+    section = {"data_loader": {"type": "MindDataset", "dataset_dir": ""}}
+    config = MindFormerConfig({name: section, f"{name}_task": {"dataset_config": section}})
+    config.set_value(f"{name}.data_loader.dataset_dir", "rows.mindrecord")
+    copied = config[f"{name}_task"].dataset_config
+    assert copied == config[name]
+    assert copied.data_loader.dataset_dir == "rows.mindrecord"
+
+
 def test_a_copy_is_independent_and_pickling_keeps_everything(config):
     for other in (copy.deepcopy(config), config.copy(), pickle.loads(pickle.dumps(config))):
         assert other == config

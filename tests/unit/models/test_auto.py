@@ -150,6 +150,11 @@ def test_a_broken_config_json_is_refused_clearly(tmp_path: Path) -> None:
         AutoConfig.from_pretrained(tmp_path)
 
 
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config\.json and no YAML file; give the directory"):
+        AutoConfig.from_pretrained(tmp_path)
+
+
 def test_a_hub_id_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'mindformers\[hub\]'"):

@@ -69,6 +69,16 @@ def test_without_history_every_question_stands_alone_and_can_be_asked_again(toke
     assert session.messages == []
 
 
+def test_where_no_conversation_is_kept_taking_back_and_saving_say_so(
+    tokenizer, tmp_path: Path
+) -> None:
+    session = begin(tokenizer, keep_history=False)
+    ask(session, "one")
+    for refused in (session.undo, lambda: session.save(tmp_path / "a.json")):
+        with pytest.raises(DataError, match="no conversation is kept.*start without --no_history"):
+            refused()
+
+
 def test_asking_again_draws_from_another_seed_and_replaces_the_answer(tokenizer) -> None:
     session = begin(tokenizer, settings={"seed": 5, "do_sample": True})
     with pytest.raises(DataError, match="nothing was asked yet"):

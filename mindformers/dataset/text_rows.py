@@ -12,7 +12,8 @@ from typing import Any
 
 from mindformers.checkpoint.step_format import file_sha256
 from mindformers.config.data import TEXT_SUFFIXES
-from mindformers.dataset.encoding import EncodeOptions, encode_files, worthwhile_workers
+from mindformers.dataset.encoding import encode_files, worthwhile_workers
+from mindformers.dataset.row_encoder import EncodeOptions
 from mindformers.dataset.row_store import RowStore, RowWriter, TokenPacker, stored_rows
 from mindformers.dataset.tally import Tally
 from mindformers.errors import DataError, did_you_mean

@@ -19,7 +19,7 @@ from mindformers.errors import DataError, did_you_mean
 from mindformers.guard import DEBUG_FLAG, FlagParser, leaving_on_sigterm, run_guarded
 
 if TYPE_CHECKING:
-    from mindformers.dataset.encoding import EncodeOptions
+    from mindformers.dataset.row_encoder import EncodeOptions
     from mindformers.dataset.tally import Tally
 
 
@@ -159,8 +159,9 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
     Raises:
         MindFormersError: If input, vocabulary or output cannot be used, or no row is left.
     """
-    from mindformers.dataset.encoding import EncodeOptions, encode_files, worthwhile_workers
+    from mindformers.dataset.encoding import encode_files, worthwhile_workers
     from mindformers.dataset.mindrecord import mindrecord_writer
+    from mindformers.dataset.row_encoder import EncodeOptions
     from mindformers.dataset.tally import Tally
     from mindformers.models.glm2.tokenizer_choice import tokenizer_class
     from mindformers.tools.dataset_preprocess.report import progress_bar

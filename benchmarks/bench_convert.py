@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shutil
 import statistics
 import sys
@@ -30,6 +29,7 @@ from figures import measure
 from mindformers.checkpoint.dtypes import BY_NAME
 from mindformers.checkpoint.saving import write_shards
 from mindformers.checkpoint.tensor_io import TensorToWrite
+from mindformers.machine import usable_cpus
 from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_weights import PUBLISHED, count_parameters, stored_tensors
 from mindformers.models.glm2.hf_config import config_from_hf, config_to_hf
@@ -206,7 +206,7 @@ def main() -> None:
                 runs[figure].append(run_figure(scratch, args.max_shard_size, command))
     for figure in runs:
         about = {"parameters": count_parameters(config), "rounds": args.rounds}
-        print(json.dumps({**summary(figure, runs), **about, "cores": os.cpu_count()}), flush=True)
+        print(json.dumps({**summary(figure, runs), **about, "cores": usable_cpus()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
 from figures import measure
+
+from mindformers.machine import usable_cpus
 
 ROOT = Path(__file__).resolve().parents[1]
 _ANSWER = """
@@ -70,7 +71,7 @@ def main() -> None:
             "bytes_per_token": round((peak - base) / length),
             "cache_MB": round(cache / 1e6, 1),
             "needle_found": bool(is_found),
-            "cores": os.cpu_count(),
+            "cores": usable_cpus(),
         }
         print(json.dumps(figures), flush=True)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from finetune_runs import ROOT, finetune_once
 sys.path.insert(0, str(ROOT))
 from benchmarks.presets import SIZES
 from benchmarks.weights import hf_config, write
+from mindformers.machine import usable_cpus
 
 CONFIG = "configs/glm4/lora_glm4_tiny_cpu.yaml"
 PEFT = "transformers + peft"
@@ -123,7 +123,7 @@ def ours(keys: dict[str, Any], data: Path, tokens: list[int]) -> Seen:
 def peft(args: argparse.Namespace, model: Path, rows: Path, tokens: list[int]) -> Seen:
     """Run the rival once."""
     settings = {"model": str(model), "rows": str(rows), "steps": args.steps, "rank": RANK, "alpha": ALPHA,
-                "dropout": DROPOUT, "learning_rate": RATE, "threads": os.cpu_count()}  # fmt: skip
+                "dropout": DROPOUT, "learning_rate": RATE, "threads": usable_cpus()}  # fmt: skip
     command = [args.torch_python, ROOT / "benchmarks/rival_peft.py", json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from pathlib import Path
 
 from bench_preprocess import default_inputs
 from figures import measure
+
+from mindformers.machine import usable_cpus
 
 PLAIN = "filled up to seq_length"
 LEFT_OUT = ", filling left out"  # as the kernels of a CPU do; else it is computed, as in a graph and on an NPU
@@ -142,7 +143,7 @@ def main() -> None:
         about = {
             name: getattr(args, name) for name in ("seq_length", "batch_size", "layers", "hidden")
         }
-        print(json.dumps({**summary(figure, runs), **about, "cores": os.cpu_count()}), flush=True)
+        print(json.dumps({**summary(figure, runs), **about, "cores": usable_cpus()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from figures import measure
+
+from mindformers.machine import usable_cpus
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOL = ROOT / "mindformers" / "tools" / "dataset_preprocess" / "glm4" / "glm4_preprocess.py"
@@ -153,7 +154,7 @@ def main() -> None:
                 runs[figure].append(measure(command))
     counts = {figure: SMALL_ROWS if str(SMALL_ROWS) in figure else args.rows for figure in figures}
     for figure in runs:
-        about = {"rows": counts[figure], "rounds": args.rounds, "cores": os.cpu_count()}
+        about = {"rows": counts[figure], "rounds": args.rounds, "cores": usable_cpus()}
         print(json.dumps({**summary(figure, runs, counts), **about}), flush=True)
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -24,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mindformers.machine import usable_cpus
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 PLAIN = "plain"
@@ -110,7 +111,7 @@ def line(
             "right_%": round(100 * sum(found.num_accepted) / drafted, 1) if drafted else None,
             "tokens/pass": round((found.num_generated[0] - 1) / found.num_steps, 2),
             "layers": args.layers, "hidden": args.hidden, "dtype": args.dtype,
-            "rounds": args.rounds, "cores": os.cpu_count(),
+            "rounds": args.rounds, "cores": usable_cpus(),
         }
     )  # fmt: skip
 

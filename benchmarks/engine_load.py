@@ -22,13 +22,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Watch, cores
+from benchmarks.measure import Watch
 from benchmarks.presets import PREFILL, PROMPT, SIZES
 from benchmarks.weights import directory, write
 from mindformers.errors import EngineBusyError
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.request import Request
 from mindformers.generation.serving_engine import ServingEngine, open_engine
+from mindformers.machine import usable_cpus
 from mindformers.models.auto import open_in_files
 
 THREADS = 8  # that hand in requests at once
@@ -141,7 +142,7 @@ def main() -> None:
     if not folder.is_dir():
         write(given.models, given.config, given.dtype)
     vocab = SIZES[given.config].vocab
-    say("machine", cores=cores(), config=given.config, dtype=given.dtype)
+    say("machine", cores=usable_cpus(), config=given.config, dtype=given.dtype)
     model = open_in_files(folder)
     longest = -(-(PROMPT + given.new) // model.config.block_size)
     num_blocks = max(

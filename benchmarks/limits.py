@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import Watch, cores
+from benchmarks.measure import Watch
 from benchmarks.presets import CACHED_MIB
+from mindformers.machine import usable_cpus
 
 SOURCE = Path(__file__).with_name("limits.c")
 _GEMM = (1024, 2048, 2048)  # tokens, inputs, outputs: a prompt through a middling matrix
@@ -82,7 +83,7 @@ def main() -> None:
     """Print the lines."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where the program is built")
-    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--mib", type=int, default=768, help="memory read; more than the caches")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """What every measuring process shares: its arguments, repeats under a time budget, and the line it prints.
 
-Standard library only: the rivals' environments load this file as well.
+Standard library only, and of ours what needs no more: the rivals' environments load this file as well.
 """
 
 from __future__ import annotations
@@ -18,16 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.presets import CONTEXTS, GROWTH_NEW, SIZES
+from mindformers.machine import usable_cpus
 
 WORKS = ("decode", "prefill", "growth", "train", "lora", "first-token")
 QUIET = 0.25  # cores busy with something else that a measurement hardly feels
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def busy_seconds() -> float | None:
@@ -181,7 +175,7 @@ def parse(description: str) -> argparse.Namespace:
     parser.add_argument("--dtype", default="fp32", help="fp32, bf16, int8, int4; f16, q8_0, q4_0")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--models", type=Path, required=True, help="the folder weights.py filled")
-    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--seconds", type=float, default=10.0, help="time budget of the repeats")
     parser.add_argument("--repeats", type=int, default=3, help="at most")
     parser.add_argument("--longest", type=int, default=32768, help="last context of growth")

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Watch, cores, wait_until_quiet
+from benchmarks.measure import Watch, wait_until_quiet
 from benchmarks.plan import (
     COMPILED,
     CONTESTANTS,
@@ -39,6 +39,7 @@ from benchmarks.plots import draw
 from benchmarks.summary import read_lines
 from benchmarks.table import document
 from benchmarks.weights import write
+from mindformers.machine import usable_cpus
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("decode-tiny-1", "prefill-tiny-1", "train-tiny-4", "growth-tiny-1")
@@ -175,7 +176,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of the tiny size: a trial")
     parser.add_argument("--torch-python", type=Path, help="Python with torch, transformers, peft")
     parser.add_argument("--llama-python", type=Path, help="Python with llama_cpp and gguf")
-    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--seconds", type=float, default=6.0, help="repeats of a process, at most")
     parser.add_argument("--longest", type=int, default=32768, help="last context of growth")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds for one process")

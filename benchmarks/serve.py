@@ -23,12 +23,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Watch, cores
+from benchmarks.measure import Watch
 from benchmarks.plan import LLAMA, OURS
 from benchmarks.presets import SIZES
 from benchmarks.serve_client import load
 from benchmarks.serve_files import served_directory
 from benchmarks.weights import write
+from mindformers.machine import usable_cpus
 
 ROOT = Path(__file__).resolve().parents[1]
 _FORMS = {
@@ -51,7 +52,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=128, help="tokens of a prompt")
     parser.add_argument("--new", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--llama-python", type=Path, help="Python with llama_cpp and gguf")
     arguments = parser.parse_args()
     arguments.models = arguments.models.resolve()

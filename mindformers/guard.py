@@ -71,33 +71,32 @@ def run_guarded(main: Main, argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_output()
         return EXIT_PIPE
-    except MindFormersError as error:
-        _trace(is_debug)
-        _say(f"error: {error}")
-        return error.exit_code
-    except OSError as error:
-        _trace(is_debug)
-        _say(f"error: {_reason(error)}")
-        return EXIT_BUG
-    except ModuleNotFoundError as error:
-        _trace(is_debug)
-        _say(
-            f"error: {_one_line(error)}; the installation is incomplete: activate the environment it is in "
+    except Exception as error:
+        if is_debug:
+            _say(traceback.format_exc().rstrip())
+        _say(_told(error, is_debug))
+        return error.exit_code if isinstance(error, MindFormersError) else EXIT_BUG
+
+
+def _told(error: Exception, is_debug: bool) -> str:
+    """Return the line that says an error."""
+    if isinstance(error, MindFormersError):
+        return f"error: {error}"
+    if isinstance(error, OSError):
+        return f"error: {_reason(error)}"
+    text = _one_line(error)
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"error: {text}; the installation is incomplete: activate the environment it is in "
             "(source .venv/bin/activate), or install mindformers again"
         )
-        return EXIT_BUG
-    except MemoryError as error:
-        _trace(is_debug)
-        _say(
-            f"error: not enough memory: {_one_line(error) or 'an allocation failed'}; use a smaller "
-            "model, batch_size or seq_length, or a machine with more memory"
+    if isinstance(error, MemoryError):
+        return (
+            f"error: not enough memory: {text or 'an allocation failed'}; use a smaller model, "
+            "batch_size or seq_length, or a machine with more memory"
         )
-        return EXIT_BUG
-    except Exception as error:
-        _trace(is_debug)
-        hint = "" if is_debug else f"; run again with {DEBUG_FLAG} to see where"
-        _say(f"internal error: {type(error).__name__}: {_one_line(error)}{hint}")
-        return EXIT_BUG
+    hint = "" if is_debug else f"; run again with {DEBUG_FLAG} to see where"
+    return f"internal error: {type(error).__name__}: {text}{hint}"
 
 
 @contextmanager
@@ -163,11 +162,6 @@ def _exit_code(error: SystemExit) -> int:
         return error.code or 0
     _say(str(error.code))
     return EXIT_BUG
-
-
-def _trace(is_debug: bool) -> None:
-    if is_debug:
-        _say(traceback.format_exc().rstrip())
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run the tests: everything with the native kernels, then what computes in their portable form, then a part as on
-# a machine without a compiler. With arguments, which go to pytest, one run in the form the environment asks for.
+# Run the tests: everything with the native kernels, then what computes in their portable form but for tests that
+# choose a form themselves, then a part as on a machine without a compiler. With arguments, which go to pytest, one run in the form the environment asks for.
 # Makes a virtual environment when none is active.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,7 +23,8 @@ tests() {
 echo "-- native"
 tests
 echo "-- portable"
-MINDFORMERS_BACKEND=portable tests tests/parity tests/unit/ops tests/unit/modules tests/unit/models \
+MINDFORMERS_BACKEND=portable tests --form-of-environment --ignore tests/unit/ops/native \
+    tests/parity tests/unit/ops tests/unit/modules tests/unit/models \
     tests/unit/generation tests/unit/training tests/unit/tasks/test_finetune.py tests/unit/tasks/test_lora_run.py \
     tests/unit/tasks/test_pipeline_and_predict.py tests/faults/test_training_faults.py \
     tests/faults/test_generation_faults.py

@@ -22,6 +22,27 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as nohup leaves it
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--form-of-environment",
+        action="store_true",
+        help="leave out tests that choose the form of the operators themselves",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what does the same whatever the environment asks for, where that was told."""
+    if not config.getoption("--form-of-environment"):
+        return
+    chosen = [each for each in items if {"backend", "native"} & set(_fixtures_of(each))]
+    config.hook.pytest_deselected(items=chosen)
+    items[:] = [each for each in items if each not in chosen]
+
+
+def _fixtures_of(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
+
+
 @pytest.fixture(autouse=True)
 def _logger_as_it_was() -> Iterator[None]:
     """Undo what a run does to the logger; of one that no longer propagates pytest sees lines twice."""

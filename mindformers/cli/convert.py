@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mindformers.cli.quantize_flags import (
     add_quantize_flags,
@@ -53,6 +53,18 @@ def build_parser(prog: str = "convert_weight.py") -> argparse.ArgumentParser:
     add("--model", required=True, help=f"model family: {', '.join(MODELS)}")
     add("--input_path", help="directory or file to convert")
     add("--output_path", help="folder, .safetensors file or .ckpt file to write")
+    _add_form_flags(add)
+    _add_output_flags(add)
+    add_quantize_flags(add)
+    add("--no_verify", action="store_true", help="do not compare the sha256 of a step folder")
+    add(DEBUG_FLAG, action="store_true", help="show where an error was raised")
+    for old in ("torch_ckpt_path", "mindspore_ckpt_path", "ms_not_concat_ckpt_path", "config_path"):
+        add(f"--{old}", help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_form_flags(add: Callable[..., Any]) -> None:
+    """Add the flags that say what the weights become."""
     add("--reversed", action="store_true", help="MindFormers to Hugging Face")
     add(
         "--dtype",
@@ -76,6 +88,10 @@ def build_parser(prog: str = "convert_weight.py") -> argparse.ArgumentParser:
         help="with --reversed: names of the Hugging Face library (glm, default) or of the original "
         "repositories (chatglm)",
     )
+
+
+def _add_output_flags(add: Callable[..., Any]) -> None:
+    """Add the flags that say how the output is written."""
     add(
         "--output_format",
         choices=("safetensors", "ckpt"),
@@ -86,14 +102,8 @@ def build_parser(prog: str = "convert_weight.py") -> argparse.ArgumentParser:
         help="vocabulary file, or a folder that holds one, to put into an output folder; default: "
         "the one beside the input",
     )
-    add_quantize_flags(add)
     add("--max_shard_size", default="5GB", help="largest file in a folder (default 5GB)")
     add("--force", "--overwrite", action="store_true", help="replace an output that exists")
-    add("--no_verify", action="store_true", help="do not compare the sha256 of a step folder")
-    add(DEBUG_FLAG, action="store_true", help="show where an error was raised")
-    for old in ("torch_ckpt_path", "mindspore_ckpt_path", "ms_not_concat_ckpt_path", "config_path"):
-        add(f"--{old}", help=argparse.SUPPRESS)
-    return parser
 
 
 def _apply_old_names(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -15,6 +16,22 @@ def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):  # True equals 1, so a Literal of numbers would take it
         raise ValueError(f"found {value}; allowed: a number or a name")
     return value
+
+
+def named_type(default: str, aliases: Mapping[str, str]) -> Callable[[Any], str]:
+    """Return what tells the full name of the class that a section's ``type`` asks for.
+
+    Args:
+        default: The class of a section without ``type``.
+        aliases: Other name -> full name.
+    """
+
+    def name_of(value: Any) -> str:
+        is_plain = isinstance(value, dict)
+        name = value.get("type", default) if is_plain else getattr(value, "type", "")
+        return aliases.get(name, name) if isinstance(name, str) else repr(name)
+
+    return name_of
 
 
 Count = Annotated[int, Field(ge=1)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from mindformers.config.fields import Count, Fraction, PositiveRate, Rate
+from mindformers.config.fields import Count, Fraction, PositiveRate, Rate, named_type
 from mindformers.config.section import Section
 
 ALIASES = {
@@ -175,14 +175,6 @@ class ConstantWithCoolDownSection(_WarmUpSection):
 DEFAULT_TYPE = "CosineWithWarmUpLR"
 
 
-def schedule_type(value: Any) -> str:
-    """Return the full name of the schedule a section asks for."""
-    name = (
-        value.get("type", DEFAULT_TYPE) if isinstance(value, dict) else getattr(value, "type", "")
-    )
-    return ALIASES.get(name, name) if isinstance(name, str) else repr(name)
-
-
 LrScheduleSection = Annotated[
     Annotated[ConstantWarmUpSection, Tag("ConstantWarmUpLR")]
     | Annotated[LinearWithWarmUpSection, Tag("LinearWithWarmUpLR")]
@@ -193,5 +185,5 @@ LrScheduleSection = Annotated[
     | Annotated[CosineAnnealingWarmRestartsSection, Tag("CosineAnnealingWarmRestarts")]
     | Annotated[WarmUpStableDecaySection, Tag("WarmUpStableDecayLR")]
     | Annotated[ConstantWithCoolDownSection, Tag("ConstantWithCoolDownLR")],
-    Discriminator(schedule_type),
+    Discriminator(named_type(DEFAULT_TYPE, ALIASES)),
 ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from mindformers.config.fields import Count, PositiveRate, Rate
+from mindformers.config.fields import Count, PositiveRate, Rate, named_type
 from mindformers.config.section import Section, only
 from mindformers.config.weight_patterns import matches
 
@@ -196,19 +196,11 @@ class MuonSection(_OptimizerSection):
         return False
 
 
-def optimizer_type(value: Any) -> str:
-    """Return the full name of the optimizer a section asks for."""
-    name = (
-        value.get("type", DEFAULT_TYPE) if isinstance(value, dict) else getattr(value, "type", "")
-    )
-    return ALIASES.get(name, name) if isinstance(name, str) else repr(name)
-
-
 OptimizerSection = Annotated[
     Annotated[AdamWSection, Tag("AdamW")]
     | Annotated[SGDSection, Tag("SGD")]
     | Annotated[LionSection, Tag("Lion")]
     | Annotated[AdaFactorSection, Tag("AdaFactor")]
     | Annotated[MuonSection, Tag("Muon")],
-    Discriminator(optimizer_type),
+    Discriminator(named_type(DEFAULT_TYPE, ALIASES)),
 ]

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mindformers.config.evaluation import OTHER_TASKS
 from mindformers.config.report import Problem
+from mindformers.config.run_keys import RunKeys
 from mindformers.config.yaml_text import KeyPath
-
-if TYPE_CHECKING:
-    from mindformers.config.run_config import RunConfig
 
 FLASH_MULTIPLE = 16  # the Ascend operator's tile along the tokens
 
-Check = Callable[["RunConfig"], str | None]
+Check = Callable[[RunKeys], str | None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ def rule(*reads: str) -> Callable[[Check], Check]:
     return register
 
 
-def broken_rules(config: RunConfig, unclear: Collection[KeyPath] = ()) -> list[Problem]:
+def broken_rules(config: RunKeys, unclear: Collection[KeyPath] = ()) -> list[Problem]:
     """Return the problem of every rule that is broken.
 
     Args:
@@ -61,16 +58,16 @@ def _overlap(first: KeyPath, second: KeyPath) -> bool:
 
 
 @rule("recompute_config.recompute", "parallel_config.pipeline_stage", "use_parallel")
-def _one_recompute_count_per_stage(config: RunConfig) -> str | None:
+def _one_recompute_count_per_stage(config: RunKeys) -> str | None:
     return _count_per_stage(config, config.recompute_config.recompute)
 
 
 @rule("recompute_config.select_recompute", "parallel_config.pipeline_stage", "use_parallel")
-def _one_select_recompute_count_per_stage(config: RunConfig) -> str | None:
+def _one_select_recompute_count_per_stage(config: RunKeys) -> str | None:
     return _count_per_stage(config, config.recompute_config.select_recompute)
 
 
-def _count_per_stage(config: RunConfig, counts: bool | list[int]) -> str | None:
+def _count_per_stage(config: RunKeys, counts: bool | list[int]) -> str | None:
     stages = config.parallel_config.pipeline_stage
     if not config.use_parallel or not isinstance(counts, list) or len(counts) == stages:
         return None
@@ -79,7 +76,7 @@ def _count_per_stage(config: RunConfig, counts: bool | list[int]) -> str | None:
 
 @rule("model.model_config.offset", "parallel_config.pipeline_stage", "use_parallel",
       "model.model_config.num_layers")  # fmt: skip
-def _one_offset_per_stage(config: RunConfig) -> str | None:
+def _one_offset_per_stage(config: RunKeys) -> str | None:
     if config.model is None or not config.use_parallel:
         return None
     offset, stages = config.model.network.offset, config.parallel_config.pipeline_stage
@@ -97,7 +94,7 @@ def _one_offset_per_stage(config: RunConfig) -> str | None:
 
 
 @rule("parallel_config.model_parallel", "use_parallel", "model.model_config.num_attention_heads")
-def _heads_divide_among_processes(config: RunConfig) -> str | None:
+def _heads_divide_among_processes(config: RunKeys) -> str | None:
     if config.model is None or not config.use_parallel:
         return None
     heads, degree = config.model.network.num_attention_heads, config.parallel_config.model_parallel
@@ -106,7 +103,7 @@ def _heads_divide_among_processes(config: RunConfig) -> str | None:
 
 @rule("parallel_config.pipeline_stage", "use_parallel", "model.model_config.num_layers",
       "parallel_config.micro_batch_num")  # fmt: skip
-def _stages_have_work(config: RunConfig) -> str | None:
+def _stages_have_work(config: RunKeys) -> str | None:
     if config.model is None or not config.use_parallel:
         return None
     stages, parts = config.parallel_config.pipeline_stage, config.parallel_config.micro_batch_num
@@ -119,7 +116,7 @@ def _stages_have_work(config: RunConfig) -> str | None:
 
 @rule("model.model_config.seq_length", "model.model_config.use_flash_attention",
       "context.device_target")  # fmt: skip
-def _flash_attention_tiles(config: RunConfig) -> str | None:
+def _flash_attention_tiles(config: RunKeys) -> str | None:
     if config.model is None or config.context.device_target != "Ascend":
         return None
     network = config.model.network
@@ -132,7 +129,7 @@ def _flash_attention_tiles(config: RunConfig) -> str | None:
 
 
 @rule("model.model_config.eos_token_id", "model.model_config.padded_vocab_size")
-def _answers_can_end(config: RunConfig) -> str | None:
+def _answers_can_end(config: RunKeys) -> str | None:
     if config.model is None:
         return None
     eos, size = config.model.network.eos_token_id, config.model.network.padded_vocab_size
@@ -141,7 +138,7 @@ def _answers_can_end(config: RunConfig) -> str | None:
 
 
 @rule("model.model_config.pad_token_id", "model.model_config.padded_vocab_size")
-def _padding_is_in_the_vocabulary(config: RunConfig) -> str | None:
+def _padding_is_in_the_vocabulary(config: RunKeys) -> str | None:
     if config.model is None:
         return None
     pad, size = config.model.network.pad_token_id, config.model.network.padded_vocab_size
@@ -149,16 +146,16 @@ def _padding_is_in_the_vocabulary(config: RunConfig) -> str | None:
 
 
 @rule("train_dataset_task.dataset_config", "train_dataset")
-def _one_training_set(config: RunConfig) -> str | None:
+def _one_training_set(config: RunKeys) -> str | None:
     return _two_sets(config, "train_dataset")
 
 
 @rule("eval_dataset_task.dataset_config", "eval_dataset")
-def _one_evaluation_set(config: RunConfig) -> str | None:
+def _one_evaluation_set(config: RunKeys) -> str | None:
     return _two_sets(config, "eval_dataset")
 
 
-def _two_sets(config: RunConfig, name: str) -> str | None:
+def _two_sets(config: RunKeys, name: str) -> str | None:
     section, task = getattr(config, name), getattr(config, f"{name}_task")
     if task is None or task.dataset_config in (None, section):
         return None
@@ -166,7 +163,7 @@ def _two_sets(config: RunConfig, name: str) -> str | None:
 
 
 @rule("train_dataset.batch_size", "runner_config.batch_size")
-def _one_batch_size(config: RunConfig) -> str | None:
+def _one_batch_size(config: RunKeys) -> str | None:
     rows = config.train_dataset.batch_size if config.train_dataset else None
     if rows is None or rows == config.runner_config.batch_size:
         return None
@@ -174,7 +171,7 @@ def _one_batch_size(config: RunConfig) -> str | None:
 
 
 @rule("optimizer.type", "parallel.enable_parallel_optimizer", "parallel_config", "use_parallel")
-def _whole_matrices_for_their_optimizer(config: RunConfig) -> str | None:
+def _whole_matrices_for_their_optimizer(config: RunKeys) -> str | None:
     degrees, name = config.parallel_config, config.optimizer.type
     if not config.use_parallel or config.optimizer.updates_elements:
         return None
@@ -186,14 +183,14 @@ def _whole_matrices_for_their_optimizer(config: RunConfig) -> str | None:
 
 
 @rule("optimizer.relative_step", "lr_schedule")
-def _one_source_of_the_rate(config: RunConfig) -> str | None:
+def _one_source_of_the_rate(config: RunKeys) -> str | None:
     if not getattr(config.optimizer, "relative_step", False) or config.lr_schedule is None:
         return None
     return "True sets the rate by itself; leave lr_schedule out, or set it to False"
 
 
 @rule("optimizer.freeze_include", "model.model_config.pet_config")
-def _adapters_freeze_the_rest(config: RunConfig) -> str | None:
+def _adapters_freeze_the_rest(config: RunKeys) -> str | None:
     adapters = config.model is not None and config.model.network.pet_config is not None
     if not adapters or not config.optimizer.freeze_include:
         return None
@@ -201,14 +198,14 @@ def _adapters_freeze_the_rest(config: RunConfig) -> str | None:
 
 
 @rule("adapter_id", "run_mode")
-def _adapters_answer(config: RunConfig) -> str | None:
+def _adapters_answer(config: RunKeys) -> str | None:
     if not config.adapter_id or config.run_mode in (None, "predict"):
         return None
     return "has an effect when predicting only; elsewhere name the adapters with load_checkpoint"
 
 
 @rule("metric", "run_mode", "do_eval")
-def _metrics_of_this_task(config: RunConfig) -> str | None:
+def _metrics_of_this_task(config: RunKeys) -> str | None:
     is_evaluated = config.run_mode == "eval" or config.do_eval
     strange = [each.type for each in config.metric if each.type in OTHER_TASKS]
     if not is_evaluated or not strange:
@@ -217,14 +214,14 @@ def _metrics_of_this_task(config: RunConfig) -> str | None:
 
 
 @rule("metric")
-def _one_metric_of_a_kind(config: RunConfig) -> str | None:
+def _one_metric_of_a_kind(config: RunKeys) -> str | None:
     names = [metric.type for metric in config.metric]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     return f"{twice[0]} is listed twice; keep one of them" if twice else None
 
 
 @rule("callbacks", "do_eval")
-def _evaluations_to_look_at(config: RunConfig) -> str | None:
+def _evaluations_to_look_at(config: RunKeys) -> str | None:
     if config.do_eval:
         return None
     for callback in config.callbacks:
@@ -235,7 +232,7 @@ def _evaluations_to_look_at(config: RunConfig) -> str | None:
 
 
 @rule("callbacks")
-def _one_callback_of_a_kind(config: RunConfig) -> str | None:
+def _one_callback_of_a_kind(config: RunKeys) -> str | None:
     names = [callback.type for callback in config.callbacks]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     return f"{twice[0]} is listed twice; keep one of them" if twice else None

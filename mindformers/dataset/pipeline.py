@@ -18,7 +18,6 @@ import numpy as np
 
 from mindformers.checkpoint.step_format import file_sha256
 from mindformers.config.columns import COLUMNS, IGNORED_LABEL, STARTS_COLUMN
-from mindformers.dataset.encoding import num_cores
 from mindformers.dataset.mindrecord_check import (
     check_files,
     check_length,
@@ -27,6 +26,7 @@ from mindformers.dataset.mindrecord_check import (
 )
 from mindformers.dataset.sharing import own_rows, own_tokens
 from mindformers.errors import DataError
+from mindformers.machine import usable_cpus
 from mindformers.parallel.layout import Layout
 
 _NUM_PROBED_ROWS = 2048
@@ -185,7 +185,7 @@ class TrainDataset:
             [str(file) for file in self.files],
             columns_list=list(COLUMNS),
             sampler=mds.SubsetSampler(order.tolist()),
-            num_parallel_workers=min(self._options.num_parallel_workers, num_cores()),
+            num_parallel_workers=min(self._options.num_parallel_workers, usable_cpus()),
         )
         iterator = dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
         try:

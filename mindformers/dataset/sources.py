@@ -10,12 +10,12 @@ from typing import Any, cast
 import numpy as np
 
 from mindformers.config.data import DatasetSection, FilesSection
-from mindformers.dataset.encoding import EncodeOptions
 from mindformers.dataset.formats import Form
 from mindformers.dataset.mindrecord_check import check_vocabulary
 from mindformers.dataset.mindrecord_store import rows_of_mindrecord
 from mindformers.dataset.mixture import Mixture
 from mindformers.dataset.pipeline import ReadOptions, TrainDataset
+from mindformers.dataset.row_encoder import EncodeOptions
 from mindformers.dataset.row_store import JoinedRows, RowStore
 from mindformers.dataset.text_rows import rows_of_text
 from mindformers.dataset.token_dataset import RowForm, TokenDataset

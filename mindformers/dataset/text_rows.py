@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mindformers.checkpoint.step_format import file_sha256
 from mindformers.config.data import TEXT_SUFFIXES
-from mindformers.dataset.encoding import EncodeOptions, encode_files, worthwhile_workers
+from mindformers.dataset.encoding import encode_files, worthwhile_workers
+from mindformers.dataset.row_encoder import EncodeOptions, PackedChunk
 from mindformers.dataset.row_store import RowStore, RowWriter, TokenPacker, stored_rows
 from mindformers.dataset.tally import Tally
 from mindformers.errors import DataError, did_you_mean
@@ -59,36 +60,42 @@ def rows_of_text(
     }
 
     def write(writer: RowWriter) -> Tally:
-        began, tally = time.monotonic(), Tally()
         size = sum(file.stat().st_size for file in files)
         logger.info(
             "encoding %d file(s), %.1f MB; the rows are kept in %s",
-            len(files),
-            size / 1e6,
-            cache_dir,
-        )
+            len(files), size / 1e6, cache_dir,
+        )  # fmt: skip
         workers = worthwhile_workers(size, num_workers)
-        chunks = encode_files(files, tokenizer, options, num_workers=workers, packer=TokenPacker())
-        for chunk in chunks:
-            beat("encoding the training data")
-            if chunk.rows.num_rows:
-                writer.write(chunk.rows)
-            tally.add(chunk.tally)
-        logger.info("encoded in %.1f s", time.monotonic() - began)
-        return tally
+        return _write_rows(
+            writer,
+            encode_files(files, tokenizer, options, num_workers=workers, packer=TokenPacker()),
+        )
 
     store = stored_rows(cache_dir, identity, write)
-    for line in told(store.tally):
-        logger.info("%s", line)
-    for what, count in (
-        ("left out", sum(store.tally.dropped.values())),
-        ("cut", store.tally.truncated),
-    ):
-        if count > _NOTABLE * store.tally.rows_read:
-            logger.warning(
-                "%.0f %% of the conversations were %s", 100 * count / store.tally.rows_read, what
-            )
+    _say(store.tally)
     return store
+
+
+def _write_rows(writer: RowWriter, chunks: Iterable[PackedChunk]) -> Tally:
+    """Write encoded rows as they come; return what became of the input."""
+    began, tally = time.monotonic(), Tally()
+    for chunk in chunks:
+        beat("encoding the training data")
+        if chunk.rows.num_rows:
+            writer.write(chunk.rows)
+        tally.add(chunk.tally)
+    logger.info("encoded in %.1f s", time.monotonic() - began)
+    return tally
+
+
+def _say(tally: Tally) -> None:
+    """Say what became of the rows, and warn where much of them is lost."""
+    for line in told(tally):
+        logger.info("%s", line)
+    for what, count in (("left out", sum(tally.dropped.values())), ("cut", tally.truncated)):
+        if count > _NOTABLE * tally.rows_read:
+            share = 100 * count / tally.rows_read
+            logger.warning("%.0f %% of the conversations were %s", share, what)
 
 
 def text_files(source: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -16,13 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import NamedTuple
 
-from mindformers.dataset.encoding import (
-    PackedChunk,
-    RowEncoder,
-    Rows,
-    rows_of_chunk,
-)
 from mindformers.dataset.mindrecord_rows import record_bytes
+from mindformers.dataset.row_encoder import PackedChunk, RowEncoder, Rows, rows_of_chunk
 from mindformers.errors import DataError
 
 WORKER_TIMEOUT = 300.0  # seconds for one chunk; it takes a fraction of one

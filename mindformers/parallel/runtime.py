@@ -171,6 +171,25 @@ def start_runtime(
     is_shared = layout is not None and not layout.is_single
     check_machine(device_target, use_parallel=layout is not None)
     ms = _load_mindspore()
+    _set_device(ms, device_target, device_id)
+    if device_target == "CPU" and has_native_cells:
+        mode = _without_graphs(mode, "native kernels")
+    elif is_shared:
+        mode = _without_graphs(mode, "several processes")
+    ms.set_context(mode=mode)
+    _set_options(ms, device_target, options)
+    if mode == PYNATIVE_MODE and device_target == "CPU":
+        # Without it the launch threads starve one another on a small machine: 10 to 40 times slower.
+        ms.runtime.launch_blocking()
+    if layout is not None and is_shared:
+        _join(ms, layout, device_target)
+    if seed is not None:
+        ms.set_seed(seed)
+    name = "graph" if mode == GRAPH_MODE else "PyNative"
+    logger.info("MindSpore %s on %s, %s mode", ms.__version__, device_target, name)
+
+
+def _set_device(ms: Any, device_target: str, device_id: int) -> None:
     try:
         ms.set_device(device_target, device_id if device_target == "Ascend" else None)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -179,13 +198,17 @@ def start_runtime(
             allowed="CPU or Ascend",
             fix="check the MindSpore installation",
         ) from error
-    if has_native_cells and device_target == "CPU" and mode == GRAPH_MODE:
-        logger.info("native kernels: networks run in PyNative mode, no graph is compiled")
-        mode = PYNATIVE_MODE
-    elif is_shared and mode == GRAPH_MODE:
-        logger.info("several processes: networks run in PyNative mode, no graph is compiled")
-        mode = PYNATIVE_MODE
-    ms.set_context(mode=mode)
+
+
+def _without_graphs(mode: int, reason: str) -> int:
+    """Return PyNative mode, and say why where graphs were asked for."""
+    if mode == GRAPH_MODE:
+        logger.info("%s: networks run in PyNative mode, no graph is compiled", reason)
+    return PYNATIVE_MODE
+
+
+def _set_options(ms: Any, device_target: str, options: dict[str, Any]) -> None:
+    """Set those options of ``start_runtime`` that are given."""
     if options.get("max_call_depth"):
         ms.set_recursion_limit(options["max_call_depth"])
     if options.get("save_graphs"):
@@ -194,19 +217,6 @@ def start_runtime(
         )
     if device_target == "Ascend" and options.get("max_device_memory"):
         ms.runtime.set_memory(max_size=options["max_device_memory"])
-    if mode == PYNATIVE_MODE and device_target == "CPU":
-        # Without it the launch threads starve one another on a small machine: 10 to 40 times slower.
-        ms.runtime.launch_blocking()
-    if layout is not None and is_shared:
-        _join(ms, layout, device_target)
-    if seed is not None:
-        ms.set_seed(seed)
-    logger.info(
-        "MindSpore %s on %s, %s mode",
-        ms.__version__,
-        device_target,
-        "graph" if mode == 0 else "PyNative",
-    )
 
 
 def _join(ms: Any, layout: Layout, device_target: str) -> None:

@@ -79,10 +79,7 @@ def chat(  # noqa: PLR0913 -- the options of a command
         )
         if load is not None:
             session.load(load)
-        if reader.is_interactive:
-            view.say(f"talk to {model_dir}; {HELP}")
-        if isinstance(view, TerminalView):
-            logger.setLevel(logging.ERROR)  # the view itself says why an answer was cut
+        _greet(view, model_dir, reader.is_interactive)
         return _converse(session, reader, view)
 
 
@@ -93,21 +90,23 @@ def open_chat(model_dir: str | Path, device_target: str, quantization: str | Non
     return CachedModel(network, tokenizer), tokenizer
 
 
+def _greet(view: ChatView, model_dir: str | Path, is_interactive: bool) -> None:
+    if is_interactive:
+        view.say(f"talk to {model_dir}; {HELP}")
+    if isinstance(view, TerminalView):
+        logger.setLevel(logging.ERROR)  # the view itself says why an answer was cut
+
+
 def _converse(session: ChatSession, reader: QuestionReader, view: ChatView) -> int:
     answered = 0
     while (line := reader.read()) is not None:
         try:
-            then = run_command(line, session, view) if line.startswith("/") else Then.READ
+            is_command = line.startswith("/")
+            then = run_command(line, session, view) if is_command else Then.READ
             if then is Then.LEAVE:
                 break
-            if line and (then is Then.ASK_AGAIN or not line.startswith("/")):
-                with stopping_on_interrupt() as stop:
-                    run = (
-                        session.ask_again(view, stop)
-                        if then is Then.ASK_AGAIN
-                        else session.ask(line, view, stop)
-                    )
-                view.ended(run)
+            if then is Then.ASK_AGAIN or (line and not is_command):
+                _answer(None if is_command else line, session, view)
                 answered += 1
         except KeyboardInterrupt:  # a second one: nothing is kept of this answer
             view.say("")
@@ -116,6 +115,15 @@ def _converse(session: ChatSession, reader: QuestionReader, view: ChatView) -> i
                 raise
             view.error(error)  # the conversation goes on as it was
     return answered
+
+
+def _answer(question: str | None, session: ChatSession, view: ChatView) -> None:
+    """Show the answer to a question; None: to the last one, anew."""
+    with stopping_on_interrupt() as stop:
+        run = (
+            session.ask_again(view, stop) if question is None else session.ask(question, view, stop)
+        )
+    view.ended(run)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from mindformers.config.run_config import RunConfig
@@ -52,16 +53,11 @@ def finetune(
     if network is None:
         check_patterns(config, build.network_settings(config))
     output_dir = build.start(config)
-    with hold_output(output_dir):
-        pass  # another run's folder is refused now, not after minutes; ``train`` takes the lock again
+    refuse_busy_output(output_dir)
     named = build_callbacks(named_callbacks(config), is_first=mesh().layout.rank == 0)
     resume_from = find_resume_folder(config.resume_training, config.load_checkpoint, output_dir)
     if network is None:
-        network = build.build_network(config, resume_from or config.weights_path)
-        start = build.base_weights(config, resume_from) if resume_from else config.weights_path
-        if start:
-            network.load_checkpoint(start)
-        set_recompute(network, config)
+        network = starting_network(config, resume_from)
     elif resume_from is not None and isinstance(network, PreTrainedModel):
         network.check_weights(network.config, resume_from)
     if dataset is None:
@@ -70,29 +66,39 @@ def finetune(
     step = build_step(network, optimizer, config)
     evaluation = while_training(config, network, tokenizer=tokenizer, dataset=eval_dataset)
     settings = train_settings(config)
-    total_steps = settings.epochs * (len(dataset) // settings.accumulation)
-    schedule = build_rate(optimizer, config, total_steps)
-    logger.info(
-        "data: %d rows of %d tokens; %d steps in %d epochs",
-        dataset.num_rows,
-        dataset.seq_length,
-        total_steps,
-        settings.epochs,
-    )
+    schedule = build_rate(optimizer, config, announced_steps(dataset, settings))
+    listeners = [*run_report(config, tokenizer), *before_saving(named, evaluation), *callbacks]
     result = train(
-        step,
-        dataset,
-        settings,
-        schedule=schedule,
-        callbacks=[
-            *run_report(config, tokenizer),
-            *before_saving(named, evaluation),
-            *callbacks,
-        ],
-        resume_from=resume_from,
+        step, dataset, settings, schedule=schedule, callbacks=listeners, resume_from=resume_from
     )
     report_share(step, result.steps)
     return result
+
+
+def refuse_busy_output(output_dir: Path) -> None:
+    """Refuse another run's folder now, not after minutes; ``train`` takes the lock again."""
+    with hold_output(output_dir):
+        pass
+
+
+def starting_network(config: RunConfig, resume_from: Path | None) -> Any:
+    """Return the network of the settings with the weights it starts from; a resumed step's are loaded by ``train``."""
+    network = build.build_network(config, resume_from or config.weights_path)
+    start = build.base_weights(config, resume_from) if resume_from else config.weights_path
+    if start:
+        network.load_checkpoint(start)
+    set_recompute(network, config)
+    return network
+
+
+def announced_steps(dataset: Any, settings: TrainSettings) -> int:
+    """Say how much data there is, and return the steps of the whole run."""
+    steps = settings.epochs * (len(dataset) // settings.accumulation)
+    logger.info(
+        "data: %d rows of %d tokens; %d steps in %d epochs",
+        dataset.num_rows, dataset.seq_length, steps, settings.epochs,
+    )  # fmt: skip
+    return steps
 
 
 def report_share(step: MFTrainOneStepCell, steps: int) -> None:

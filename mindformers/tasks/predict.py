@@ -37,9 +37,7 @@ def predict(
         One ``{"text_generation_text": [answer]}`` per prompt; also written to ``save_file``.
     """
     prompts, target = read_prompts(config.input_data), Path(config.save_file or RESULT_FILE)
-    is_first = (
-        launched_rank() == 0
-    )  # of processes that share the network: all have the same answers
+    is_first = launched_rank() == 0  # processes that share the network have the same answers
     if is_first:
         require_writable(target)
     weights = build.named_weights(config) if network is None else ""
@@ -66,14 +64,20 @@ def predict(
         )
 
     answers = answer_with(network, adapters, prompts, respond) if adapters else respond(prompts)
-    if not is_first:
-        return answers
+    if is_first:
+        save_answers(prompts, answers, target)
+    return answers
+
+
+def save_answers(
+    prompts: Sequence[str], answers: Sequence[dict[str, list[str]]], target: Path
+) -> None:
+    """Write the answers to prompts as JSON, and say them."""
     for prompt, answer in zip(prompts, answers, strict=True):
         logger.info("%s -> %s", prompt, answer["text_generation_text"][0])
     logger.info("output result is: %s", answers)
     path = write_text(target, json.dumps(answers, ensure_ascii=False, indent=1) + "\n")
     logger.info("output result is saved at: %s", path)
-    return answers
 
 
 def read_prompts(input_data: str | Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 from mindformers.checkpoint.json_file import read_json
 from mindformers.checkpoint.manifest import committed_steps
 from mindformers.errors import ConfigError
+from mindformers.machine import usable_cpus
 from mindformers.training.best_step import BEST_FILE
 from mindformers.training.metrics import METRICS_NAME, read_evaluations, read_metrics
 from mindformers.training.step_folder import CONFIG_FILE
@@ -120,11 +120,10 @@ def environment() -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         **found,
         "system": platform.platform(),
-        "cores this process may use": str(cores),
+        "cores this process may use": str(usable_cpus()),
         "command": " ".join(sys.argv),
     }
 

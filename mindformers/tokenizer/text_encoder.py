@@ -34,6 +34,7 @@ class TextEncoder(TokenTable):
         TokenizerError: If the end or the padding token is not in the table.
     """
 
+    prefix_tokens: ClassVar[tuple[str, ...]] = ()  # every prompt begins with them
     model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask", "position_ids"]
 
     def __init__(
@@ -60,7 +61,14 @@ class TextEncoder(TokenTable):
 
     def get_prefix_tokens(self) -> list[int]:
         """Return the ids every prompt begins with."""
-        return []
+        return [self.convert_special_tokens_to_ids(token) for token in self.prefix_tokens]
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """Return prefix + first, or prefix + first + second + the end token."""
+        ids = self.get_prefix_tokens() + list(token_ids_0)
+        return ids if token_ids_1 is None else [*ids, *token_ids_1, self.eos_token_id]
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Return how many special tokens ``build_inputs_with_special_tokens`` adds."""

@@ -98,5 +98,4 @@ class EvalCallBack(Callback):
         logger.info(
             "evaluation after step %d: %s | %.1f s", report.global_step, values, report.seconds
         )
-        if run.listeners is not None:
-            run.listeners.on_evaluation(run, report)
+        run.announce(report)

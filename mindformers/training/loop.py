@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def train(
     """
     started = time.monotonic()
     run = _prepare(step, dataset, settings, schedule)
-    run.listeners = every = CallbackList(callbacks)
+    every = CallbackList(callbacks)
+    run.announce = partial(every.on_evaluation, run)
     loss, steps = None, 0
     is_first = mesh().layout.rank == 0
     with hold_output(settings.output_dir), StopSignals() as signals:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mindformers.training.state import TrainState
 from mindformers.training.train_step import MFTrainOneStepCell
-
-if TYPE_CHECKING:
-    from mindformers.training.callback import Callback
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class TrainRun:
         total_steps: Steps of the whole run.
         stop_signal: Number of the signal that asked for an end, or None.
         stop_reason: Why the run ends after this step; a callback may say so. Empty: it goes on.
-        listeners: All callbacks of the run as one.
+        announce: Tells all callbacks of the run what an evaluation found.
         is_asked_to_stop: Tells whether a signal has asked this process for an end since.
     """
 
@@ -65,7 +62,7 @@ class TrainRun:
     total_steps: int
     stop_signal: int | None = None
     stop_reason: str = ""
-    listeners: Callback | None = field(default=None, repr=False)
+    announce: Callable[[EvalReport], None] = field(default=lambda report: None, repr=False)
     is_asked_to_stop: Callable[[], bool] = field(default=lambda: False, repr=False)
     skipped_in_a_row: int = field(default=0, repr=False)
 

@@ -106,7 +106,7 @@ WITHOUT_FRAMEWORK = sorted(
     for pattern in (
         "config/**/*.py", "tokenizer/**/*.py", "generation/**/*.py", "checkpoint/**/*.py",
         "cli/**/*.py", "models/glm2/glm2_[cimnw]*.py", "models/glm2/glm4_*.py",
-        "models/glm2/glm_processor.py", "models/glm2/hf_config.py", "models/glm2/convert_*.py",
+        "models/glm2/glm_processor.py", "models/glm2/hf_config.py", "models/glm2/conver*.py",
         "models/base_config.py", "models/sources.py", "models/presets.py", "models/auto.py",
         "guard.py", "errors.py", "logger.py", "registry.py", "tasks/predict.py", "tasks/build.py",
         "tasks/pipeline.py", "tasks/evaluate.py", "tasks/open_model.py", "evaluation/**/*.py",

@@ -100,7 +100,7 @@ def test_an_input_without_a_row_is_an_error(tmp_path: Path) -> None:
 _TRAIN = """
 import sys
 from mindformers.dataset import text_rows
-from mindformers.dataset.encoding import EncodeOptions
+from mindformers.dataset.row_encoder import EncodeOptions
 from mindformers.dataset.text_rows import rows_of_text
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 from pathlib import Path

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from mindformers.dataset import workers
-from mindformers.dataset.encoding import EncodeOptions, encode_files
+from mindformers.dataset.encoding import encode_files
 from mindformers.dataset.pipeline import ReadOptions, TrainDataset
+from mindformers.dataset.row_encoder import EncodeOptions
 from mindformers.errors import DataError
 from mindformers.guard import run_guarded
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer

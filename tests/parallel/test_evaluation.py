@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mindformers.training.metrics import METRICS_NAME, read_evaluations
-from tests.support.shared_runs import arguments, launch, write_rows, write_start
+from tests.support.shared_runs import arguments, launch, run, write_rows, write_start
 
 NETWORK = {"num_layers": 2}
 SETTINGS = {
@@ -38,7 +38,7 @@ def evaluated(
         load_checkpoint=str(material / "start"), runner_config__batch_size=rows, **SETTINGS,
     )  # fmt: skip
     line += ["--eval_dataset_dir", str(material / "eval.mindrecord")]
-    launch(line, processes, material / name / "msrun")
+    run(line, processes, material / name / "msrun")
     return read_evaluations(material / name / METRICS_NAME)
 
 

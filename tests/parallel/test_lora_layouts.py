@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.shared_runs import finetune, largest_differences, write_rows, write_start
+from tests.support.shared_runs import finetune, require_equal, write_rows, write_start
 
-LOSS, NORM, WEIGHT = 1e-5, 1e-5, 1e-4  # relative, relative, absolute
 PET = "model__model_config__pet_config__"
 ADAPTERS = {
     f"{PET}lora_rank": 4, f"{PET}lora_dropout": 0, f"{PET}target_modules": ".*layers.*",
@@ -60,15 +59,6 @@ def one_process(material):
         return made[key]
 
     return alone
-
-
-def require_equal(whole, shared) -> None:
-    loss, norm, weight = largest_differences(whole, shared)
-    print(f"loss {loss:.1e}, norm {norm:.1e}, weights {weight:.1e}")
-    assert len(shared.losses) == 20
-    assert loss <= LOSS
-    assert norm <= NORM
-    assert weight <= WEIGHT
 
 
 def test_a_tensor_group_with_shared_rows_equals_one_process(material, one_process):

@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from mindformers.checkpoint.loading import open_weights
+from mindformers.cli.run import main
 from mindformers.dataset.mindrecord import mindrecord_writer
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = "configs/glm4/finetune_glm4_9b.yaml"
+CONFIG = str(ROOT / "configs/glm4/finetune_glm4_9b.yaml")
+SCRIPT = "run_mindformer.py"
+LOSS, NORM, WEIGHT = 1e-5, 1e-5, 1e-4  # relative, relative, absolute
 VOCAB, SEQ = 96, 16
 NETWORK = {
     "num_layers": 4, "padded_vocab_size": VOCAB, "hidden_size": 32, "ffn_hidden_size": 48,
@@ -59,7 +62,9 @@ def write_start(folder: Path, **changes: Any) -> Path:
 
     from mindformers.models.glm2.glm2 import ChatGLM2ForConditionalGeneration
     from mindformers.models.glm2.glm2_config import ChatGLM2Config
+    from mindformers.parallel.runtime import start_runtime
 
+    start_runtime(device_target="CPU", mode=1)
     network = ChatGLM2ForConditionalGeneration(
         ChatGLM2Config(**{**NETWORK, "layernorm_epsilon": 1.5625e-07, **changes})
     )
@@ -85,7 +90,7 @@ def arguments(data: Path, output: Path, steps: int, **settings: Any) -> list[str
     """
     degrees = {**SERIAL, **settings.pop("parallel", {})}
     sizes = {**NETWORK, **settings.pop("network", {})}
-    line = ["run_mindformer.py", "--config", CONFIG, "--run_mode", "finetune",
+    line = [SCRIPT, "--config", CONFIG, "--run_mode", "finetune",
             "--train_dataset", str(data), "--output_dir", str(output),
             "--device_target", "CPU", "--mode", "1"]  # fmt: skip
     values: dict[str, Any] = {
@@ -121,8 +126,7 @@ def launch(line: list[str], processes: int, logs: Path, expect: int | None = 0) 
     """Run a command line as so many processes; return what they said."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3"}
     if processes == 1:
-        extra = [] if line[0].startswith("convert") else ["--use_parallel", "False"]
-        command = [sys.executable, *line, *extra]
+        command = [sys.executable, *line]
     else:
         folder = Path(sys.executable).parent
         environment["PATH"] = f"{folder}:{environment['PATH']}"
@@ -145,8 +149,16 @@ def finetune(
     data: Path, output: Path, *, processes: int = 1, steps: int = 20, **settings: Any
 ) -> Outcome:
     """Finetune and return what came of it."""
-    launch(arguments(data, output, steps, **settings), processes, output / "msrun")
+    run(arguments(data, output, steps, **settings), processes, output / "msrun")
     return outcome(output)
+
+
+def run(line: list[str], processes: int, logs: Path) -> None:
+    """Run the command line of ``arguments``; one process is this one, where MindSpore is loaded."""
+    if processes == 1:
+        assert main([*line[1:], "--use_parallel", "False"]) == 0
+    else:
+        launch(line, processes, logs)
 
 
 def outcome(output: Path) -> Outcome:
@@ -169,3 +181,13 @@ def largest_differences(one: Outcome, other: Outcome) -> tuple[float, float, flo
         float(np.abs(value - other.weights[name]).max()) for name, value in one.weights.items()
     )
     return relative(one.losses, other.losses), relative(one.norms, other.norms), weights
+
+
+def require_equal(whole: Outcome, shared: Outcome, steps: int = 20) -> None:
+    """Fail unless a run of several processes went and ended as one of one process did."""
+    loss, norm, weight = largest_differences(whole, shared)
+    print(f"{shared.folder.name}: loss {loss:.1e}, norm {norm:.1e}, weights {weight:.1e}")
+    assert len(shared.losses) == steps
+    assert loss <= LOSS
+    assert norm <= NORM
+    assert weight <= WEIGHT

@@ -71,6 +71,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     """
 
     folder_classes: ClassVar[tuple[str, ...]] = ("ChatGLMTokenizer",)
+    prefix_tokens: ClassVar[tuple[str, ...]] = PREFIX_TOKENS
     end_tokens: ClassVar[tuple[str, ...]] = (EOS,)
     closing_token: ClassVar[str] = EOS
     trims_answers: ClassVar[bool] = True
@@ -155,17 +156,6 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         """Return the text of pieces, control tokens or ids."""
         ids = [token if isinstance(token, int) else self._id_of(token) for token in tokens]
         return str(self.decode(ids))
-
-    def get_prefix_tokens(self) -> list[int]:
-        """Return the ids of ``[gMASK]`` and ``sop``, with which every prompt begins."""
-        return [self.convert_special_tokens_to_ids(token) for token in PREFIX_TOKENS]
-
-    def build_inputs_with_special_tokens(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """Return prefix + first, or prefix + first + second + the end token."""
-        ids = self.get_prefix_tokens() + list(token_ids_0)
-        return ids if token_ids_1 is None else [*ids, *token_ids_1, self.eos_token_id]
 
     # --- conversations -------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,34 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindformers.checkpoint.dtypes import BY_NAME, is_finite, not_finite
-from mindformers.checkpoint.export import (
-    ExportOptions,
-    carry_files,
-    check_output_path,
-    export,
-    is_folder,
-)
-from mindformers.checkpoint.keymap import Rows, Stored, plan_tensor
-from mindformers.checkpoint.loading import open_weights
+from mindformers.checkpoint.export import ExportOptions
+from mindformers.checkpoint.keymap import Stored, plan_tensor
 from mindformers.checkpoint.quantized import QuantizedMatrix, quantize
-from mindformers.checkpoint.quantized_files import METADATA_KEY, SCALES, VALUES, ZEROS, Description
+from mindformers.checkpoint.quantized_files import METADATA_KEY, SCALES, VALUES, ZEROS
 from mindformers.checkpoint.tensor_io import TensorToWrite
-from mindformers.checkpoint.transfer import tensors_in_layout
-from mindformers.checkpoint.weight_source import WeightSource
-from mindformers.errors import CheckpointError, ConfigError
+from mindformers.errors import CheckpointError
 from mindformers.logger import logger
+from mindformers.models.glm2.conversion import Conversion, open_conversion, refuse_ckpt
 from mindformers.models.glm2.glm2_calibration import CalibrationWalk, layer_of
-from mindformers.models.glm2.glm2_config import ChatGLM2Config
 from mindformers.models.glm2.glm2_native import EMBEDDING, HEAD
 from mindformers.models.glm2.glm2_quantized import description_of
-from mindformers.models.glm2.glm2_weights import (
-    file_metadata,
-    layout_named,
-    map_source,
-    stored_tensors,
-)
-from mindformers.models.glm2.hf_config import generation_settings, is_tied, network_config
-from mindformers.models.glm2.tokenizer_choice import check_vocabulary, describe_tokenizer
+from mindformers.models.glm2.glm2_weights import file_metadata, layout_named
 
 _ELEMENTS = 2**22  # rounded at once
 
@@ -88,77 +72,44 @@ def convert_quantized(
         MindFormersError: If the input cannot be read or rounded, or the output may not be written.
     """
     options = options or ExportOptions()
-    if options.output_format == "ckpt" or Path(output_path).suffix == ".ckpt":
-        raise ConfigError("quantized weights as .ckpt", allowed="safetensors")
-    output = check_output_path(output_path, options)
-    with open_weights(input_path, options.verify) as source:
-        if source.description is not None:
+    refuse_ckpt("quantized weights", output_path, options)
+    with open_conversion(input_path, output_path, config, options) as work:
+        if work.source.description is not None:
             raise CheckpointError(
                 "is quantized already",
                 where=str(input_path),
                 fix="give the weights it was made from",
             )
-        content = source.config()
-        settings = network_config(content, source.config_where(), config)
+        settings, target = work.settings, layout_named("mindformers", work.settings)
         settings.update(
             quantization=wanted.kind, quantization_group=wanted.group,
             quantization_head=wanted.head, quantization_embedding=wanted.embedding,
         )  # fmt: skip
-        mapped = map_source(settings, source.shapes, tied=is_tied(content), where=str(input_path))
-        target = layout_named("mindformers", settings)
-        stored = stored_tensors(settings, target)
-        shapes = {each.name: each.shape for each in stored}
-        description = description_of(settings, shapes, wanted.symmetric)
-        rounding = _Rounding(settings, source, stored, mapped.places, description, wanted.rows)
+        rounding = _Rounding(work, work.stored(target), wanted)
         tensors = list(rounding.tensors())
-        if is_folder(output):
-            check_vocabulary(Path(options.tokenizer or source.folder))
-
-        def add_files(folder: Path) -> None:
-            settings.save_pretrained(folder)
-            carry_files(source.folder, folder, generation_settings(settings), options.tokenizer)
-            describe_tokenizer(folder, Path(options.tokenizer or source.folder))
-
-        logger.info("rounding %s to %s, %s", input_path, output, description.scheme)
-        metadata = {
-            **file_metadata(target, settings),
-            METADATA_KEY: json.dumps(description.to_dict()),
-        }
-        return export(output, tensors, options, metadata, add_files)
+        work.check_tokenizer()
+        logger.info("rounding %s to %s, %s", input_path, work.output, rounding.description.scheme)
+        described = {METADATA_KEY: json.dumps(rounding.description.to_dict())}
+        metadata = {**file_metadata(target, settings), **described}
+        return work.write(tensors, metadata, settings.save_pretrained)
 
 
 class _Rounding:
     """The tensors of the output; each matrix is rounded when the first of its tensors is written."""
 
-    def __init__(
-        self,
-        config: ChatGLM2Config,
-        source: WeightSource,
-        stored: list[Stored],
-        places: Mapping[str, Rows],
-        description: Description,
-        rows: Sequence[NDArray[np.int32]],
-    ):
-        self.config, self.source, self.description = config, source, description
-        self.stored, self.places = stored, places
-        self.plans = {each.name: plan_tensor(each, places) for each in stored}
+    def __init__(self, work: Conversion, stored: list[Stored], wanted: QuantizeOptions):
+        self.work, self.stored, self.rows = work, stored, wanted.rows
+        self.plans = {each.name: plan_tensor(each, work.mapped.places) for each in stored}
+        shapes = {each.name: each.shape for each in stored}
+        self.description = description_of(work.settings, shapes, wanted.symmetric)
         self.walk: CalibrationWalk | None = None
-        self.rows = rows
         self.layer = -1
         self.ready: dict[str, QuantizedMatrix] = {}
 
     def tensors(self) -> Iterator[TensorToWrite]:
         """Yield what to write, in order: a rounded weight is two or three tensors."""
         plain = [each for each in self.stored if not self._is_rounded(each)]
-        kept = {
-            tensor.name: tensor
-            for tensor in tensors_in_layout(
-                plain,
-                self.places,
-                self.source.blocks,
-                dtype_of=lambda name: self.source.tensors[name].dtype,
-            )
-        }
+        kept = {tensor.name: tensor for tensor in self.work.tensors(plain)}
         for each in self.stored:
             if each.name in kept:
                 yield kept[each.name]
@@ -202,11 +153,13 @@ class _Rounding:
             self.ready[name] = self._to_nearest(name)
             return
         if self.walk is None:
-            self.walk = CalibrationWalk(self.config, self.read, self.read(EMBEDDING), self.rows)
+            self.walk = CalibrationWalk(
+                self.work.settings, self.read, self.read(EMBEDDING), self.rows
+            )
         layer = layer_of(name)
-        while self.layer < (self.config.num_layers - 1 if layer is None else layer):
+        while self.layer < (self.work.settings.num_layers - 1 if layer is None else layer):
             self.layer += 1
-            logger.info("layer %d of %d", self.layer + 1, self.config.num_layers)
+            logger.info("layer %d of %d", self.layer + 1, self.work.settings.num_layers)
             self.ready.update(self.walk.next_layer(self.layer, self.description))
         if name == HEAD:
             self.ready[name] = self.walk.round_head(name, self.description)
@@ -239,9 +192,9 @@ class _Rounding:
         blocks = [
             block.astype(np.float32)
             for rows in self.plans[name]
-            for block in self.source.blocks(rows.name, rows.start, rows.stop)
+            for block in self.work.source.blocks(rows.name, rows.start, rows.stop)
         ]
         whole = np.concatenate(blocks)
         if not is_finite(whole):
-            raise not_finite(self.source.where(self.plans[name][0].name))
+            raise not_finite(self.work.source.where(self.plans[name][0].name))
         return whole

@@ -6,26 +6,11 @@ from pathlib import Path
 
 from mindformers.checkpoint.concat import concat_files
 from mindformers.checkpoint.dtypes import weight_type
-from mindformers.checkpoint.export import (
-    ExportOptions,
-    carry_files,
-    check_output_path,
-    export,
-    is_folder,
-)
-from mindformers.checkpoint.loading import open_weights
-from mindformers.checkpoint.transfer import tensors_in_layout
+from mindformers.checkpoint.export import ExportOptions
 from mindformers.errors import CheckpointError
 from mindformers.logger import logger
-from mindformers.models.glm2.glm2_weights import (
-    NAMES,
-    file_metadata,
-    layout_named,
-    map_source,
-    stored_tensors,
-)
-from mindformers.models.glm2.hf_config import generation_settings, is_tied, network_config
-from mindformers.models.glm2.tokenizer_choice import check_vocabulary, describe_tokenizer
+from mindformers.models.glm2.conversion import open_conversion
+from mindformers.models.glm2.glm2_weights import NAMES, file_metadata, layout_named
 
 DEFAULT_DTYPE = "fp32"  # upstream's converter writes float32 unless told otherwise
 
@@ -56,46 +41,25 @@ def convert_pt_to_ms(
         MindFormersError: If the input is no such directory, disagrees with the YAML, or the output
             may not be written.
     """
-    options = options or ExportOptions()
     kind = weight_type(dtype or DEFAULT_DTYPE)
-    output = check_output_path(output_path, options)
-    with open_weights(input_path, options.verify) as source:
-        content = source.config()
-        where = source.config_where()
-        settings = network_config(content, where, config)
-        mapped = map_source(settings, source.shapes, tied=is_tied(content), where=str(input_path))
-        if mapped.layout.style == "mindformers":
+    with open_conversion(input_path, output_path, config, options or ExportOptions()) as work:
+        style = work.mapped.layout.style
+        if style == "mindformers":
             raise CheckpointError(
                 "has MindFormers' names already",
                 where=str(input_path),
                 allowed="a Hugging Face directory",
                 fix="give --reversed to convert back, --concat to fuse split weights",
             )
-        target = layout_named("mindformers", settings)
-        tensors = tensors_in_layout(
-            stored_tensors(settings, target),
-            mapped.places,
-            source.blocks,
-            dtype_of=lambda name: source.tensors[name].dtype,
-            dtype=kind,
-        )
-        if is_folder(output):
-            check_vocabulary(Path(options.tokenizer or source.folder))
-        settings.update(param_init_type=kind.name)
-
-        def add_files(folder: Path) -> None:
-            settings.save_pretrained(folder)
-            carry_files(source.folder, folder, generation_settings(settings), options.tokenizer)
-            describe_tokenizer(folder, Path(options.tokenizer or source.folder))
-
+        target = layout_named("mindformers", work.settings)
+        tensors = work.tensors(work.stored(target), kind)
+        work.check_tokenizer()
+        work.settings.update(param_init_type=kind.name)
         logger.info(
-            "converting %s (%s layout) to %s, %s",
-            input_path,
-            mapped.layout.style,
-            output,
-            kind.name,
+            "converting %s (%s layout) to %s, %s", input_path, style, work.output, kind.name
         )
-        return export(output, tensors, options, file_metadata(target, settings), add_files)
+        metadata = file_metadata(target, work.settings)
+        return work.write(tensors, metadata, work.settings.save_pretrained)
 
 
 def convert_to_qkv_concat(

@@ -11,8 +11,6 @@ from mindformers.tokenizer.base import PreTrainedTokenizer
 from mindformers.tokenizer.conversation import check_role
 from mindformers.tokenizer.special_tokens import Segment
 
-PREFIX_TOKENS = ("[gMASK]", "<sop>")
-
 
 @MindFormerRegister.register(MindFormerModuleType.TOKENIZER)
 class ChatGLM4Tokenizer(PreTrainedTokenizer):
@@ -39,6 +37,7 @@ class ChatGLM4Tokenizer(PreTrainedTokenizer):
     """
 
     family_tokens: ClassVar[tuple[str, ...]] = SPECIAL_TOKENS
+    prefix_tokens: ClassVar[tuple[str, ...]] = ("[gMASK]", "<sop>")
     end_tokens: ClassVar[tuple[str, ...]] = END_TOKENS
 
     def __init__(
@@ -58,19 +57,6 @@ class ChatGLM4Tokenizer(PreTrainedTokenizer):
             pad_token=pad_token,
             **kwargs,
         )
-
-    def get_prefix_tokens(self) -> list[int]:
-        """Return the ids of ``[gMASK]<sop>``, with which every prompt begins."""
-        return [self.convert_special_tokens_to_ids(token) for token in PREFIX_TOKENS]
-
-    def build_inputs_with_special_tokens(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """Return prefix + first, or prefix + first + second + the end token."""
-        ids = self.get_prefix_tokens() + list(token_ids_0)
-        if token_ids_1 is not None:
-            ids += [*token_ids_1, self.eos_token_id]
-        return ids
 
     def build_single_message(
         self, role: str, metadata: str | None, message: str, tokenize: bool = True

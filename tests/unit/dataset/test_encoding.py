@@ -11,16 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindformers.dataset import encoding
+from mindformers.dataset import row_encoder
 from mindformers.dataset.encode import Prompt, Sample, encode_conversation, encode_conversations
-from mindformers.dataset.encoding import (
-    EncodeOptions,
-    RowEncoder,
-    encode_files,
-    encoded_samples,
-    read_chunks,
-)
+from mindformers.dataset.encoding import encode_files, encoded_samples, read_chunks
 from mindformers.dataset.mindrecord_rows import pack_matrix
+from mindformers.dataset.row_encoder import EncodeOptions, RowEncoder
 from mindformers.dataset.rows import read_rows
 from mindformers.dataset.tally import Tally
 from mindformers.errors import DataError
@@ -62,7 +57,7 @@ def collect(chunks) -> tuple[bytes, list[int], Tally]:
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_make_what_one_process_makes(source, tokenizer, monkeypatch, workers) -> None:
-    monkeypatch.setattr(encoding, "_CHUNK_ROWS", 40)
+    monkeypatch.setattr(row_encoder, "_CHUNK_ROWS", 40)
     options = EncodeOptions(24, on_error="skip")
     alone = collect(encode_files([source], tokenizer, options, repeat=2))
     together = collect(encode_files([source], tokenizer, options, repeat=2, num_workers=workers))
@@ -169,7 +164,7 @@ def test_samples_to_show_are_not_filled_up(source, tokenizer) -> None:
 
 
 def test_a_chunk_is_small_where_rows_are_long() -> None:
-    assert [encoding.rows_of_chunk(length) for length in (16, 512, 8192, 2**20)] == [
+    assert [row_encoder.rows_of_chunk(length) for length in (16, 512, 8192, 2**20)] == [
         512,
         512,
         64,

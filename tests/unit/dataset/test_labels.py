@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mindformers.dataset.encode import Prompt, encode_conversation, encode_conversations
-from mindformers.dataset.encoding import EncodeOptions, encode_files
+from mindformers.dataset.encoding import encode_files
 from mindformers.dataset.formats import read_conversations
+from mindformers.dataset.row_encoder import EncodeOptions
 from mindformers.dataset.row_store import TokenPacker
 from mindformers.errors import DataError
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer

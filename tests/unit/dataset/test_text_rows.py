@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindformers.dataset import encoding
+from mindformers.dataset import encoding, row_encoder
 from mindformers.dataset.causal_lm import CausalLanguageModelDataset, KeyWordGenDataset
 from mindformers.errors import ConfigError, DataError, MissingExtraError
 from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
@@ -79,7 +79,7 @@ def test_rows_equal_those_that_went_through_mindrecord(
 ) -> None:
     source = write_json(tmp_path / "a.json", rows(40))
     monkeypatch.setattr(encoding, "_SMALL_INPUT_BYTES", 0)
-    monkeypatch.setattr(encoding, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(row_encoder, "_CHUNK_ROWS", 7)
     glm4_preprocess.main([
         "--input_glob", str(source), "--vocab_file", str(vocab), "--seq_length", str(LENGTH),
         "--output_file", str(tmp_path / "a.mindrecord"),
@@ -120,9 +120,9 @@ def test_a_second_run_reads_the_cache_and_a_change_makes_another(
     source, cache = write_json(tmp_path / "a.json", rows(10)), tmp_path / "cache"
     first = dataset(source, tokenizer, cache)
     encoded: list[int] = []
-    original = encoding.RowEncoder.encode
+    original = row_encoder.RowEncoder.encode
     monkeypatch.setattr(
-        encoding.RowEncoder,
+        row_encoder.RowEncoder,
         "encode",
         lambda self, each: (encoded.append(len(each)), original(self, each))[1],
     )

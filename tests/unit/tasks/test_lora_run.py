@@ -5,87 +5,26 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mindformers.checkpoint.step_format import read_manifest
-from mindformers.config.mindformer_config import MindFormerConfig
-from mindformers.config.run_config import RunConfig
 from mindformers.errors import CheckpointError
 from mindformers.models.auto import AutoModel
-from mindformers.models.glm2.glm4_tokenizer import ChatGLM4Tokenizer
 from mindformers.pet import load_adapter, merge_adapter
 from mindformers.tasks.finetune import finetune
 from mindformers.tasks.predict import predict
-from tests.support.mindrecords import write_numbered
-from tests.support.model_dir import tiny_settings, write_model_dir
+from tests.support.adapter_run import AdapterRun, require_same_end, tensors
 
 pytestmark = pytest.mark.usefixtures("pynative")
 PET = {"pet_type": "lora", "lora_rank": 4, "lora_dropout": 0.1, "target_modules": ".*"}
 
 
-class Run:
-    """A base model, eight rows, and a finished LoRA run of four steps on them."""
-
-    def __init__(self, folder: Path):
-        from mindformers.parallel.runtime import start_runtime
-
-        start_runtime(device_target="CPU", mode=1)
-        self.base = write_model_dir(folder / "base")
-        self.settings = tiny_settings(ChatGLM4Tokenizer(self.base / "tokenizer.model"))
-        self.rows = write_numbered(folder / "rows.mindrecord", 8)
-        self.output = folder / "out"
-        finetune(self.config())
-
-    def config(self, network: dict | None = None, **changes) -> RunConfig:
-        return MindFormerConfig(
-            {
-                "output_dir": str(self.output),
-                "load_checkpoint": str(self.base),
-                "context": {"device_target": "CPU", "mode": 1},
-                "model": {"model_config": {**self.settings, "pet_config": PET, **(network or {})}},
-                "train_dataset": {
-                    "data_loader": {"type": "MindDataset", "dataset_dir": str(self.rows)}
-                },
-                "runner_config": {"epochs": 1, "batch_size": 2},
-                "optimizer": {"learning_rate": 1.0e-2},
-                "callbacks": [
-                    {
-                        "type": "CheckpointMonitor",
-                        "save_checkpoint_steps": 1,
-                        "checkpoint_format": "safetensors",
-                    }
-                ],
-                **changes,
-            }
-        ).bind()
-
-    def step(self, number: int) -> Path:
-        return self.output / "checkpoint" / f"step_{number:08d}"
-
-    def resumed(self, folder: Path, **changes) -> RunConfig:
-        """Return the settings that go on from step 2, copied to ``folder``."""
-        shutil.copytree(self.step(2), folder / "checkpoint" / self.step(2).name)
-        return self.config(
-            output_dir=str(folder), load_checkpoint="", resume_training=True, **changes
-        )
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return Run(tmp_path_factory.mktemp("lora"))
+def run(tmp_path_factory: pytest.TempPathFactory) -> AdapterRun:
+    return AdapterRun(tmp_path_factory.mktemp("lora"), PET)
 
 
-def tensors(step: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    found = {}
-    for path in (step / "rank_0").glob("*.safetensors"):
-        found |= load_file(path)
-    return found
-
-
-def test_a_step_keeps_the_adapters_and_their_optimizer_state_alone(run: Run) -> None:
+def test_a_step_keeps_the_adapters_and_their_optimizer_state_alone(run: AdapterRun) -> None:
     found = tensors(run.step(4))
     names = {name.removeprefix("adam_m.").removeprefix("adam_v.") for name in found}
     assert len(found) == 3 * len(names) == 3 * 2 * 2 * 4  # A and B of four layers in two blocks
@@ -95,17 +34,12 @@ def test_a_step_keeps_the_adapters_and_their_optimizer_state_alone(run: Run) -> 
     assert len(info["adapter_base_mark"]) == 64
 
 
-def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(run: Run, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(run: AdapterRun, tmp_path: Path) -> None:
     finetune(run.resumed(tmp_path))  # with dropout, so the random generator goes on as well
-    unbroken, resumed = (
-        tensors(root / "checkpoint" / "step_00000004") for root in (run.output, tmp_path)
-    )
-    assert sorted(unbroken) == sorted(resumed)
-    for name, array in unbroken.items():
-        np.testing.assert_array_equal(resumed[name], array, err_msg=name)
+    require_same_end(run, tmp_path)
 
 
-def test_a_base_that_moved_is_asked_for_and_found(run: Run, tmp_path: Path) -> None:
+def test_a_base_that_moved_is_asked_for_and_found(run: AdapterRun, tmp_path: Path) -> None:
     config = run.resumed(tmp_path / "out")
     shutil.move(run.base, tmp_path / "moved")
     try:
@@ -120,7 +54,7 @@ def test_a_base_that_moved_is_asked_for_and_found(run: Run, tmp_path: Path) -> N
         shutil.move(tmp_path / "moved", run.base)
 
 
-def test_another_base_than_the_steps_is_refused(run: Run, tmp_path: Path) -> None:
+def test_another_base_than_the_steps_is_refused(run: AdapterRun, tmp_path: Path) -> None:
     network = AutoModel.from_pretrained(run.base)
     network.transformer.encoder.layers[0].mlp.dense_4h_to_h.weight.asnumpy()[0, 0] += 1
     other = network.save_pretrained(tmp_path / "other")
@@ -135,7 +69,7 @@ def test_another_base_than_the_steps_is_refused(run: Run, tmp_path: Path) -> Non
         finetune(wrong)
 
 
-def test_other_settings_than_the_steps_are_refused(run: Run, tmp_path: Path) -> None:
+def test_other_settings_than_the_steps_are_refused(run: AdapterRun, tmp_path: Path) -> None:
     config = run.resumed(tmp_path / "out")
     other = {"pet_config": {**PET, "lora_rank": 2}}
     with pytest.raises(CheckpointError, match="mindpet_delta_lora_a: is float32"):
@@ -147,7 +81,7 @@ def test_other_settings_than_the_steps_are_refused(run: Run, tmp_path: Path) -> 
 
 
 def test_a_step_answers_as_the_merged_network_does(
-    run: Run, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+    run: AdapterRun, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = {"max_new_tokens": 8, "do_sample": False}
@@ -156,7 +90,6 @@ def test_a_step_answers_as_the_merged_network_does(
         run.config(
             load_checkpoint=str(run.step(4)),
             input_data="hello",
-            processor={"tokenizer": {"vocab_file": str(run.base / "tokenizer.model")}},
             **ops,
         ),
         **settings,

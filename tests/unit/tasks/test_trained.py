@@ -18,11 +18,16 @@ from mindformers.tasks.trained import build_optimizer, build_rate
 from mindformers.training.train_step import MFTrainOneStepCell
 from tests.support.config_files import REPOSITORY
 
+pytestmark = pytest.mark.usefixtures(
+    "pynative"
+)  # a network built before that would settle the device
+
 TINY = REPOSITORY / "configs/glm4/finetune_glm4_tiny_cpu.yaml"
 SMALL = {
     "model__model_config__hidden_size": 32, "model__model_config__ffn_hidden_size": 48,
     "model__model_config__kv_channels": 8, "model__model_config__seq_length": 16,
 }  # fmt: skip
+KEYS = slice(32, 48)  # rows of query_key_value: four heads of 8 before, two groups of values behind
 OPTIMIZERS = {
     "AdamW": {}, "SGD": {"momentum": 0.9}, "Lion": {}, "AdaFactor": {"beta1": 0.9}, "Muon": {},
 }  # fmt: skip
@@ -68,7 +73,7 @@ def trained_step(config, parts):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_micro_batches_of_each_optimizer_make_the_step_of_one_batch(backend, pynative, name):
+def test_micro_batches_of_each_optimizer_make_the_step_of_one_batch(backend, name):
     config = config_of(optimizer=section(name, weight_decay=0.1), model__model_config__num_layers=2)
     whole = batch(4)
     parts = [
@@ -76,12 +81,11 @@ def test_micro_batches_of_each_optimizer_make_the_step_of_one_batch(backend, pyn
     ]
     (one, _), (other, _) = trained_step(config, [whole]), trained_step(config, parts)
     ours, theirs = weights_of(one), weights_of(other)
-    rough = name in (
-        "AdamW",
-        "Lion",
-    )  # a gradient of rounding alone, as a key's bias has, makes a whole step
+    rough = name in ("AdamW", "Lion")  # a gradient of rounding alone makes a whole step
     for key, value in ours.items():
         apart = abs(value - theirs[key])
+        if rough and key.endswith("query_key_value.bias"):
+            apart = np.delete(apart, KEYS)  # rounding is all the gradient these have
         assert np.mean(apart > 2e-5) < (2e-2 if rough else 1e-9), key
 
 
@@ -98,7 +102,7 @@ def test_the_plan_counts_each_optimizers_state(name, dtype, average):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_adapters_alone_have_a_state_and_learn(backend, pynative, name):
+def test_adapters_alone_have_a_state_and_learn(backend, name):
     config = config_of(optimizer=section(name), model__model_config__pet_config=LORA,
                        model__model_config__num_layers=2)  # fmt: skip
     ms.set_seed(1)
@@ -113,7 +117,7 @@ def test_adapters_alone_have_a_state_and_learn(backend, pynative, name):
     assert all("_lora_b" in key for key in changed)  # B starts at 0, and so does the slope of A
 
 
-def test_frozen_weights_stay_and_the_others_move_as_they_would(backend, pynative):
+def test_frozen_weights_stay_and_the_others_move_as_they_would(backend):
     free = config_of(optimizer=section("SGD", momentum=0.0), runner_wrapper__use_clip_grad=False)
     frozen = config_of(
         optimizer=section("SGD", momentum=0.0, freeze_include=["*embedding*", "*.layers.[0-2].*"],
@@ -137,7 +141,7 @@ def test_frozen_weights_stay_and_the_others_move_as_they_would(backend, pynative
         np.testing.assert_allclose(results[1][key], results[0][key], atol=1e-6)
 
 
-def test_the_plan_counts_frozen_weights(pynative):
+def test_the_plan_counts_frozen_weights():
     config = config_of(
         optimizer=section("AdamW", freeze_include=["*embedding*", "*.layers.[0-1].*"])
     )
@@ -213,7 +217,7 @@ def test_patterns_that_leave_nothing_are_refused_before_anything_is_built(settin
     assert str(caught.value).startswith(message)
 
 
-def test_patterns_for_another_network_than_the_files_are_refused_when_it_is_given(pynative):
+def test_patterns_for_another_network_than_the_files_are_refused_when_it_is_given():
     config = config_of(optimizer=section("AdamW", freeze_include=["*dense_left*"]))
     network = build.build_network(config)
     with pytest.raises(ConfigError, match=r"freeze_include: \['\*dense_left\*'\] names no weight"):
@@ -234,7 +238,7 @@ def test_patterns_of_adapters_are_known():
                              optimizer=section("AdamW", lr_scales={"*_lora_b": 16.0})))  # fmt: skip
 
 
-def test_gradients_of_short_weights_are_summed_in_float32(backend, pynative):
+def test_gradients_of_short_weights_are_summed_in_float32(backend):
     config = config_of(optimizer=section("SGD", momentum=0.0), model__model_config__num_layers=2,
                        model__model_config__param_init_type="bfloat16")  # fmt: skip
     network = build.build_network(config)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from glob import glob
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from mindformers.errors import DataError, did_you_mean
 from mindformers.guard import DEBUG_FLAG, FlagParser, leaving_on_sigterm, run_guarded
 
 if TYPE_CHECKING:
-    from mindformers.dataset.encoding import EncodeOptions
+    from mindformers.dataset.row_encoder import EncodeOptions
     from mindformers.dataset.tally import Tally
 
 
@@ -65,6 +65,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="show the first N rows as the model sees them",
     )
     add("--num_workers", type=_count, help="processes that encode (default: the cores)")
+    _add_row_flags(add)
+    add(DEBUG_FLAG, action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_row_flags(add: Callable[..., Any]) -> None:
+    """Add the flags that say what a row of the input becomes."""
     add(
         "--too_long",
         choices=("truncate", "drop", "error", "split"),
@@ -102,8 +109,6 @@ def build_parser() -> argparse.ArgumentParser:
         default="strict",
         help="whether user and assistant have to take turns (default: strict)",
     )
-    add(DEBUG_FLAG, action="store_true", help="show the traceback of an error")
-    return parser
 
 
 @leaving_on_sigterm()
@@ -159,8 +164,9 @@ def preprocess(files: Sequence[Path], output: Path, arguments: argparse.Namespac
     Raises:
         MindFormersError: If input, vocabulary or output cannot be used, or no row is left.
     """
-    from mindformers.dataset.encoding import EncodeOptions, encode_files, worthwhile_workers
+    from mindformers.dataset.encoding import encode_files, worthwhile_workers
     from mindformers.dataset.mindrecord import mindrecord_writer
+    from mindformers.dataset.row_encoder import EncodeOptions
     from mindformers.dataset.tally import Tally
     from mindformers.models.glm2.tokenizer_choice import tokenizer_class
     from mindformers.tools.dataset_preprocess.report import progress_bar

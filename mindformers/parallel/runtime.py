@@ -193,6 +193,8 @@ def _set_device(ms: Any, device_target: str, device_id: int) -> None:
     try:
         ms.set_device(device_target, device_id if device_target == "Ascend" else None)
     except (RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, RuntimeError) and _is_device(ms, device_target, device_id):
+            return  # a network ran before, on the device that is asked for
         raise DeviceError(
             f"device_target {device_target}: {(str(error) or type(error).__name__).splitlines()[0]}",
             allowed="CPU or Ascend",
@@ -205,6 +207,13 @@ def _without_graphs(mode: int, reason: str) -> int:
     if mode == GRAPH_MODE:
         logger.info("%s: networks run in PyNative mode, no graph is compiled", reason)
     return PYNATIVE_MODE
+
+
+def _is_device(ms: Any, device_target: str, device_id: int) -> bool:
+    """Return whether MindSpore works on a device already."""
+    if ms.get_context("device_target") != device_target:
+        return False
+    return device_target != "Ascend" or ms.get_context("device_id") == device_id
 
 
 def _set_options(ms: Any, device_target: str, options: dict[str, Any]) -> None:

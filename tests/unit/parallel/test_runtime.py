@@ -54,6 +54,7 @@ class FakeMindSpore(SimpleNamespace):
                 name: record(name)
                 for name in ("set_device", "set_context", "set_recursion_limit", "set_seed")
             },
+            get_context={"device_target": "CPU", "device_id": 0}.get,
             runtime=SimpleNamespace(
                 set_memory=record("set_memory"), launch_blocking=record("launch_blocking")
             ),
@@ -203,6 +204,34 @@ def test_an_error_without_a_text_is_reported_too(mindspore):
     mindspore.set_device = refuse
     with pytest.raises(DeviceError, match=r"^device_target GPU: RuntimeError; "):
         runtime.start_runtime(device_target="GPU")
+
+
+def test_a_device_in_use_can_be_asked_for_but_not_changed():
+    script = (
+        "import mindspore as ms\n"
+        "from mindformers.parallel.runtime import start_runtime\n"
+        "print((ms.Tensor([1.0]) + 1).asnumpy())\n"  # from here on MindSpore refuses set_device
+        "start_runtime(device_target='CPU', mode=1, seed=1)\n"
+        "print((ms.Tensor([2.0]) + 1).asnumpy())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["[2.]", "[3.]"], done.stderr
+
+
+@pytest.mark.parametrize(("device_id", "is_refused"), [(0, False), (1, True)])
+def test_an_npu_in_use_is_the_one_that_may_be_asked_for(mindspore, npu, device_id, is_refused):
+    def refuse(*args):
+        raise RuntimeError("The runtime has been initialized")
+
+    mindspore.set_device = refuse
+    mindspore.get_context = {"device_target": "Ascend", "device_id": 0}.get
+    if is_refused:
+        with pytest.raises(DeviceError, match="has been initialized"):
+            runtime.start_runtime(device_target="Ascend", device_id=device_id)
+    else:
+        runtime.start_runtime(device_target="Ascend", device_id=device_id)
 
 
 def test_graph_mode_on_a_cpu_takes_no_device_number(mindspore):

@@ -1,9 +1,10 @@
 """Serving over HTTP: tokens a second, time to the first token and between tokens, at 1 to 64 streams at once.
 
-    python -m benchmarks.serve --models .bench/models --config small [--llama-python PATH]
+    python -m benchmarks.serve --models .bench/models --config small [--llama-python PATH [--llama-server PATH]]
 
-Ours, and llama.cpp's server (``llama-cpp-python[server]`` and ``gguf`` in an environment of its own) on the same
-weights, one after the other in each round; JSON lines.
+Ours, and on the same weights, one after the other in each round: llama.cpp's own server, if its program is given
+(``llama-server``, which batches), and that of its Python package, which takes one request after another
+(``llama-cpp-python[server]`` and ``gguf`` in an environment of its own). JSON lines.
 """
 
 from __future__ import annotations
@@ -54,7 +55,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--llama-python", type=Path, help="Python with llama_cpp and gguf")
+    parser.add_argument(
+        "--llama-server", type=Path, help="llama.cpp's own server; --llama-python writes its file"
+    )
     arguments = parser.parse_args()
+    if arguments.llama_server and not arguments.llama_python:
+        parser.error("--llama-server needs --llama-python, which writes its file")
     arguments.models = arguments.models.resolve()
     return arguments
 
@@ -66,27 +72,44 @@ def ours(arguments: argparse.Namespace) -> list[str]:
     folder = served_directory(source, SIZES[arguments.config].vocab)
     command = [sys.executable, "-m", "mindformers", "serve", str(folder)]
     command += ["--port", str(free_port()), "--max_running", str(max(arguments.streams))]
-    tokens = max(arguments.streams) * (arguments.prompt + arguments.new + 32)
-    command += ["--cache_tokens", str(tokens)]
+    command += ["--cache_tokens", str(max(arguments.streams) * _tokens_of_one(arguments))]
     if arguments.dtype in ("int8", "int4"):
         command += ["--quantization", arguments.dtype]
     return command
 
 
-def llama(arguments: argparse.Namespace) -> list[str]:
-    """Return the command that starts llama.cpp's server; its file is written by its own Python."""
-    form = _FORMS[arguments.dtype]
+def gguf_file(arguments: argparse.Namespace) -> str:
+    """Return llama.cpp's file of the weights, written by its own Python."""
     command = [str(arguments.llama_python), "-m", "benchmarks.serve_gguf"]
-    command += ["--models", str(arguments.models), "--config", arguments.config, "--dtype", form]
-    path = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    command = [str(arguments.llama_python), "-m", "llama_cpp.server", "--model", path.split()[-1]]
+    command += ["--models", str(arguments.models), "--config", arguments.config]
+    command += ["--dtype", _FORMS[arguments.dtype]]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.split()[-1]
+
+
+def llama_python(arguments: argparse.Namespace, model: str) -> list[str]:
+    """Return the command that starts the server of llama.cpp's Python package."""
+    command = [str(arguments.llama_python), "-m", "llama_cpp.server", "--model", model]
     command += ["--host", "127.0.0.1", "--port", str(free_port())]
-    command += ["--n_ctx", str(arguments.prompt + arguments.new + 32)]
+    command += ["--n_ctx", str(_tokens_of_one(arguments))]
     command += ["--n_threads", str(arguments.threads), "--n_threads_batch", str(arguments.threads)]
     # A request would otherwise break off the one before it.
     command += ["--interrupt_requests", "false"]
     # By default it computes the scores of all tokens of a prompt.
     return [*command, "--logits_all", "false", "--verbose", "false"]
+
+
+def llama_server(arguments: argparse.Namespace, model: str) -> list[str]:
+    """Return the command that starts llama.cpp's own server, with a place for each stream."""
+    most, threads = max(arguments.streams), str(arguments.threads)
+    command = [str(arguments.llama_server), "--model", model]
+    command += ["--host", "127.0.0.1", "--port", str(free_port())]
+    command += ["--parallel", str(most), "--ctx-size", str(most * _tokens_of_one(arguments))]
+    return [*command, "--threads", threads, "--threads-batch", threads, "--threads-http", "4"]
+
+
+def _tokens_of_one(arguments: argparse.Namespace) -> int:
+    return int(arguments.prompt + arguments.new + 32)
 
 
 def free_port() -> int:
@@ -155,7 +178,10 @@ def main() -> None:
     arguments = parse()
     contest = {OURS: ours(arguments)}
     if arguments.llama_python:
-        contest[LLAMA] = llama(arguments)
+        model = gguf_file(arguments)
+        contest[f"{LLAMA} (Python)"] = llama_python(arguments, model)
+        if arguments.llama_server:
+            contest[f"{LLAMA} (llama-server)"] = llama_server(arguments, model)
     for number in range(arguments.rounds):
         order = list(contest)
         random.Random(number).shuffle(order)

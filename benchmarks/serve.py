@@ -164,7 +164,9 @@ def measure(who: str, command: list[str], arguments: argparse.Namespace, number:
             load(port, 1, requests=1, **shape)  # unmeasured
             for streams in arguments.streams:
                 watch = Watch()
-                figures = load(port, streams, requests=arguments.requests, **shape)
+                figures = load(
+                    port, streams, requests=arguments.requests, first=1000 * streams, **shape
+                )
                 print(
                     json.dumps({**about, **figures, "seconds": round(watch.seconds(), 2)}),
                     flush=True,

@@ -86,7 +86,9 @@ def prompt(number: int, length: int) -> str:
     return (digits + "0123456789" * (length // 10 + 1))[:length]
 
 
-def load(port: int, streams: int, *, requests: int, length: int, new: int) -> dict[str, Any]:
+def load(
+    port: int, streams: int, *, requests: int, length: int, new: int, first: int = 0
+) -> dict[str, Any]:
     """Run a load and return its figures.
 
     Args:
@@ -95,12 +97,13 @@ def load(port: int, streams: int, *, requests: int, length: int, new: int) -> di
         requests: Of each stream, one after another.
         length: Tokens of a prompt; no two begin alike.
         new: Tokens of an answer.
+        first: Number of the first prompt; others than a server has read begin differently.
     """
 
     async def run() -> list[list[Answer]]:
         bodies = [
             [
-                {"prompt": prompt(7919 * (s * requests + r), length), "max_tokens": new, "temperature": 0}
+                {"prompt": prompt(first + s * requests + r, length), "max_tokens": new, "temperature": 0}
                 for r in range(requests)
             ]
             for s in range(streams)

@@ -1,7 +1,7 @@
 """Which answers go on in the next step, with how many tokens, and what gives way when the cache is full.
 
-Every answer that has been read so far gets its next token in every step; what room a step has left is shared
-out among the prompts that are still being read, and a small step is filled up with guesses. What is given up is
+Every answer that has been read so far gets its next token in every step; what room a step has left goes to the
+prompts that are still being read, the shortest first, and a small step is filled up with guesses. What is given up is
 read again later, from the prompt and what was answered: no answer depends on it.
 """
 
@@ -14,7 +14,8 @@ from mindformers.errors import GenerationError
 from mindformers.generation.answer import Answer
 from mindformers.generation.block_manager import BlockManager
 
-PROMPT_PART = 4  # at least a quarter of a step goes to prompts, however many answers are under way
+# At least a quarter of a step goes to prompts, however many answers are under way; of that, as much to the first.
+PROMPT_PART = 4
 # Tokens of a step with guesses, at most. Kernels take so many at once, and a step still costs little more than
 # reading the weights; in a larger one every wrong guess costs its share of the products.
 GUESSED_STEP = 8
@@ -169,16 +170,21 @@ class Scheduler:
             self.num_preempted += 1
 
     def _share_out(self, reading: list[Answer], room: int) -> list[tuple[Answer, int]]:
-        """Give each prompt an equal part of a step; what a short one leaves over goes to the others."""
-        planned = []
-        for place, answer in enumerate(sorted(reading, key=lambda each: each.num_unread)):
-            # Where there are more prompts than tokens, some wait; one that cannot be cut may take more.
-            share = -(-room // (len(reading) - place))
-            count = answer.num_unread if self._is_whole else min(share, answer.num_unread)
-            if room > 0:
-                planned.append((answer, count))
-                room -= count
-        return planned
+        """Give a part of a step to the first in rank, so that nobody waits for ever, the rest to who has least left.
+
+        So prompts of one length are read one after another. At an equal pace all of them would be done, and
+        begin to answer, when the last is.
+        """
+        counts = dict.fromkeys(reading, 0)
+        turns = [(answer, -(-room // PROMPT_PART)) for answer in reading[:1]]
+        turns += [(answer, room) for answer in sorted(reading, key=lambda each: each.num_unread)]
+        for answer, part in turns:
+            left = answer.num_unread - counts[answer]
+            # One that cannot be cut may take more than there is.
+            count = left if self._is_whole and room > 0 else max(0, min(left, part, room))
+            counts[answer] += count
+            room -= count
+        return [(answer, count) for answer, count in counts.items() if count]
 
     def _add_guesses(self, planned: list[tuple[Answer, int]]) -> None:
         """Fill a small step up with guesses, an equal part for each answer under way; nobody gives way for them."""

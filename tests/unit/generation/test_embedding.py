@@ -72,10 +72,10 @@ def some_prompts(rng: np.random.Generator, vocab: int, count: int, longest: int)
     ("num_blocks", "settings", "step_of"),
     [
         (60, {}, {}),
-        (18, {"step_tokens": 5}, {}),
-        (18, {"step_tokens": 5, "prefix_cache": False}, {}),
+        (14, {"step_tokens": 5}, {}),
+        (14, {"step_tokens": 5, "prefix_cache": False}, {}),
         (20, {"step_tokens": 7, "max_running": 3}, {"prefix_length": 6}),
-        (24, {"step_tokens": 16}, {"is_whole": True}),
+        (18, {"step_tokens": 16}, {"is_whole": True}),
     ],
 )
 def test_prompts_are_pooled_as_if_each_were_alone_beside_answers_that_go_on(

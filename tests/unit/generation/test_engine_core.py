@@ -252,10 +252,22 @@ def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one():
     while not heard:
         core.run_once()
         steps += 1
-    assert steps == 4  # half of each step is its own
+    assert steps == 3  # three quarters of each step are its own
     run_all(core)
     assert answers(long) == {0: [END]}
     assert max(sum(len(piece.ids) for piece in pieces) for pieces in step.steps) == 10
+
+
+def test_equal_prompts_begin_to_answer_one_after_another():
+    core = open_core(FakeStep(history_logits(10), 10, max_length=64), 64, step_tokens=10)
+    handles = [submit(core, [1] * 20, config(max_new_tokens=20)) for _ in range(3)]
+    begun = []
+    while len(begun) < 3:
+        core.run_once()
+        begun += [each for each in handles if each.usage.completion_tokens and each not in begun]
+        assert begun == handles[: len(begun)]
+        assert len(begun) < 3 or handles[0].usage.completion_tokens >= 4
+    run_all(core)
 
 
 def test_prompts_are_read_also_while_answers_fill_every_step():

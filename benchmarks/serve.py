@@ -120,8 +120,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(command: list[str], threads: int) -> Iterator[int]:
-    """Run a server while inside; gives its port once it answers.
+def server(command: list[str], threads: int) -> Iterator[tuple[int, int]]:
+    """Run a server while inside; gives its port and its process once it answers.
 
     Raises:
         RuntimeError: If it ends or does not answer in time; the message is its last word.
@@ -135,7 +135,7 @@ def server(command: list[str], threads: int) -> Iterator[int]:
             if not _answers(process, port):
                 log.seek(0)
                 raise RuntimeError((log.read().split("\n")[-2:-1] or ["it said nothing"])[0])
-            yield port
+            yield port, process.pid
         finally:
             process.terminate()
             process.wait(60)
@@ -160,7 +160,7 @@ def measure(who: str, command: list[str], arguments: argparse.Namespace, number:
     about |= {"round": number, "prompt": arguments.prompt, "new": arguments.new}
     shape = {"length": arguments.prompt, "new": arguments.new}
     try:
-        with server(command, arguments.threads) as port:
+        with server(command, arguments.threads) as (port, _):
             load(port, 1, requests=1, **shape)  # unmeasured
             for streams in arguments.streams:
                 watch = Watch()

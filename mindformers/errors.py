@@ -56,6 +56,10 @@ class EngineBusyError(GenerationError):
         self.retry_after = retry_after
 
 
+class FormError(GenerationError):
+    """An answer cannot be held to the form that was asked for: a schema says too much."""
+
+
 class ToolError(MindFormersError):
     """A tool could not do what it was asked; where a model asked, it is told so as the result."""
 

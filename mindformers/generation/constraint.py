@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mindformers.errors import GenerationError, TokenizerError
+from mindformers.errors import FormError, GenerationError, TokenizerError
 from mindformers.extras import import_extra
 from mindformers.generation.array import Array
 from mindformers.generation.call_grammar import CallGrammar
@@ -28,6 +28,7 @@ CALL_END = "<|observation|>"  # ends an answer that waits for the result of its 
 _KEPT = 32  # compiled grammars; each may grow to some megabytes
 _LEXER_STATES = 20_000  # of one grammar, 1 to 2 kB each
 _GRAMMAR_SIZE = 200_000  # symbols of one grammar
+_TRIAL_TOKENS = 4  # of an answer, after which most grammars that are too large have shown it
 
 _LISTING = re.compile(r"^ *\d+ \|.*$", re.M)  # lines of a grammar in a library's message
 
@@ -118,8 +119,8 @@ class GrammarCompiler:
     def _opener(self, grammar: str, ends: frozenset[int], where: str) -> Opener:
         try:
             matcher = self._compile(grammar)
-        except GenerationError as error:
-            raise GenerationError(error.found, where=where, fix=error.fix) from error
+        except FormError as error:
+            raise FormError(error.found, where=where, fix=error.fix) from error
         other_ends = sorted(self._ends - ends)
         size = self._vocab_size
         return lambda: TokenConstraint(matcher.deep_copy(), sorted(ends), other_ends, size)
@@ -131,11 +132,21 @@ class GrammarCompiler:
         )
         matcher = guidance.LLMatcher(self._vocabulary, grammar, limits=limits, log_level=0)
         if matcher.is_error():
-            raise GenerationError(
-                f"no answer can be held to it: {_reason(matcher.get_error())}",
-                fix="simplify the schema",
-            )
+            raise _too_much(matcher)
+        self._try(matcher.deep_copy())
         return matcher
+
+    @staticmethod
+    def _try(matcher: Any) -> None:
+        """Begin an answer: what is only found out then had better be before others share steps with it."""
+        for _ in range(_TRIAL_TOKENS):
+            if matcher.is_stopped():
+                break
+            (tokens,) = np.nonzero(_bits(matcher))
+            if not len(tokens) or not matcher.consume_token(int(tokens[0])):
+                break
+        if matcher.is_error():
+            raise _too_much(matcher)
 
     @property
     def _vocabulary(self) -> Any:
@@ -199,6 +210,17 @@ def _checked(check: Callable[..., Any], *arguments: Any) -> Any:
         ) from error
 
 
+def _bits(matcher: Any) -> Array:
+    """Return which tokens a matcher lets come next, one 0 or 1 each, to the next whole byte."""
+    return np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+
+
+def _too_much(matcher: Any) -> FormError:
+    """Return the error of a matcher that goes on no longer."""
+    message = matcher.get_error()
+    return FormError(f"no answer can be held to it: {_reason(message)}", fix="simplify the schema")
+
+
 def _reason(message: str) -> str:
     """Return what a library's message says, on one line, without its places in a grammar of ours."""
     said = message.rpartition("failed to compile JSON schema:")[2]
@@ -226,33 +248,30 @@ class TokenConstraint:
         """Return the ids that may come next, (V,) bool; at least one is True.
 
         Raises:
-            GenerationError: If the grammar has become too large to go on.
+            FormError: If the grammar has become too large to go on.
         """
         mask = np.zeros(self._vocab_size, bool)
         is_complete = self._has_ended or self._matcher.is_accepting()
         if not self._has_ended and not self._matcher.is_stopped():
-            bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-            mask = np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(bool)
+            mask = _bits(self._matcher)[: self._vocab_size].view(bool)
             mask[self._other_ends] = False
         mask[self._ends] = is_complete
         if self._matcher.is_error() or not mask.any():
-            raise GenerationError(
-                f"the answer cannot go on in the form asked for: {_reason(self._matcher.get_error())}",
-                fix="simplify the schema",
-            )
+            raise _too_much(self._matcher)
         return mask
 
     def accept(self, token: int) -> None:
         """Take the token that was chosen.
 
         Raises:
-            GenerationError: If it was not allowed.
+            FormError: If it was not allowed, or the grammar has become too large to go on.
         """
         is_end = token in self._ends
         if is_end and (self._has_ended or self._matcher.is_accepting()):
             self._has_ended = True
         elif is_end or self._has_ended or not self._matcher.consume_token(int(token)):
-            raise GenerationError(f"token {token} cannot come next in the form asked for")
+            why = _reason(self._matcher.get_error())
+            raise FormError(f"token {token} cannot come next in the form asked for. {why}".strip())
 
     def copy(self) -> TokenConstraint:
         """Return the same state once more."""

@@ -129,7 +129,8 @@ class _Call:
             generator = None if self.seed is None else row_generator(self.seed, index)
             scanner = None
             if strings is not None:
-                scanner = StopTextScanner(strings, open_decoder(tokenizer))
+                decoder = open_decoder(tokenizer, skip_special_tokens=True)
+                scanner = StopTextScanner(strings, decoder)
             rows.append(Row(index, buffer, len(prompt), len(prompt), generator, scanner))
         return rows
 

@@ -18,7 +18,7 @@ from mindformers.generation.constraint import compiler_of
 from mindformers.generation.engine import generate
 from mindformers.generation.output import GenerateOutput
 from mindformers.generation.prompts import prepare_prompts
-from mindformers.generation.stopping import STOP, TOOL_CALLS
+from mindformers.generation.stopping import STOP, STOP_STRING, TOOL_CALLS
 from mindformers.generation.streamer import streaming
 from mindformers.tokenizer.tool_calls import ParsedAnswer, dialect_of, parse_answer
 
@@ -258,6 +258,6 @@ def answer_calls(
     if ids and output.finish_reasons[row] in (STOP, TOOL_CALLS):
         ids.pop()  # the token that ended it
     text = tokenizer.decode(ids, spaces_between_special_tokens=False)
-    if output.texts is not None:
+    if output.texts is not None and output.finish_reasons[row] == STOP_STRING:
         text = output.texts[row]
     return parse_answer(text, tools, output.finish_reasons[row], dialect_of(tokenizer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Collection
@@ -10,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mindformers.logger import logger
 from mindformers.serving.auth import ApiKeys, check_host
-from mindformers.serving.errors import CLIENT_GONE, ApiError, failed
+from mindformers.serving.errors import CLIENT_GONE, ApiError, failed, too_many
 from mindformers.serving.service import Service
 
 # Paths that are none of ours are not named: whoever asks writes them. The page's files go by one name.
@@ -63,6 +64,8 @@ class Door:
             self._record(scope, status, time.perf_counter() - started)
 
     def _check(self, scope: Scope) -> None:
+        if self._service.is_full():
+            raise too_many()
         headers = dict(scope["headers"])
         if self._checks_host:
             check_host(headers.get(b"host", b""))
@@ -82,7 +85,11 @@ class Door:
         if usage is not None:
             tokens = f" {usage.prompt_tokens}+{usage.completion_tokens} tokens"
         client = scope["client"][0] if scope.get("client") else "-"
-        logger.info(
-            "%s %s %s %d %.0f ms%s %s",
-            client, scope["method"], route, status, seconds * 1000, tokens, state["request_id"],
+        logger.log(
+            self._level(scope["path"], status), "%s %s %s %d %.0f ms%s %s",
+            client, scope["method"][:16], route, status, seconds * 1000, tokens, state["request_id"],
         )  # fmt: skip
+
+    def _level(self, path: str, status: int) -> int:
+        """Return how loud to be: a page is dozens of files, a probe asks for ever; they only count."""
+        return logging.DEBUG if path in self._open_paths and status < 400 else logging.INFO

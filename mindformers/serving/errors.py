@@ -11,7 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from mindformers.errors import EngineBusyError, GenerationError, MindFormersError, TokenizerError
+from mindformers.errors import (
+    EngineBusyError,
+    FormError,
+    GenerationError,
+    MindFormersError,
+    TokenizerError,
+)
 from mindformers.logger import logger
 
 CLIENT_GONE = 499  # nginx's number for a client that did not wait; nobody reads it but the log
@@ -76,6 +82,16 @@ def stopping() -> ApiError:
     )
 
 
+def too_many() -> ApiError:
+    """Return what a request gets where too many are under way to look at it."""
+    return ApiError(
+        503,
+        "too many requests at once",
+        code="server_busy",
+        headers={"retry-after": "1", "connection": "close"},
+    )
+
+
 def timed_out(seconds: float) -> ApiError:
     """Return what a request gets whose answer took too long."""
     return ApiError(
@@ -87,11 +103,13 @@ def timed_out(seconds: float) -> ApiError:
 
 
 def failed(error: BaseException) -> ApiError:
-    """Return what a request gets that failed for no fault of its own, and log where.
+    """Return what a request gets that failed, for no fault of its own but its schema's, and log where.
 
     Neither the log nor the answer holds what was asked: a message of ours tells of settings, another
     error only its kind and place.
     """
+    if isinstance(error, FormError):
+        return refused(error)
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
@@ -150,7 +168,7 @@ def add_handlers(app: FastAPI) -> None:
         elif error.status_code == 404:
             text = "no such path; GET /openapi.json lists what there is"
         elif error.status_code == 405:
-            text = f"{request.method} is not for this path"
+            text = f"{request.method[:16]} is not for this path"
         return ApiError(error.status_code, text, headers=error.headers).response()
 
     async def on_failure(_: Request, error: Exception) -> JSONResponse:

@@ -33,13 +33,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
     # Fields that other servers have, and why they are refused here; null and [] say nothing.
     refused: ClassVar[Mapping[str, str]] = {}
+    _names: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Keep the names once: a body may have very many parts."""
+        cls._names = frozenset(each.alias or name for name, each in cls.model_fields.items())
 
     @model_validator(mode="before")
     @classmethod
     def _check_names(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
+        names = cls._names
+        if not isinstance(data, dict) or names.issuperset(data):
             return data
-        names = {each.alias or name for name, each in cls.model_fields.items()}
         known = {}
         for name, value in data.items():
             if name in names:
@@ -118,7 +124,7 @@ class AnswerFields(Strict):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -15,7 +16,7 @@ from mindformers.logger import logger
 from mindformers.serving.service import Service
 
 _MAX_CONNECTIONS = 768  # a process may have 1024 files open where nobody says otherwise
-_KEEP_ALIVE_SECONDS = 30
+_IDLE_SECONDS = 30  # of a connection without a request, or with one whose headers are not complete
 _LAST_SECONDS = 5  # in which answers that were cut tell their clients so
 
 
@@ -40,15 +41,18 @@ class Server(uvicorn.Server):
                 ws="none",
                 proxy_headers=False,
                 server_header=False,
-                limit_concurrency=_MAX_CONNECTIONS,
-                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                http="h11",  # its limits are those the tests know; another may have none for headers
+                timeout_keep_alive=_IDLE_SECONDS,
                 timeout_graceful_shutdown=_LAST_SECONDS,
             )
         )
         # Its own lines tell of requests that are none; ours has one for each that is.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._service = service
+        service.is_full = lambda: len(self.server_state.tasks) > _MAX_CONNECTIONS
         self._ends: float | None = None
+        # When each connection was first seen without a request, and after which.
+        self._idle: dict[tuple[Any, Any], float] = {}
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end, or, at the second signal, end at once."""
@@ -59,6 +63,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Tell whether to end, asked ten times a second."""
         is_over = await super().on_tick(counter)
+        self._close_idle()
         if not self._service.is_stopping:
             return is_over
         if self._ends is None:
@@ -66,6 +71,21 @@ class Server(uvicorn.Server):
             self._ends = time.monotonic() + seconds
             logger.info("ending; %d requests run and get %g s", self._service.running, seconds)
         return not self._service.running or time.monotonic() >= self._ends
+
+    def _close_idle(self) -> None:
+        """Close connections that have had no request for too long, and of too many the oldest."""
+        now, connections = time.monotonic(), self.server_state.connections
+        waiting = [
+            (each, each.cycle)
+            for each in connections
+            if each.cycle is None or each.cycle.response_complete
+        ]
+        self._idle = {each: self._idle.get(each, now) for each in waiting}
+        oldest = sorted(self._idle, key=self._idle.__getitem__)
+        surplus = max(0, len(connections) - _MAX_CONNECTIONS)
+        for place, each in enumerate(oldest):
+            if place < surplus or now - self._idle[each] > _IDLE_SECONDS:
+                each[0].transport.close()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Cut what still runs and close the connections."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, Protocol
@@ -61,7 +62,8 @@ async def reply(
         return EventStream(events(run, answer), run)
     try:
         chunks = await while_connected(run.read_all(), http.receive)
-        return JSONResponse(answer.whole(chunks, run.usage))
+        # Log probabilities of many tokens take long to write: others' streams must not wait for it.
+        return await asyncio.to_thread(lambda: JSONResponse(answer.whole(chunks, run.usage)))
     finally:
         run.close()
 

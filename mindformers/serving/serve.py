@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -64,6 +65,7 @@ def serve(
             "an API key is needed" if settings.api_keys else "no API key is needed",
         )
         sys.setswitchinterval(_TURN)
+        gc.freeze()  # what is there by now stays: a search for garbage holds the streams up for less
         Server(build_app(service, is_local=is_local), service).run([listener])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -40,6 +41,7 @@ class Service:
     created: int = field(default_factory=lambda: Service.now())
     is_stopping: bool = False
     running: int = 0  # requests that wait for an answer or get one
+    is_full: Callable[[], bool] = bool  # whether more requests are under way than there may be
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine)

@@ -19,6 +19,7 @@ from mindformers.tokenizer.schema_types import resolve
 MAX_SCHEMA = 100_000  # characters of its JSON
 MAX_DEPTH = 64  # lists and objects within one another
 MAX_PATTERN = 1_000  # characters
+MAX_REPEATED = 10_000  # of them, with what is repeated a number of times written out
 MAX_PATTERNS = 200  # of them and of multipleOf, which is held to in the same way
 # The work of finding out whether a text can fit patterns at once doubles with each.
 MAX_PATTERNS_AT_ONCE = 8
@@ -27,6 +28,7 @@ _ATOM = r"(?:\\[pP]\{\w+\}|\\.|\[(?:\\.|[^\]\\])*\]|[^\\\[\]()|+*?{}])"
 _REPEAT = r"(?:[+*]|\{\d+,\})"
 # A repetition and nothing else, itself repeated: engines that go back try every way to cut it up.
 _NESTED = re.compile(rf"\((?:\?:|\?<\w+>)?{_ATOM}{_REPEAT}\){_REPEAT}")
+_PIECE = re.compile(rf"(?P<open>\()|(?P<close>\))|\{{(?P<least>\d+),?(?P<most>\d*)\}}|{_ATOM}")
 _JOINS = ("$ref", "allOf", "anyOf", "oneOf")  # what a value has to fit besides
 _SAYS = (
     "pattern",
@@ -127,6 +129,12 @@ def _check_pattern(pattern: str, where: str) -> None:
         raise TokenizerError(
             f"a pattern of {len(pattern)} characters", where=where, allowed=f"at most {MAX_PATTERN}"
         )
+    if _written_out(pattern) > MAX_REPEATED:
+        raise TokenizerError(
+            f"the pattern's repetitions, written out, are too long: {pattern!r:.80}",
+            where=where,
+            allowed=f"at most {MAX_REPEATED} characters",
+        )
     nested = _NESTED.search(pattern)
     if nested is not None:
         raise TokenizerError(
@@ -140,6 +148,26 @@ def _check_pattern(pattern: str, where: str) -> None:
         raise TokenizerError(
             f"the pattern {pattern!r:.80} is no regular expression: {error}", where=where
         ) from error
+
+
+def _written_out(pattern: str) -> int:
+    """Return about how many characters a pattern has with its counts written out: 6 for ``(a{2}b){2}``."""
+    around: list[int] = []  # lengths of what precedes the groups that are open
+    length = last = 0
+    for piece in _PIECE.finditer(pattern):
+        if piece["open"]:
+            around.append(length)
+            length = 0
+        elif piece["close"]:
+            last = length
+            length += around.pop() if around else 0
+        elif piece["least"]:
+            times = max(int(piece["least"][:9]), int(piece["most"][:9] or 0), 1)
+            length += last * (times - 1)
+            last *= times
+        else:
+            length, last = length + 1, 1
+    return length
 
 
 def _check_reference(reference: Any, root: Any, where: str) -> None:

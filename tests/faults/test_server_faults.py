@@ -17,10 +17,11 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import JSONResponse
 
 from mindformers.errors import ConfigError
 from mindformers.guard import run_guarded
-from mindformers.serving import address
+from mindformers.serving import address, lifecycle
 from mindformers.serving.address import claim_address
 from mindformers.serving.settings import Limits
 from tests.support.serving import (
@@ -74,6 +75,8 @@ BOMBS: dict[str, tuple[int, bytes]] = {
     "depth behind a text": (400, b'{"\\"[":"]]]]","b":' + b"[" * 65 + b"]" * 65 + b"}"),
     "escapes without end": (400, b'"' + b'\\"' * 1_000_000),
     "long number": (400, b'{"seed":' + b"9" * 100_000 + b"}"),
+    "many parts": (400, b'{"a":[' + b"{}," * 50_000 + b"{}]}"),
+    "small penalty": (400, json.dumps({**HI, "repetition_penalty": 1e-300}).encode()),
     "many faults": (400, b'{"messages":[' + b"1," * 500_000 + b"1]}"),
     "long body": (413, b" " * (2 * 2**20 + 1)),
     "messages": (400, json.dumps({"messages": HI["messages"] * 10_001}).encode()),
@@ -154,6 +157,92 @@ def test_a_body_that_does_not_arrive_is_not_waited_for(tokenizer: Any) -> None:
         raw_request(url, http_request(b"{", length=10)) as connection,
     ):
         assert connection.recv(200).startswith(b"HTTP/1.1 408 ")
+
+
+def test_connections_without_a_whole_request_are_closed_and_others_are_not(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_IDLE_SECONDS", 0.4)
+    health = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    too_long = http_request(b"", length=100 * 2**20)
+    with running(scripted_service(tokenizer, endless)) as url:
+        words = streamed(url, HI)
+        next(words)
+        begun = [raw_request(url, each) for each in (b"", health[:-2], health, too_long)]
+        busy = raw_request(url, health)
+        ends = time.monotonic() + 20
+        still = set(begun)
+        while still and time.monotonic() < ends:
+            for each in list(still):
+                each.settimeout(0.01)
+                try:
+                    each.sendall(b"x: y\r\n" if each is begun[1] else b"")
+                    each.sendall(b" " * 100 if each is begun[3] else b"")
+                    if not each.recv(10_000):
+                        still.remove(each)
+                except TimeoutError:
+                    pass
+                except OSError:
+                    still.remove(each)
+            assert busy.recv(1000).startswith(b"HTTP/1.1 200 ")
+            busy.sendall(health)
+        for each in (*begun, busy):
+            each.close()
+        assert still == set()
+        assert next(words)["choices"]
+        words.close()
+
+
+def test_too_many_connections_cost_the_oldest_that_ask_for_nothing(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_MAX_CONNECTIONS", 3)
+    service = scripted_service(tokenizer, endless)
+    with running(service) as url:
+        idle = [raw_request(url, b"")]
+        assert httpx.get(f"{url}/health").status_code == 200
+        idle += [raw_request(url, b"") for _ in range(3)]
+        assert idle[0].recv(10) == b""
+        streams = [streamed(url, HI) for _ in range(4)]
+        for each in streams[:3]:
+            next(each)
+        assert [each.recv(10) for each in idle[1:]] == [b""] * 3
+        monkeypatch.setattr(lifecycle, "_MAX_CONNECTIONS", 2)
+        answer = httpx.get(f"{url}/v1/models")
+        for each in streams:
+            each.close()
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.json()["error"]["code"] == "server_busy"
+
+
+def test_a_client_that_closes_its_side_has_left(tokenizer: Any) -> None:
+    service = scripted_service(tokenizer, endless)
+    with (
+        running(service) as url,
+        raw_request(url, http_request(json.dumps(HI).encode())) as connection,
+    ):
+        assert wait_for(lambda: service.running == 1)
+        connection.shutdown(socket.SHUT_WR)
+        assert wait_for(lambda: service.running == 0)
+        assert connection.recv(10) == b""
+
+
+def test_long_answers_are_written_beside_the_event_loop(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    render = JSONResponse.render
+
+    def noted(self: JSONResponse, content: Any) -> bytes:
+        threads.append(threading.current_thread().name)
+        return render(self, content)
+
+    monkeypatch.setattr(JSONResponse, "render", noted)
+    with running(scripted_service(tokenizer, "x")) as url:
+        for path, body in ((CHAT, HI), ("/tokenize", HI), ("/tokenize", {"prompt": "Hello"})):
+            assert httpx.post(url + path, json=body).status_code == 200
+    assert [name.partition("_")[0] for name in threads] == ["asyncio"] * 3
 
 
 # --- clients that leave or wait ------------------------------------------------------------------
@@ -269,6 +358,23 @@ def test_neither_keys_nor_texts_are_logged(
     assert lines[0].startswith(f"127.0.0.1 POST {CHAT} 200 ")
     assert " tokens " in lines[0]
     assert lines[3].startswith("127.0.0.1 POST other 401 ")
+
+
+def test_what_is_asked_for_over_and_over_is_logged_only_where_it_fails(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("mindformers"), "propagate", True)
+    caplog.set_level(logging.INFO)
+    with running(scripted_service(tokenizer, "x", api_keys=("sesame-open",))) as url:
+        for path in ("/", "/health", "/v1/models"):
+            httpx.get(url + path)
+        answer = httpx.request("A" * 1000, f"{url}/health")
+    told = [record.getMessage().split() for record in caplog.records]
+    lines = [words[1:4] for words in told if words[0] == "127.0.0.1"]
+    assert lines == [["GET", "other", "401"], ["A" * 16, "/health", "405"]]
+    assert answer.json()["error"]["message"] == "A" * 16 + " is not for this path"
 
 
 # --- addresses -----------------------------------------------------------------------------------

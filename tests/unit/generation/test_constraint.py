@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindformers.errors import GenerationError, MissingExtraError
+from mindformers.errors import FormError, GenerationError, MissingExtraError
 from mindformers.generation.config import GenerationConfig
 from mindformers.generation.constraint import GrammarCompiler
 from mindformers.generation.engine import generate
@@ -286,6 +286,25 @@ def test_a_schema_that_cannot_be_kept_to_is_refused(
 ) -> None:
     with pytest.raises(GenerationError, match=message):
         plain.compiler.json(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"const": "x" * 20_000}, "too many states"),
+        (
+            {"type": "object", "properties": {f"a{n}": {"type": "null"} for n in range(1000)}},
+            "Current row has",
+        ),
+    ],
+)
+def test_a_grammar_that_grows_too_large_is_refused_before_any_answer_begins(
+    plain: Walker, schema: Any, message: str
+) -> None:
+    kept = plain.compiler._compile.cache_info().currsize
+    with pytest.raises(FormError, match=f"json_schema: no answer can be held to it: .*{message}"):
+        plain.compiler.json(schema)
+    assert plain.compiler._compile.cache_info().currsize == kept
 
 
 def test_a_tool_s_schema_beyond_the_grammar_is_kept_to_as_far_as_it_goes(plain: Walker) -> None:

@@ -130,6 +130,33 @@ def test_text_comes_in_whole_characters_without_control_tokens_and_ends_before_a
     assert [chunk.text for chunk in heard] == ["h", "", "", "€", ""]
 
 
+@pytest.mark.parametrize(
+    ("stop", "text", "reason"),
+    [
+        ("<|go|>", "abEND", "length"),  # a control token is not text
+        ("go", "abEND", "length"),
+        ("bE", "a", "stop_string"),  # nor does one stand between the characters of a text
+        ("ND", "abE", "stop_string"),
+    ],
+)
+def test_stop_strings_are_found_in_the_text_without_control_tokens_here_and_in_generate(
+    stop, text, reason
+):
+    tokenizer = ByteTokenizer(["ab", "EN", "D"], special=["<|go|>"])  # 256..258, 259
+    logits, settings = (
+        script(256, 259, 257, 259, 258),
+        {"stop_strings": [stop], "max_new_tokens": 5},
+    )
+    core = open_core(FakeStep(logits, 300), tokenizer=tokenizer)
+    handle = submit(core, [1], config(**settings))
+    run_all(core)
+    found = chunks(handle)[0]
+    output = generate(FakeRunner(logits, 300), [[1]], config(**settings), tokenizer=tokenizer)
+    assert (found.text, found.finish_reason) == (text, reason)
+    assert (output.texts, output.finish_reasons) == ([text], [reason])
+    assert output.sequences[0][1:].tolist() == list(found.tokens)
+
+
 def test_a_turn_that_waits_for_a_tool_ends_as_tool_calls():
     tokenizer = ByteTokenizer(special=["<|user|>", "<|observation|>"])
     core = open_core(FakeStep(script(104, 257), 300), tokenizer=tokenizer)

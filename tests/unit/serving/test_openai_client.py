@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from mindformers.errors import GenerationError
+from mindformers.errors import FormError, GenerationError
 from mindformers.generation.request import Chunk
 from mindformers.serving.service import Service
 from tests.support.serving import running, scripted_service
@@ -298,3 +298,16 @@ def test_a_request_that_fails_in_the_model_fails_alone(talk: Talk) -> None:
             list(stream)
         answer = client.chat.completions.create(model="tiny", messages=HI)
     assert answer.choices[0].message.content == "fine"
+
+
+def test_an_answer_whose_schema_becomes_too_large_on_the_way_is_the_requests_fault(
+    talk: Talk,
+) -> None:
+    error = FormError("no answer can be held to it", fix="simplify the schema")
+    with talk(lambda *_: ["{", error]) as (client, _):
+        with pytest.raises(openai.BadRequestError, match="simplify the schema"):
+            client.chat.completions.create(model="tiny", messages=HI)
+        stream = client.chat.completions.create(model="tiny", messages=HI, stream=True)
+        with pytest.raises(openai.APIError, match="simplify the schema") as caught:
+            list(stream)
+    assert caught.value.type == "invalid_request_error"

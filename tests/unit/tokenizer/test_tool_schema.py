@@ -56,6 +56,8 @@ CHAIN = {
         {"type": "object", "properties": {"pattern": {"type": "string"}, "$ref": {}, "a": True}},
         {"pattern": r"^\p{L}+(\.\d+)*$"},
         {"pattern": "^(?<year>[0-9]{4})-([a-z]+ )*$"},
+        {"pattern": "^[a-z]{1,64}@([a-z]{1,63}[.]){1,8}[a-z]{2,63}$"},
+        {"pattern": r"^(\(a{99}\)[({]{9}){50}(b{4,}|c{0,40}){100}$"},
         {"const": {"pattern": "(a+)+", "$ref": "nowhere"}},
         TREE,
         MANY,
@@ -85,6 +87,12 @@ def test_schemas_of_use_pass(schema: Any) -> None:
         ({"pattern": r"(\p{L}{2,})+"}, "repeats a repetition"),
         ({"pattern": "("}, "here.pattern: the pattern '[(]' is no regular expression: missing"),
         ({"pattern": "a" * 1001}, "a pattern of 1001 characters; allowed: at most 1000"),
+        (
+            {"pattern": "^((a{9}){99}){999}$"},
+            "repetitions, written out, are too long: .*; allowed: at most 10000 characters",
+        ),
+        ({"pattern": r"(?:x\(|[)}]{20}){2,600}"}, "written out, are too long"),
+        ({"pattern": "a{" + "9" * 900 + "}"}, "written out, are too long"),
         (
             {"allOf": [{"pattern": f"a{i}"} for i in range(9)]},
             "may have to be met at once; allowed: at most 8",

@@ -1,10 +1,16 @@
-"""What of this machine a process can have: its CPU mask, its container's limits, memory that is free."""
+"""What of this machine a process can have: its CPU mask, its container's limits, free memory, open files."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
@@ -28,6 +34,21 @@ def installed_memory() -> int:
     return min([whole, *(limit for limit, _ in _memory_limits())])
 
 
+def open_files(wanted: int) -> int | None:
+    """Return how many files this process may have open, up to ``wanted``; its own limit is raised so far.
+
+    None where nobody can tell.
+    """
+    limits = _file_limits()
+    if limits is None:
+        return None
+    own, most = limits
+    if own < min(wanted, most):
+        own = min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (own, most))
+    return min(wanted, own)
+
+
 def free_memory() -> int | None:
     """Return the bytes that could be had now without swapping, or None where nobody can tell."""
     try:
@@ -38,6 +59,15 @@ def free_memory() -> int | None:
     except (OSError, ValueError, StopIteration):
         return None
     return max(0, min([free, *(limit - used for limit, used in _memory_limits())]))
+
+
+def _file_limits() -> tuple[int, int] | None:
+    """Return the limits of open files: the one that holds, and the one up to which it may be raised."""
+    if resource is None:
+        return None
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    own, most = (sys.maxsize if each == resource.RLIM_INFINITY else each for each in limits)
+    return own, most
 
 
 def _control_groups(controller: str) -> Iterator[tuple[Path, bool]]:

@@ -8,7 +8,10 @@ import os
 import socket
 
 from mindformers.errors import ConfigError
+from mindformers.machine import open_files
 
+OPEN_FILES = 1024  # that a server wants; a connection is one
+_FEWEST_FILES = 256
 _BACKLOG = 1024
 _STALLED_MS = 60_000  # a reader that takes nothing for so long is gone
 
@@ -21,8 +24,14 @@ def claim_address(host: str, port: int) -> socket.socket:
         port: 0: any free one.
 
     Raises:
-        ConfigError: If the address is none, not of this machine, in use or not allowed.
+        ConfigError: If the address is none, not of this machine, in use or not allowed, or the process may
+            not have enough connections.
     """
+    files = open_files(OPEN_FILES)
+    if files is not None and files < _FEWEST_FILES:
+        raise ConfigError(
+            f"found {files}", where="ulimit -n", allowed=f"{_FEWEST_FILES} or more open files"
+        )
     if not 0 <= port <= 65535:
         raise ConfigError(f"found {port}", where="--port", allowed="0 to 65535")
     try:

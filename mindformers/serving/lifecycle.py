@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -11,11 +12,13 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mindformers.logger import logger
+from mindformers.machine import open_files
+from mindformers.serving.address import OPEN_FILES
 from mindformers.serving.service import Service
 
-_MAX_CONNECTIONS = 768  # a process may have 1024 files open where nobody says otherwise
 _IDLE_SECONDS = 30  # of a connection without a request, or with one whose headers are not complete
 _LAST_SECONDS = 5  # in which answers that were cut tell their clients so
 
@@ -32,6 +35,10 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
+        # Of the files, three quarters for requests under way, a sixteenth for connections that may get a 503, an
+        # eighth for those the loop accepts in one go: one that finds no file for a connection stumbles.
+        files = open_files(OPEN_FILES) or OPEN_FILES
+        most_requests, self._most_connections = files * 3 // 4, files * 13 // 16
         super().__init__(
             uvicorn.Config(
                 app,
@@ -41,7 +48,8 @@ class Server(uvicorn.Server):
                 ws="none",
                 proxy_headers=False,
                 server_header=False,
-                http="h11",  # its limits are those the tests know; another may have none for headers
+                http=self._protocol(),
+                backlog=files // 8,
                 timeout_keep_alive=_IDLE_SECONDS,
                 timeout_graceful_shutdown=_LAST_SECONDS,
             )
@@ -49,7 +57,7 @@ class Server(uvicorn.Server):
         # Its own lines tell of requests that are none; ours has one for each that is.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._service = service
-        service.is_full = lambda: len(self.server_state.tasks) > _MAX_CONNECTIONS
+        service.is_full = lambda: len(self.server_state.tasks) > most_requests
         self._ends: float | None = None
         # When each connection was first seen without a request, and after which.
         self._idle: dict[tuple[Any, Any], float] = {}
@@ -72,6 +80,21 @@ class Server(uvicorn.Server):
             logger.info("ending; %d requests run and get %g s", self._service.running, seconds)
         return not self._service.running or time.monotonic() >= self._ends
 
+    def _protocol(self) -> type[H11Protocol]:
+        """Return the class of a connection: uvicorn's, that makes room where there are too many.
+
+        h11 wherever the server runs: it bounds a request's headers, which others do not.
+        """
+        server = self
+
+        class Connection(H11Protocol):
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+                super().connection_made(transport)
+                if len(self.connections) > server._most_connections:
+                    server._close_idle()
+
+        return Connection
+
     def _close_idle(self) -> None:
         """Close connections that have had no request for too long, and of too many the oldest."""
         now, connections = time.monotonic(), self.server_state.connections
@@ -82,7 +105,7 @@ class Server(uvicorn.Server):
         ]
         self._idle = {each: self._idle.get(each, now) for each in waiting}
         oldest = sorted(self._idle, key=self._idle.__getitem__)
-        surplus = max(0, len(connections) - _MAX_CONNECTIONS)
+        surplus = max(0, len(connections) - self._most_connections)
         for place, each in enumerate(oldest):
             if place < surplus or now - self._idle[each] > _IDLE_SECONDS:
                 each[0].transport.close()

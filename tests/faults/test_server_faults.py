@@ -19,6 +19,7 @@ import httpx
 import pytest
 from starlette.responses import JSONResponse
 
+from mindformers import machine
 from mindformers.errors import ConfigError
 from mindformers.guard import run_guarded
 from mindformers.serving import address, lifecycle
@@ -64,6 +65,18 @@ def streamed(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any] | str]:
                 yield text if text == "[DONE]" else json.loads(text)
 
 
+def is_closed(connection: socket.socket, more: bytes = b"") -> bool:
+    """Send more over a connection; return whether the other side has closed it."""
+    connection.settimeout(0.01)
+    try:
+        connection.sendall(more)
+        return not connection.recv(10_000)
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
 # --- bad requests --------------------------------------------------------------------------------
 
 BOMBS: dict[str, tuple[int, bytes]] = {
@@ -75,7 +88,6 @@ BOMBS: dict[str, tuple[int, bytes]] = {
     "depth behind a text": (400, b'{"\\"[":"]]]]","b":' + b"[" * 65 + b"]" * 65 + b"}"),
     "escapes without end": (400, b'"' + b'\\"' * 1_000_000),
     "long number": (400, b'{"seed":' + b"9" * 100_000 + b"}"),
-    "many parts": (400, b'{"a":[' + b"{}," * 50_000 + b"{}]}"),
     "small penalty": (400, json.dumps({**HI, "repetition_penalty": 1e-300}).encode()),
     "many faults": (400, b'{"messages":[' + b"1," * 500_000 + b"1]}"),
     "long body": (413, b" " * (2 * 2**20 + 1)),
@@ -168,27 +180,22 @@ def test_connections_without_a_whole_request_are_closed_and_others_are_not(
     with running(scripted_service(tokenizer, endless)) as url:
         words = streamed(url, HI)
         next(words)
-        begun = [raw_request(url, each) for each in (b"", health[:-2], health, too_long)]
+        more = {  # what follows, for ever, what was sent first
+            raw_request(url, first): next_
+            for first, next_ in (
+                (b"", b""), (health[:-2], b"x: y\r\n"), (health, b""), (too_long, b" " * 100)
+            )
+        }  # fmt: skip
         busy = raw_request(url, health)
         ends = time.monotonic() + 20
-        still = set(begun)
+        still = list(more)
         while still and time.monotonic() < ends:
-            for each in list(still):
-                each.settimeout(0.01)
-                try:
-                    each.sendall(b"x: y\r\n" if each is begun[1] else b"")
-                    each.sendall(b" " * 100 if each is begun[3] else b"")
-                    if not each.recv(10_000):
-                        still.remove(each)
-                except TimeoutError:
-                    pass
-                except OSError:
-                    still.remove(each)
+            still = [each for each in still if not is_closed(each, more[each])]
             assert busy.recv(1000).startswith(b"HTTP/1.1 200 ")
             busy.sendall(health)
-        for each in (*begun, busy):
+        for each in (*more, busy):
             each.close()
-        assert still == set()
+        assert still == []
         assert next(words)["choices"]
         words.close()
 
@@ -196,24 +203,35 @@ def test_connections_without_a_whole_request_are_closed_and_others_are_not(
 def test_too_many_connections_cost_the_oldest_that_ask_for_nothing(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "_MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(lifecycle, "open_files", lambda wanted: 16)  # 12 requests, 13 connections
     service = scripted_service(tokenizer, endless)
-    with running(service) as url:
-        idle = [raw_request(url, b"")]
-        assert httpx.get(f"{url}/health").status_code == 200
-        idle += [raw_request(url, b"") for _ in range(3)]
-        assert idle[0].recv(10) == b""
-        streams = [streamed(url, HI) for _ in range(4)]
-        for each in streams[:3]:
+    with running(service) as url, httpx.Client(base_url=url) as client:
+        idle = [raw_request(url, b"") for _ in range(20)]
+        assert wait_for(lambda: sum(map(is_closed, idle)) == 7)
+        last = [each for each in idle if not is_closed(each)][-1]
+        last.settimeout(20)
+        last.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert last.recv(100).startswith(b"HTTP/1.1 200 ")
+        words = [streamed(url, HI) for _ in range(12)]
+        for each in words:
             next(each)
-        assert [each.recv(10) for each in idle[1:]] == [b""] * 3
-        monkeypatch.setattr(lifecycle, "_MAX_CONNECTIONS", 2)
-        answer = httpx.get(f"{url}/v1/models")
-        for each in streams:
+        assert wait_for(lambda: service.running == 12)
+        answer = client.get("/v1/models")
+        for each in words:
+            each.close()
+        for each in idle:
             each.close()
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
     assert answer.json()["error"]["code"] == "server_busy"
+
+
+def test_too_few_open_files_are_told_before_the_model_is_looked_for(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_file_limits", lambda: (100, 100))
+    with pytest.raises(ConfigError, match="ulimit -n: found 100; allowed: 256 or more"):
+        claim_address("127.0.0.1", 0)
 
 
 def test_a_client_that_closes_its_side_has_left(tokenizer: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindformers.serving.body import check_json_bytes
+from mindformers.serving.body import MAX_PARTS, check_json_bytes
 from mindformers.serving.errors import ApiError
 
 VALUES = st.recursive(
@@ -55,3 +55,9 @@ def test_json_passes_exactly_when_it_is_not_too_deep(value: object, ascii_only: 
 )
 def test_brackets_in_texts_do_not_count(body: bytes, fits: bool) -> None:
     assert passes(body, 3) == fits
+
+
+def test_lists_and_objects_are_counted() -> None:
+    for parts in (b"[]", b"{}"):
+        assert passes(b"[" + b",".join([parts] * (MAX_PARTS - 1)) + b"]", 3)
+        assert not passes(b"[" + b",".join([parts] * MAX_PARTS) + b"]", 3)

@@ -97,7 +97,8 @@ class Server(uvicorn.Server):
 
     def _close_idle(self) -> None:
         """Close connections that have had no request for too long, and of too many the oldest."""
-        now, connections = time.monotonic(), self.server_state.connections
+        now = time.monotonic()
+        connections: list[Any] = list(self.server_state.connections)
         waiting = [
             (each, each.cycle)
             for each in connections

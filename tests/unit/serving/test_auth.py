@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hmac
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,25 @@ def test_anything_else_does_not(header: bytes) -> None:
         ApiKeys(["one", "two"]).check(header)
     assert caught.value.status == 401
     assert caught.value.headers == {"www-authenticate": "Bearer"}
+
+
+def test_the_time_of_a_check_does_not_depend_on_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+    compare = hmac.compare_digest
+
+    def noted(found: bytes, wanted: bytes) -> bool:
+        compared.append((found, wanted))
+        return compare(found, wanted)
+
+    monkeypatch.setattr(hmac, "compare_digest", noted)
+    keys = ApiKeys(["one", "two"])
+    for header in (b"Bearer one", b"Bearer two", b"Bearer t", b"Bearer " + b"t" * 1000):
+        with suppress(ApiError):
+            keys.check(header)
+    assert len(compared) == 8  # all keys each time, whichever is right
+    assert {len(each) for pair in compared for each in pair} == {
+        32
+    }  # by hashes, however long a key
 
 
 def test_without_keys_everybody_gets_in() -> None:

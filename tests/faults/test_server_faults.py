@@ -206,20 +206,20 @@ def test_too_many_connections_cost_the_oldest_that_ask_for_nothing(
     monkeypatch.setattr(lifecycle, "open_files", lambda wanted: 16)  # 12 requests, 13 connections
     service = scripted_service(tokenizer, endless)
     with running(service) as url, httpx.Client(base_url=url) as client:
-        idle = [raw_request(url, b"") for _ in range(20)]
+        idle = []
+        for _ in range(20):
+            idle.append(raw_request(url, b""))
+            time.sleep(0.02)  # the queue for being accepted is short here
         assert wait_for(lambda: sum(map(is_closed, idle)) == 7)
         last = [each for each in idle if not is_closed(each)][-1]
         last.settimeout(20)
         last.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert last.recv(100).startswith(b"HTTP/1.1 200 ")
-        words = [streamed(url, HI) for _ in range(12)]
-        for each in words:
-            next(each)
-        assert wait_for(lambda: service.running == 12)
+        stream = http_request(json.dumps({**HI, "stream": True}).encode())
+        streams = [raw_request(url, stream) for _ in range(12)]
+        assert all(each.recv(100).startswith(b"HTTP/1.1 200 ") for each in streams)
         answer = client.get("/v1/models")
-        for each in words:
-            each.close()
-        for each in idle:
+        for each in (*idle, *streams):
             each.close()
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"

@@ -287,7 +287,8 @@ def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one():
 
 def test_equal_prompts_begin_to_answer_one_after_another():
     core = open_core(FakeStep(history_logits(10), 10, max_length=64), 64, step_tokens=10)
-    handles = [submit(core, [1] * 20, config(max_new_tokens=20)) for _ in range(3)]
+    asked = config(max_new_tokens=20, eos_token_id=[])
+    handles = [submit(core, [1] * 20, asked) for _ in range(3)]
     begun = []
     while len(begun) < 3:
         core.run_once()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -43,8 +44,8 @@ def _fixtures_of(item: pytest.Item) -> list[str]:
     return getattr(item, "fixturenames", [])
 
 
-@pytest.fixture(autouse=True)
-def _logger_as_it_was() -> Iterator[None]:
+@contextlib.contextmanager
+def _same_logger() -> Iterator[None]:
     """Undo what a run does to the logger; of one that no longer propagates pytest sees lines twice."""
     package = logging.getLogger("mindformers")
     handlers, propagate, level = list(package.handlers), package.propagate, package.level
@@ -54,6 +55,20 @@ def _logger_as_it_was() -> Iterator[None]:
             handler.close()
     package.handlers[:], package.propagate = handlers, propagate
     package.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _logger_as_it_was() -> Iterator[None]:
+    """Undo what a test's run did."""
+    with _same_logger():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _logger_of_others_as_it_was() -> Iterator[None]:
+    """Undo what the runs of a whole file's fixtures did."""
+    with _same_logger():
+        yield
 
 
 @pytest.fixture(autouse=True)

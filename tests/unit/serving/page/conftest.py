@@ -35,10 +35,13 @@ def server() -> Iterator[ScriptedServer]:
 
 
 @pytest.fixture
-def page(browser: Chrome, server: ScriptedServer) -> Page:
+def page(browser: Chrome, server: ScriptedServer) -> Iterator[Page]:
     from tests.support.browser import Page
 
     page = Page(browser, server.address)
     page.open()
     page.complaints()  # of the test before
-    return page
+    yield page
+    browser.get(
+        "about:blank"
+    )  # an answer that never ends would pulse on beside the tests of other files

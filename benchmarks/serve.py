@@ -58,6 +58,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--llama-server", type=Path, help="llama.cpp's own server; --llama-python writes its file"
     )
+    parser.add_argument(
+        "--only-batching", action="store_true", help="without the server that takes one at a time"
+    )
     arguments = parser.parse_args()
     if arguments.llama_server and not arguments.llama_python:
         parser.error("--llama-server needs --llama-python, which writes its file")
@@ -181,7 +184,8 @@ def main() -> None:
     contest = {OURS: ours(arguments)}
     if arguments.llama_python:
         model = gguf_file(arguments)
-        contest[f"{LLAMA} (Python)"] = llama_python(arguments, model)
+        if not arguments.only_batching:
+            contest[f"{LLAMA} (Python)"] = llama_python(arguments, model)
         if arguments.llama_server:
             contest[f"{LLAMA} (llama-server)"] = llama_server(arguments, model)
     for number in range(arguments.rounds):

@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import cores
 from benchmarks.presets import SIZES
 from benchmarks.serve import ours, server
+from mindformers.machine import usable_cpus
 
 CACHE_TOKENS = 1024  # too few for what is asked at once
 SCHEMAS = 200  # different ones; more than the grammars that are kept
@@ -124,7 +124,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--config", choices=SIZES, default="tiny")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     arguments = parser.parse_args()
     # What ``ours`` wants to know besides; the cache it asks for is replaced below.
     arguments.dtype, arguments.streams, arguments.prompt, arguments.new = "bf16", [16], 64, 64

@@ -88,7 +88,7 @@ class BeamJob(Job):
         return self.num_beams
 
     def take(self, ready: Sequence[tuple[Answer, Array]], scheduler: Scheduler) -> None:
-        """Go on once every beam's logits are there; see ``Job.take``."""
+        """Go on once every beam's logits are there; see ``EngineJob.take``."""
         by_answer = dict(ready)
         for beam in self._beams:
             if beam.answer in by_answer:

@@ -8,6 +8,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from mindformers.errors import GenerationError
 from mindformers.generation.answer import Answer
 from mindformers.generation.array import Array
@@ -159,7 +161,9 @@ class EngineCore:
         pieces = []
         for answer, count in planned:
             start, job = answer.num_read, answer.job
-            ids = [*answer.row.ids[start : start + count].tolist(), *answer.draft]
+            ids = answer.row.ids[start : start + count]
+            if answer.draft:
+                ids = np.append(ids, answer.draft)
             table, picked = blocks.table(answer.place), job.picked(answer, count)
             pieces.append(Piece(ids, start, table, picked, job.gives_hidden))
         return self._step.run(pieces)

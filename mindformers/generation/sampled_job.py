@@ -65,13 +65,13 @@ class SampledJob(Job):
         return len(self._others)
 
     def guess(self, row: Row, most: int) -> list[int]:
-        """Return guesses of how an answer goes on; see ``Job.guess``. None while others begin with what it read."""
+        """Return guesses; see ``EngineJob.guess``. None while others begin with what the answer read."""
         if self._lookup is None or self._others:
             return []
         return self._lookup.draft([row], [min(most, self._lookup.num_tokens, row.next_draft())])[0]
 
     def take(self, ready: Sequence[tuple[Answer, Array]], scheduler: Scheduler) -> None:
-        """Choose a token for each of ``ready``, and one more for each right guess; see ``Job.take``."""
+        """Choose a token for each of ``ready``, and one more for each right guess; see ``EngineJob.take``."""
         ready = list(ready)
         first, logits = ready[0]
         for row in self._others:

@@ -188,9 +188,9 @@ class Scheduler:
 
     def _add_guesses(self, planned: list[tuple[Answer, int]]) -> None:
         """Fill a small step up with guesses, an equal part for each answer under way; nobody gives way for them."""
-        if self._is_whole:
-            return
         room = min(GUESSED_STEP, self.settings.step_tokens) - sum(count for _, count in planned)
+        if self._is_whole or room <= 0:
+            return
         guessing = [answer for answer, _ in planned if answer.num_unread == 1]
         for place, answer in enumerate(guessing):
             share = -(-room // (len(guessing) - place))
